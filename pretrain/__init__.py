@@ -1,0 +1,1 @@
+"""Pretraining: masked image modelling on the shards that :mod:`curation` writes."""
