@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Both start from a bare clone and install into .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+DEMO ?= demo
+
+.PHONY: help install install-dev demo test lint types docs clean
+
+help:  ## Say what each target does.
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamp holds the extras, so that neither target installs what the other has installed already.
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/pip install --quiet -e '.[pretrain]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e '.[pretrain,sources,publish,docs,dev]'
+	touch $@
+
+install: $(VENV)/.installed  ## Install the commands into .venv.
+
+install-dev: $(VENV)/.installed-dev  ## Install what the tests, the types and the docs need as well.
+
+demo: install  ## Run the whole chain on the shipped imagery; results in demo/.
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh $(DEMO)
+
+lint: install-dev  ## Style.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-dev  ## Static types.
+	$(BIN)/mypy
+
+test: lint types  ## Lint, types and tests, as CI runs them.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+docs: install-dev  ## Build the documentation into site/.
+	$(BIN)/mkdocs build --strict
+
+clean:  ## Remove what the commands made (not .venv).
+	rm -rf demo site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,135 @@
+"""``rs-curate``: from raw public datasets to shards.
+
+Exit code 0 for success, 2 for wrong input with one clear line on standard error, 1 for a failure during work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from curation import __version__
+from curation.errors import OpticalrsError
+from curation.progress import Progress
+
+
+class Terminal:
+    """Tells a person what a run does: results on standard output, progress on standard error."""
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        print(text, flush=True)
+
+    def progress(self, description: str, total: int, unit: str) -> Progress:
+        """Show progress of long work."""
+        return Progress(description, total, unit)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return int(options.command(options) or 0)
+    except OpticalrsError as error:
+        print(f"rs-curate: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of a table (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("rs-curate: stopped; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rs-curate", description="Rebuild remote-sensing pretraining corpora from raw public sources.",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"opticalrs {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_verify(commands)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser("run", help="raw files in, shards, catalogue and report out", description=_RUN)
+    run.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    run.add_argument("assignments", nargs="*", metavar="key=value", help="fields of the recipe to set, e.g. slice.tile=256")
+    run.add_argument("--data", type=Path, help="folder of the raw sources, one folder each")
+    run.add_argument("--out", type=Path, required=True, help="folder for shards/, catalogue.parquet and report.html")
+    where = run.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=_positive, help="processes on this machine (default: one per core)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://host:8786, instead of this machine")
+    run.add_argument("--replace", action="store_true", help="replace shards made by another recipe or from other data")
+    run.add_argument("--relist", action="store_true", help="list the sources anew: files were added, changed or removed")
+    run.add_argument("--strict", action="store_true", help="stop when a source lists far fewer or more images than expected")
+    run.add_argument("--fingerprints", type=Path, metavar="DIR", help="fingerprints of the benchmarks to guard (default: DATA/.fingerprints)")
+    run.add_argument("--unguarded", action="append", default=[], metavar="BENCHMARK", help="go on without guarding this benchmark; the report says so")
+    run.add_argument("--performance-report", type=Path, metavar="FILE", help="write Dask's performance report (HTML)")
+    run.set_defaults(command=_run)
+
+
+_RUN = """Run a recipe: list, scan, select, write, report. What exists is never made again: running the same command again
+resumes, and after a change only what depends on it is done anew."""
+
+
+def _run(options: argparse.Namespace) -> None:
+    from curation.manifest import load_recipe
+    from curation.pipeline import RunOptions, run
+
+    recipe = load_recipe(options.recipe, options.assignments)
+    result = run(
+        recipe,
+        options.data,
+        options.out,
+        RunOptions(
+            workers=options.workers,
+            scheduler=options.scheduler,
+            replace=options.replace,
+            relist=options.relist,
+            strict=options.strict,
+            unguarded=tuple(options.unguarded),
+            fingerprints=options.fingerprints,
+            performance_report=options.performance_report,
+        ),
+        Terminal(),
+    )
+    if not result.worked:
+        print("nothing to do: everything was made before")
+    print(f"{result.images:,} images -> {result.kept:,} tiles in {result.shards:,} shards")
+    for name in ("shards", "catalogue.parquet", "report.html"):
+        print(f"  {result.out / name}")
+
+
+def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verify = commands.add_parser("verify", help="check shards against their index and checksums")
+    verify.add_argument("shards", type=Path, help="the shards/ folder of a run")
+    verify.set_defaults(command=_verify)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from curation.shards import verify
+
+    problems = verify(options.shards)
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print(f"{options.shards}: sound")
+    return 1 if problems else 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

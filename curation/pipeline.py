@@ -1,0 +1,322 @@
+"""The stages in order: inventory -> scan -> select -> write -> report, each keyed, each restartable.
+
+A stage's results lie in ``OUT/.stages/<stage>-<key>/``; the key is a hash of the stage's inputs, its rules and the
+format version. What exists is never made again, so running the same command again *is* the resume command, and a
+changed rule runs only the stages that depend on it. Inventory and scan are keyed per source: a recipe that gains a
+source scans only that one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from curation.catalogue import FORMAT_VERSION, atomic, open_table
+from curation.errors import InputError, WorkError
+from curation.manifest import Recipe, ResolvedSource, resolve
+from curation.progress import Progress
+
+if TYPE_CHECKING:
+    from curation.executor import Executor
+    from curation.shards import ShardInfo
+
+
+class Observer(Protocol):
+    """Who is told what happens: the command line prints it, a test may drop it."""
+
+    def say(self, text: str) -> None:
+        """One line about what was done or found."""
+
+    def progress(self, description: str, total: int, unit: str) -> Progress:
+        """A progress display for long work."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run does besides its recipe; none of it changes what comes out."""
+
+    workers: int | None = None
+    scheduler: str | None = None
+    replace: bool = False
+    relist: bool = False
+    strict: bool = False
+    unguarded: tuple[str, ...] = ()
+    fingerprints: Path | None = None
+    performance_report: Path | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made."""
+
+    out: Path
+    images: int
+    kept: int
+    shards: int
+    worked: tuple[str, ...]
+    """Stages that did any work; empty when everything was there already."""
+
+
+@dataclass
+class _Run:
+    """State of one run: where it writes, who works for it, what it did."""
+
+    recipe: Recipe
+    sources: list[ResolvedSource]
+    out: Path
+    options: RunOptions
+    observer: Observer
+    stack: ExitStack
+    worked: list[str] = field(default_factory=list)
+    _executor: Executor | None = None
+
+    def stage(self, name: str, key: str) -> Path:
+        return self.out / ".stages" / f"{name}-{key}"
+
+    def executor(self) -> Executor:
+        """Workers, started by the first stage that has work for them."""
+        if self._executor is None:
+            from curation.executor import Executor
+
+            executor = Executor(self.options.workers, self.options.scheduler, self.out / ".stages" / "workers")
+            self._executor = self.stack.enter_context(executor)
+            if self._executor.dashboard:
+                self.observer.say(f"dashboard: {self._executor.dashboard}")
+            if self.options.performance_report:
+                self.stack.enter_context(executor.performance_report(self.options.performance_report))
+        return self._executor
+
+    def map(self, what: str, unit: str, fn: Callable[[Any], Any], parts: Sequence[Any], size: Callable[[Any], int]) -> Iterator[Any]:
+        """Map ``fn`` over parts on the workers, showing progress; yields results as they come."""
+        if not parts:
+            return
+        self.worked.append(what)
+        with self.observer.progress(what, sum(size(part) for part in parts), unit) as progress:
+            for part, result in self.executor().map_parts(fn, parts):
+                progress.advance(size(part))
+                yield result
+
+
+def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, observer: Observer) -> RunResult:
+    """Run a recipe to shards, catalogue and report; everything that exists is reused.
+
+    Args:
+        recipe: sources and rules.
+        data: folder of the raw sources.
+        out: folder to write; one run at a time.
+        options: workers and switches.
+        observer: who is told.
+
+    Raises:
+        InputError: a source's folder is missing or empty, ``out`` cannot be written or is in use, shards of another
+            key lie there and ``replace`` is off.
+        WorkError: too many unreadable images, or a file changed between scan and write.
+    """
+    sources = resolve(recipe, data)
+    with ExitStack() as stack:
+        stack.enter_context(_locked(out))
+        state = _Run(recipe, sources, out, options, observer, stack)
+        listings = _inventory(state)
+        scans = _scan(state, listings)
+        catalogue, select_key = _select(state, scans)
+        infos, write_key = _write(state, catalogue, select_key, listings)
+        images = sum(open_table(path, "images").metadata.num_rows for path in listings.values())
+        _report(state, write_key, listings)
+    return RunResult(out, images, sum(info.samples for info in infos), len(infos), tuple(state.worked))
+
+
+# ------------------------------------------------------------------------------------------------ stages
+
+
+def _inventory(state: _Run) -> dict[str, Path]:
+    from curation.inventory import write_inventory
+
+    listings = {}
+    for source in state.sources:
+        key = _key("inventory", source.source.model_dump(mode="json"), str(source.root.resolve()))
+        path = state.stage(f"inventory.{source.id}", key) / "images.parquet"
+        if state.options.relist or not path.exists():
+            state.worked.append("inventory")
+            for listing in write_inventory([source], path, strict=state.options.strict):
+                state.observer.say(f"{listing.id}: {listing.found:,} images listed")
+                for warning in listing.warnings:
+                    state.observer.say(f"warning: {warning}")
+        listings[source.id] = path
+    return listings
+
+
+def _scan(state: _Run, listings: Mapping[str, Path]) -> dict[str, list[Path]]:
+    from curation import scan
+
+    tiles: dict[str, list[Path]] = {}
+    work: list[scan.Part] = []
+    for source in state.sources:
+        job = scan.ScanJob.of(source, state.recipe)
+        folder = state.stage(f"scan.{source.id}", _key("scan", job.rules(), _digest(listings[source.id])))
+        parts = scan.plan_parts(listings[source.id], folder, job)
+        tiles[source.id] = [part.out for part in parts]
+        work += [part for part in parts if not part.out.exists()]
+    for _ in state.map("scan", "images", scan.scan_part, work, lambda part: part.images):
+        pass
+    for source in state.sources:
+        _stop_if_too_bad(source, tiles[source.id], state.recipe.exclude.max_unreadable)
+    return tiles
+
+
+def _stop_if_too_bad(source: ResolvedSource, parts: list[Path], limit: float) -> None:
+    listed = bad = 0
+    for path in parts:
+        with open_table(path, "tiles") as file:
+            rows = file.read(columns=["kind", "verdict"])
+        verdicts = [v for kind, v in zip(rows["kind"].to_pylist(), rows["verdict"].to_pylist(), strict=True) if kind == "image"]
+        listed += len(verdicts)
+        bad += sum(verdict in ("unreadable", "crashed") for verdict in verdicts)
+    if listed >= 20 and bad > limit * listed:
+        raise WorkError(
+            f"{source.id}: {bad:,} of {listed:,} images cannot be read, more than exclude.max_unreadable={limit:g} allows; "
+            f"check the files in {source.root}, then run again with --relist"
+        )
+
+
+def _select(state: _Run, scans: Mapping[str, list[Path]]) -> tuple[Path, str]:
+    from curation import guard
+    from curation.select import select
+
+    recipe, options = state.recipe, state.options
+    fingerprints = guard.fingerprint_files(recipe, options.fingerprints, options.unguarded)
+    key = _key(
+        "select",
+        {part.parent.name: True for parts in scans.values() for part in parts},
+        recipe.model_dump(mode="json", include={"seed", "deduplicate", "guard", "balance", "shards", "name"}),
+        [(source.id, source.priority, source.cap, source.source.licence) for source in state.sources],
+        {name: _file_digest(path) for name, path in fingerprints.items()},
+    )
+    catalogue = state.stage("select", key) / "catalogue.parquet"
+    if not catalogue.exists():
+        state.worked.append("select")
+        parts = [part for paths in scans.values() for part in paths]
+        summary = select(
+            parts, recipe, state.sources, catalogue, benchmarks=fingerprints, unguarded=options.unguarded,
+            threads=options.workers,
+        )  # fmt: skip
+        state.observer.say(f"select: {summary}")
+    _publish_file(catalogue, state.out / "catalogue.parquet")
+    return catalogue, key
+
+
+def _write(state: _Run, catalogue: Path, select_key: str, listings: Mapping[str, Path]) -> tuple[list[ShardInfo], str]:
+    from functools import partial
+
+    from curation import shards, write
+
+    key = _key("write", select_key, shards.FORMAT_VERSION)
+    target = state.out / "shards"
+    if (done := shards.read_checksums(target, missing_ok=True)) is not None:
+        if done.key == key and all((target / info.file).exists() for info in done.shards):
+            return done.shards, key
+        if done.key != key and not state.options.replace:
+            raise InputError(f"{target}: holds shards of another recipe or other data; run again with --replace to replace them, or give another --out")
+    folder = state.stage("write", key)
+    rows = folder / "rows.parquet"
+    parts = write.plan_shards(catalogue, list(listings.values()), rows)
+    if not parts:
+        raise WorkError(f"no tile was kept; {state.out / 'catalogue.parquet'} says why, row by row")
+    job = write.WriteJob(state.recipe, {source.id: source for source in state.sources}, rows, folder)
+    work = [part for part in parts if not write.is_written(part, job)]
+    for _ in state.map("write", "tiles", partial(write.write_part, job=job), work, lambda part: part.samples):
+        pass
+    infos = [write.read_written(part, job) for part in parts]
+    _replace_shards(folder, target, infos, key)
+    return infos, key
+
+
+def _replace_shards(folder: Path, target: Path, infos: list[ShardInfo], key: str) -> None:
+    """Move finished tars into place, then the index, then the checksums, whose presence means: complete."""
+    from curation import shards
+
+    target.mkdir(exist_ok=True)
+    (target / shards.CHECKSUMS).unlink(missing_ok=True)
+    new = {info.file for info in infos}
+    for stale in target.glob("*.tar"):
+        if stale.name not in new or (folder / stale.name).exists():
+            stale.unlink()
+    for info in infos:
+        if (folder / info.file).exists():
+            os.replace(folder / info.file, target / info.file)
+    shards.write_index(infos, target)
+    shards.write_checksums(infos, target, key)
+
+
+def _report(state: _Run, write_key: str, listings: Mapping[str, Path]) -> None:
+    from curation.report import REPORT_VERSION, Facts, write_report
+
+    key = _key("report", write_key, REPORT_VERSION, state.recipe.model_dump(mode="json"), list(state.options.unguarded))
+    page = state.stage("report", key) / "report.html"
+    if not page.exists():
+        state.worked.append("report")
+        write_report(Facts(state.recipe, state.sources, state.out, listings, state.options.unguarded), page)
+    _publish_file(page, state.out / "report.html")
+
+
+# ------------------------------------------------------------------------------------------------ keys and files
+
+
+def _key(*parts: object) -> str:
+    """Twelve hex digits that change when the format version or anything in ``parts`` does."""
+    text = json.dumps([FORMAT_VERSION, *parts], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _digest(listing: Path) -> str:
+    """Digest of the sorted listing (path, size, mtime): the input key of the scan."""
+    with open_table(listing, "images") as file:
+        table = file.read(columns=["image", "bytes", "mtime_ns"])
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in table.to_batches(max_chunksize=65_536):
+        digest.update(json.dumps(batch.to_pydict()).encode())
+    return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _publish_file(made: Path, name: Path) -> None:
+    """Give a stage's result its public name; equal files are left alone so that their time says when they changed."""
+    if name.exists() and name.stat().st_size == made.stat().st_size and _file_digest(name) == _file_digest(made):
+        return
+    with atomic(name) as aside:
+        shutil.copyfile(made, aside)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold ``out`` for one run; a second run is told who holds it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = (out / ".lock").open("a+")
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"--out {out}: is a file, or lies below one; give a folder") from None
+    except PermissionError:
+        raise InputError(f"--out {out}: no permission to write there; give another folder") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise InputError(f"--out {out}: in use by another run ({handle.read().strip() or 'unknown'}); wait for it or stop it") from None
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+        handle.flush()
+        yield

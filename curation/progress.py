@@ -1,0 +1,87 @@
+"""Progress of long work: a bar with rate and time left on a terminal, a line every 30 seconds otherwise.
+
+Cluster logs and CI get lines that can be searched; a person gets a bar. Both go to standard error, so that what a
+command prints as its result can be piped.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 30.0
+
+
+class Progress:
+    """Counts units of work done.
+
+    Args:
+        description: what is being done, as the user would say it.
+        total: units in all, or None when unknown.
+        unit: plural name of the unit: ``images``, ``MB``, ``steps``.
+        stream: where it is shown; a terminal gets a bar.
+    """
+
+    def __init__(self, description: str, total: int | None, unit: str, stream: TextIO | None = None) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.stream = stream if stream is not None else sys.stderr
+        self.done = 0
+        self._facts: dict[str, object] = {}
+        self._start = self._last_line = time.monotonic()
+        self._bar = self._new_bar() if self.stream.isatty() else None
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task(self.description, total=self.total, rate="", facts="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None:
+            self._line()
+
+    def advance(self, n: int = 1, **facts: object) -> None:
+        """Count ``n`` more units; ``facts`` (loss, kept, ...) are shown beside the rate."""
+        self.done += n
+        self._facts.update(facts)
+        if self._bar is not None:
+            self._bar.update(self._task, advance=n, rate=self._rate(), facts=self._told())
+        elif time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._line()
+
+    def _new_bar(self) -> Bar:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}"),
+        )
+        return Bar(*columns, console=Console(file=self.stream), refresh_per_second=4)
+
+    def _rate(self) -> str:
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        return f"{self.done / seconds:,.1f} {self.unit}/s"
+
+    def _told(self) -> str:
+        return " ".join(
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in self._facts.items()
+        )
+
+    def _line(self) -> None:
+        self._last_line = time.monotonic()
+        elapsed = self._last_line - self._start
+        of = f" of {self.total:,}" if self.total is not None else ""
+        left = ""
+        if self.total and 0 < self.done < self.total:
+            left = f", {elapsed / self.done * (self.total - self.done):,.0f} s left"
+        parts = [f"{self.description}: {self.done:,}{of} {self.unit} in {elapsed:,.0f} s, {self._rate()}{left}", self._told()]
+        print("  ".join(part for part in parts if part), file=self.stream, flush=True)  # noqa: T201 (progress is shown, not logged)
