@@ -31,8 +31,7 @@ class Terminal:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         return int(options.command(options) or 0)
@@ -45,6 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("rs-curate: stopped; the same command goes on where this one stopped", file=sys.stderr)
         return 130
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; ``key=value`` may stand anywhere after the command, which argparse alone takes only before the options."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    loose = [word for word in rest if "=" in word and not word.startswith("-")]
+    if unknown := [word for word in rest if word not in loose]:
+        parser.error(f"unknown: {' '.join(unknown)}; see rs-curate --help")
+    if loose and "assignments" not in options:
+        parser.error(f"{loose[0]}: this command takes no key=value")
+    if loose:
+        options.assignments += loose
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

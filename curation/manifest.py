@@ -303,6 +303,11 @@ class RecipeSource(Strict):
     set: dict[str, Any] = {}
     """Manifest fields that this recipe sets; they may also be written beside ``id``."""
 
+    @classmethod
+    def accepted_keys(cls) -> set[str]:
+        """The entry's own keys and every manifest field."""
+        return {*cls.model_fields, *Source.model_fields}
+
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, data: object) -> object:

@@ -21,6 +21,11 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @classmethod
+    def accepted_keys(cls) -> set[str]:
+        """Keys that may be written; more than the fields where a model gathers some itself."""
+        return set(cls.model_fields)
+
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -132,7 +137,8 @@ def load(model: type[M], path: Path, assignments: Sequence[str] = ()) -> M:
 
 def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     problems = error.errors(include_url=False)
-    first = problems[0]
+    # A misspelt key also leaves its right spelling missing; the misspelling is what to say.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     field = ".".join(str(part) for part in first["loc"]) or "(top level)"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
@@ -160,7 +166,7 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
             if isinstance(part, str) and part in candidate.model_fields:
                 found += _models_in(candidate.model_fields[part].annotation)
         current = found or current
-    return sorted({name for candidate in current for name in candidate.model_fields})
+    return sorted({name for model in current for name in (model.accepted_keys() if issubclass(model, Strict) else model.model_fields)})
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The demo: the whole chain on the imagery in this repository, each step shown as the command that a user would type.
+# Run it with `make demo`; running it again repeats no work that was done.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-demo}
+
+step() {
+    printf '\n$ %s\n' "$*"
+    "$@"
+}
+
+step rs-curate run manifests/recipes/demo.yaml --data manifests/demo --out "$out/corpus"
+step rs-pretrain train pretrain/configs/demo.yaml "data.shards=$out/corpus/shards" --out "$out/run" --resume
+step rs-pretrain evaluate --run "$out/run" --data manifests/demo/labelled --out "$out/evaluation.json"
+step rs-pretrain visualise --run "$out/run" --out "$out/reconstructions.png"
+step rs-pretrain plot --run "$out/run" --out "$out/loss.png"
+step rs-pretrain export --run "$out/run" --out "$out/encoder"
+
+cat <<TEXT
+
+Made:
+  $out/corpus/shards/             WebDataset shards with index.parquet and checksums.json
+  $out/corpus/catalogue.parquet   what became of every image and tile
+  $out/corpus/report.html         the same as a page: what was kept, what was rejected and why
+  $out/reconstructions.png        original, chosen tokens, reconstruction
+  $out/loss.png                   loss curve
+  $out/evaluation.json            kNN accuracy, pretrained against untrained
+  $out/encoder/                   weights for timm.create_model(..., num_classes=0).load_state_dict(...)
+TEXT

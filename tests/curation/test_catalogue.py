@@ -1,0 +1,95 @@
+"""The table: ids, versions, atomic writes, the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curation.catalogue import (
+    CATALOGUE,
+    IMAGES,
+    TILES,
+    Window,
+    atomic,
+    ledger,
+    open_table,
+    read_table,
+    table_from_rows,
+    tile_id,
+    write_table,
+)
+from curation.errors import FormatVersionError, InputError
+
+IMAGE_ROW = {"source": "a", "image": "x.jpg", "file": "x.jpg", "bytes": 3, "mtime_ns": 5}
+
+
+def test_tile_id_is_blake2b_of_source_path_and_window() -> None:
+    expected = hashlib.blake2b(b"rsscn7\0aGrass/a001.jpg\x000,128,256,256", digest_size=10).hexdigest()
+    assert tile_id("rsscn7", "aGrass/a001.jpg", Window(0, 128, 256, 256)) == expected
+    assert tile_id("rsscn7", "aGrass/a001.jpg", None) != expected
+
+
+def test_tile_id_sees_one_name_in_two_unicode_forms() -> None:
+    assert tile_id("a", "caf\u00e9.jpg", None) == tile_id("a", "cafe\u0301.jpg", None)
+
+
+def test_scan_and_select_share_their_columns() -> None:
+    shared = [field for field in TILES if field.name not in ("dct16", "dct_scale", "orientations")]
+    assert shared == [field for field in CATALOGUE if field.name not in ("shard", "position")]
+
+
+def test_tables_come_back_with_their_version(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "images.parquet"
+    write_table(table_from_rows("images", [IMAGE_ROW]), path, "images")
+    assert read_table(path, "images").to_pylist()[0]["bytes"] == 3
+    assert open_table(path, "images").schema_arrow.remove_metadata() == IMAGES
+    assert [p.name for p in path.parent.iterdir()] == ["images.parquet"]
+
+
+def test_other_tables_and_versions_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "images.parquet"
+    write_table(table_from_rows("images", [IMAGE_ROW]), path, "images")
+    with pytest.raises(InputError, match="holds images, expected tiles"):
+        open_table(path, "tiles")
+    old = read_table(path, "images").replace_schema_metadata({"opticalrs.table": "images", "opticalrs.version": "0"})
+    pq.write_table(old, path)
+    with pytest.raises(FormatVersionError, match="version 0, this release reads"):
+        open_table(path, "images")
+    path.write_bytes(b"not parquet at all")
+    with pytest.raises(InputError, match="not a Parquet file"):
+        open_table(path, "images")
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic(path) as aside:
+        aside.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def rows(*verdicts: tuple[str, str | None]) -> pa.Table:
+    return table_from_rows(
+        "catalogue",
+        [
+            {"kind": kind, "tile_id": str(n), "source": "a", "image": "x", "verdict": verdict}
+            for n, (kind, verdict) in enumerate(verdicts)
+        ],
+    )
+
+
+def test_ledger_counts_images_and_tiles_apart() -> None:
+    table = rows(("image", "sliced"), ("image", "unreadable"), ("tile", "kept"), ("tile", "kept"), ("tile", "blank"))
+    assert ledger(table) == {"a": {"image": {"sliced": 1, "unreadable": 1}, "tile": {"kept": 2, "blank": 1}}}
+
+
+@pytest.mark.parametrize("row", [("tile", None), ("tile", "lost"), ("tile", "sliced"), ("image", "kept")])
+def test_ledger_refuses_rows_that_end_nowhere(row: tuple[str, str | None]) -> None:
+    with pytest.raises(ValueError, match="rows with verdict"):
+        ledger(rows(row))
