@@ -25,8 +25,19 @@ FORMAT_VERSION = 1
 
 KEPT, SLICED = "kept", "sliced"
 REASONS = (
-    "unreadable", "crashed", "licence", "excluded_split", "not_optical", "false_colour", "aspect", "too_small",
-    "nodata", "blank", "leak", "duplicate", "capped",
+    "unreadable",
+    "crashed",
+    "licence",
+    "excluded_split",
+    "not_optical",
+    "false_colour",
+    "aspect",
+    "too_small",
+    "nodata",
+    "blank",
+    "leak",
+    "duplicate",
+    "capped",
 )
 """Verdicts against a row, in order of precedence."""
 VERDICTS = (*REASONS, KEPT, SLICED)
@@ -192,7 +203,9 @@ def ledger(rows: pa.Table) -> dict[str, dict[str, dict[str, int]]]:
     for row in grouped.to_pylist():
         allowed = (*REASONS, SLICED) if row["kind"] == "image" else (*REASONS, KEPT)
         if row["verdict"] not in allowed:
-            raise ValueError(f"source {row['source']}: {row['count_all']} {row['kind']} rows with verdict {row['verdict']!r}")
+            raise ValueError(
+                f"source {row['source']}: {row['count_all']} {row['kind']} rows with verdict {row['verdict']!r}"
+            )
         kinds = result.setdefault(row["source"], {"image": {}, "tile": {}})
         kinds[row["kind"]][row["verdict"]] = row["count_all"]
     return result

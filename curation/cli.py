@@ -74,23 +74,42 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = commands.add_parser("run", help="raw files in, shards, catalogue and report out", description=_RUN)
     run.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
-    run.add_argument("assignments", nargs="*", metavar="key=value", help="fields of the recipe to set, e.g. slice.tile=256")
+    run.add_argument(
+        "assignments", nargs="*", metavar="key=value", help="fields of the recipe to set, e.g. slice.tile=256"
+    )
     run.add_argument("--data", type=Path, help="folder of the raw sources, one folder each")
     run.add_argument("--out", type=Path, required=True, help="folder for shards/, catalogue.parquet and report.html")
     where = run.add_mutually_exclusive_group()
     where.add_argument("--workers", type=_positive, help="processes on this machine (default: one per core)")
-    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://host:8786, instead of this machine")
+    where.add_argument(
+        "--scheduler", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://host:8786, instead of this machine"
+    )
     run.add_argument("--replace", action="store_true", help="replace shards made by another recipe or from other data")
-    run.add_argument("--relist", action="store_true", help="list the sources anew: files were added, changed or removed")
-    run.add_argument("--strict", action="store_true", help="stop when a source lists far fewer or more images than expected")
-    run.add_argument("--fingerprints", type=Path, metavar="DIR", help="fingerprints of the benchmarks to guard (default: DATA/.fingerprints)")
-    run.add_argument("--unguarded", action="append", default=[], metavar="BENCHMARK", help="go on without guarding this benchmark; the report says so")
+    run.add_argument(
+        "--relist", action="store_true", help="list the sources anew: files were added, changed or removed"
+    )
+    run.add_argument(
+        "--strict", action="store_true", help="stop when a source lists far fewer or more images than expected"
+    )
+    run.add_argument(
+        "--fingerprints",
+        type=Path,
+        metavar="DIR",
+        help="fingerprints of the benchmarks to guard (default: DATA/.fingerprints)",
+    )
+    run.add_argument(
+        "--unguarded",
+        action="append",
+        default=[],
+        metavar="BENCHMARK",
+        help="go on without guarding this benchmark; the report says so",
+    )
     run.add_argument("--performance-report", type=Path, metavar="FILE", help="write Dask's performance report (HTML)")
     run.set_defaults(command=_run)
 
 
-_RUN = """Run a recipe: list, scan, select, write, report. What exists is never made again: running the same command again
-resumes, and after a change only what depends on it is done anew."""
+_RUN = """Run a recipe: list, scan, select, write, report. What exists is never made again: running the same command
+again resumes, and after a change only what depends on it is done anew."""
 
 
 def _run(options: argparse.Namespace) -> None:

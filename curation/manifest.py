@@ -75,7 +75,7 @@ class Obtain(Strict):
     instructions: str = ""
     """What to do by hand where no script can: page, button, form, and what to expect."""
     repository: str | None = None
-    """Hugging Face dataset, Kaggle slug, Zenodo record or ``s3://bucket/prefix``, where files are not listed one by one."""
+    """Hugging Face dataset, Kaggle slug, Zenodo record or ``s3://bucket/prefix``: files not listed one by one."""
 
 
 class Stretch(Strict):
@@ -115,8 +115,16 @@ class Examples(Strict):
 
 
 Task = Literal[
-    "classification", "detection", "segmentation", "change", "caption", "vqa", "super-resolution", "regression",
-    "retrieval", "unlabelled",
+    "classification",
+    "detection",
+    "segmentation",
+    "change",
+    "caption",
+    "vqa",
+    "super-resolution",
+    "regression",
+    "retrieval",
+    "unlabelled",
 ]
 
 
@@ -300,7 +308,7 @@ class RecipeSource(Strict):
     cap: int | None = Field(None, ge=1)
     slice: SliceRules | None = None
     predicted_tiles: int | None = Field(None, ge=0)
-    set: dict[str, Any] = {}
+    manifest: dict[str, Any] = {}
     """Manifest fields that this recipe sets; they may also be written beside ``id``."""
 
     @classmethod
@@ -319,7 +327,7 @@ class RecipeSource(Strict):
         manifest = {key: value for key, value in data.items() if key in Source.model_fields and key not in own}
         unknown = {key: value for key, value in data.items() if key not in own and key not in manifest}
         if manifest:
-            own["set"] = {**own.get("set", {}), **manifest}
+            own["manifest"] = {**own.get("manifest", {}), **manifest}
         return {**own, **unknown}
 
 
@@ -418,7 +426,7 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
         base: dict[str, Any] = {"id": entry.id, "name": entry.id}
         if entry.path is None or entry.id in shipped("sources"):
             base = load_source(entry.id).model_dump(exclude_unset=True)
-        source = validate(Source, {**base, **entry.set}, f"recipe {recipe.name}: sources: {entry.id}")
+        source = validate(Source, {**base, **entry.manifest}, f"recipe {recipe.name}: sources: {entry.id}")
         root = Path(entry.path or entry.id).expanduser()
         if not root.is_absolute():
             if data is None:
@@ -431,5 +439,8 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
 def _shipped_path(kind: Literal["sources", "benchmarks", "recipes"], name: str) -> Path:
     path = manifests_folder(kind) / f"{name}.yaml"
     if not re.fullmatch(r"[a-z0-9_-]+", name) or not path.is_file():
-        raise InputError(f"no {kind[:-1]} is named {name!r}; shipped: {', '.join(shipped(kind)) or 'none'}; or give a path to a YAML file")
+        raise InputError(
+            f"no {kind[:-1]} is named {name!r}; shipped: {', '.join(shipped(kind)) or 'none'}; "
+            "or give a path to a YAML file"
+        )
     return path

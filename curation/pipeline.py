@@ -96,7 +96,9 @@ class _Run:
                 self.stack.enter_context(executor.performance_report(self.options.performance_report))
         return self._executor
 
-    def map(self, what: str, unit: str, fn: Callable[[Any], Any], parts: Sequence[Any], size: Callable[[Any], int]) -> Iterator[Any]:
+    def map(
+        self, what: str, unit: str, fn: Callable[[Any], Any], parts: Sequence[Any], size: Callable[[Any], int]
+    ) -> Iterator[Any]:
         """Map ``fn`` over parts on the workers, showing progress; yields results as they come."""
         if not parts:
             return
@@ -178,13 +180,15 @@ def _stop_if_too_bad(source: ResolvedSource, parts: list[Path], limit: float) ->
     for path in parts:
         with open_table(path, "tiles") as file:
             rows = file.read(columns=["kind", "verdict"])
-        verdicts = [v for kind, v in zip(rows["kind"].to_pylist(), rows["verdict"].to_pylist(), strict=True) if kind == "image"]
+        verdicts = [
+            v for kind, v in zip(rows["kind"].to_pylist(), rows["verdict"].to_pylist(), strict=True) if kind == "image"
+        ]
         listed += len(verdicts)
         bad += sum(verdict in ("unreadable", "crashed") for verdict in verdicts)
     if listed >= 20 and bad > limit * listed:
         raise WorkError(
-            f"{source.id}: {bad:,} of {listed:,} images cannot be read, more than exclude.max_unreadable={limit:g} allows; "
-            f"check the files in {source.root}, then run again with --relist"
+            f"{source.id}: {bad:,} of {listed:,} images cannot be read, more than exclude.max_unreadable={limit:g} "
+            f"allows; check the files in {source.root}, then run again with --relist"
         )
 
 
@@ -225,7 +229,10 @@ def _write(state: _Run, catalogue: Path, select_key: str, listings: Mapping[str,
         if done.key == key and all((target / info.file).exists() for info in done.shards):
             return done.shards, key
         if done.key != key and not state.options.replace:
-            raise InputError(f"{target}: holds shards of another recipe or other data; run again with --replace to replace them, or give another --out")
+            raise InputError(
+                f"{target}: holds shards of another recipe or other data; "
+                "run again with --replace to replace them, or give another --out"
+            )
     folder = state.stage("write", key)
     rows = folder / "rows.parquet"
     parts = write.plan_shards(catalogue, list(listings.values()), rows)
@@ -315,7 +322,9 @@ def _locked(out: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
-            raise InputError(f"--out {out}: in use by another run ({handle.read().strip() or 'unknown'}); wait for it or stop it") from None
+            raise InputError(
+                f"--out {out}: in use by another run ({handle.read().strip() or 'unknown'}); wait for it or stop it"
+            ) from None
         handle.truncate(0)
         handle.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
         handle.flush()

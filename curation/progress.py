@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 LINE_EVERY_S = 30.0
 
@@ -41,7 +42,9 @@ class Progress:
             self._task = self._bar.add_task(self.description, total=self.total, rate="", facts="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None:
@@ -73,7 +76,8 @@ class Progress:
 
     def _told(self) -> str:
         return " ".join(
-            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in self._facts.items()
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in self._facts.items()
         )
 
     def _line(self) -> None:
@@ -83,5 +87,8 @@ class Progress:
         left = ""
         if self.total and 0 < self.done < self.total:
             left = f", {elapsed / self.done * (self.total - self.done):,.0f} s left"
-        parts = [f"{self.description}: {self.done:,}{of} {self.unit} in {elapsed:,.0f} s, {self._rate()}{left}", self._told()]
-        print("  ".join(part for part in parts if part), file=self.stream, flush=True)  # noqa: T201 (progress is shown, not logged)
+        parts = [
+            f"{self.description}: {self.done:,}{of} {self.unit} in {elapsed:,.0f} s, {self._rate()}{left}",
+            self._told(),
+        ]
+        print("  ".join(part for part in parts if part), file=self.stream, flush=True)

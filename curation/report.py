@@ -209,7 +209,9 @@ class _Camera:
             data: str | None = self._thumbnail(row, place)
         except (UnreadableImage, OSError):
             data = None
-        window = "" if row["col_off"] is None else f" [{row['col_off']}, {row['row_off']}, {row['width']}x{row['height']}]"
+        window = (
+            "" if row["col_off"] is None else f" [{row['col_off']}, {row['row_off']}, {row['width']}x{row['height']}]"
+        )
         return Picture(f"{row['source']}/{row['image']}{window}", row["detail"] or "", data)
 
     def _thumbnail(self, row: dict[str, Any], place: dict[str, Any]) -> str:
@@ -221,7 +223,9 @@ class _Camera:
         bands = place["band_files"]
         location = Location(source.root, place["file"], place["member"], tuple(bands) if bands else None)
         with open_image(location, source.source, self.facts.recipe.exclude, row["stretch"]) as raster:
-            window = Window(row["col_off"] or 0, row["row_off"] or 0, row["width"] or raster.width, row["height"] or raster.height)
+            window = Window(
+                row["col_off"] or 0, row["row_off"] or 0, row["width"] or raster.width, row["height"] or raster.height
+            )
             if window.width * window.height > _MAX_SHOWN_PIXELS:
                 window = Window(raster.width // 2 - 512, raster.height // 2 - 512, 1024, 1024)
             rgb, _ = raster.read(window)
@@ -235,4 +239,7 @@ class _Camera:
 def _shard_facts(folder: Path) -> list[dict[str, Any]]:
     from curation.shards import read_checksums
 
-    return [{"file": info.file, "samples": info.samples, "bytes": info.bytes, "sha256": info.sha256} for info in read_checksums(folder).shards]
+    return [
+        {"file": info.file, "samples": info.samples, "bytes": info.bytes, "sha256": info.sha256}
+        for info in read_checksums(folder).shards
+    ]

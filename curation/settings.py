@@ -68,7 +68,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         InputError: not YAML, or not a mapping.
     """
     try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
@@ -118,7 +118,7 @@ def validate(model: type[M], data: object, where: str) -> M:
     """Build ``model`` from ``data``.
 
     Raises:
-        InputError: one line for the first problem (and a count of the rest), naming ``where``, the field and what is allowed.
+        InputError: one line for the first problem, naming ``where``, the field and what is allowed.
     """
     try:
         return model.model_validate(data)
@@ -166,7 +166,13 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
             if isinstance(part, str) and part in candidate.model_fields:
                 found += _models_in(candidate.model_fields[part].annotation)
         current = found or current
-    return sorted({name for model in current for name in (model.accepted_keys() if issubclass(model, Strict) else model.model_fields)})
+    return sorted(
+        {
+            name
+            for model in current
+            for name in (model.accepted_keys() if issubclass(model, Strict) else model.model_fields)
+        }
+    )
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

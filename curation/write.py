@@ -67,7 +67,9 @@ def plan_shards(catalogue: Path, listings: list[Path], out: Path) -> list[ShardP
         out: file to write.
     """
     with open_table(catalogue, "catalogue") as file:
-        groups = [_kept(file.read_row_group(number, columns=[*COLUMNS, "verdict"])) for number in range(file.num_row_groups)]
+        groups = [
+            _kept(file.read_row_group(number, columns=[*COLUMNS, "verdict"])) for number in range(file.num_row_groups)
+        ]
     kept = _plain(pa.concat_tables(groups))
     places = _plain(
         pa.concat_tables(
@@ -85,7 +87,10 @@ def plan_shards(catalogue: Path, listings: list[Path], out: Path) -> list[ShardP
     with atomic(out) as aside, pq.ParquetWriter(aside, rows.schema, compression="zstd") as writer:
         for start, count in zip(starts, counts, strict=True):
             writer.write_table(rows.slice(start, count), row_group_size=int(count))
-    return [ShardPart(int(number), group, int(count)) for group, (number, count) in enumerate(zip(numbers, counts, strict=True))]
+    return [
+        ShardPart(int(number), group, int(count))
+        for group, (number, count) in enumerate(zip(numbers, counts, strict=True))
+    ]
 
 
 def write_part(part: ShardPart, job: WriteJob) -> ShardInfo:
@@ -104,9 +109,7 @@ def _kept(rows: pa.Table) -> pa.Table:
 
 def _plain(table: pa.Table) -> pa.Table:
     """Dictionary columns as plain strings: dictionaries of several files differ, and joins need equal types."""
-    fields = [
-        field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field for field in table.schema
-    ]
+    fields = [field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field for field in table.schema]
     return table.cast(pa.schema(fields))
 
 
@@ -167,7 +170,9 @@ def encode(rgb: npt.NDArray[np.uint8], rules: ShardRules) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    options: dict[str, Any] = {"optimize": False} if rules.encoder == "png" else {"lossless": True, "quality": rules.quality}
+    options: dict[str, Any] = (
+        {"optimize": False} if rules.encoder == "png" else {"lossless": True, "quality": rules.quality}
+    )
     Image.fromarray(rgb).save(buffer, format=rules.encoder.upper(), **options)
     return buffer.getvalue()
 

@@ -55,7 +55,7 @@ def test_overrides_reach_into_lists_and_new_sections() -> None:
     changed = override(data, ["slice.tile=256", "sources.0.gsd_m=[0.3, 0.5]", "seed=7"])
     recipe = validate(Recipe, changed, "here")
     assert (recipe.slice.tile, recipe.seed) == (256, 7)
-    assert recipe.sources[0].set == {"gsd_m": [0.3, 0.5]}
+    assert recipe.sources[0].manifest == {"gsd_m": [0.3, 0.5]}
     assert data == {"name": "a", "sources": [{"id": "x"}]}
 
 

@@ -1,0 +1,214 @@
+"""The curation chain on small real trees: what comes out, what a second run does, what a killed run leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from PIL import Image
+
+from curation.catalogue import ledger, read_table
+from curation.cli import main
+
+
+def texture(seed: int, side: int = 192) -> Image.Image:
+    """A picture with structure at all scales, different for every seed."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        Image.fromarray(rng.integers(0, 256, (n, n, 3), dtype=np.uint8)).resize((side, side), 3) for n in (4, 12, 48)
+    ]
+    mixed = sum(
+        np.asarray(layer, dtype=np.float32) * weight for layer, weight in zip(layers, (0.5, 0.3, 0.2), strict=True)
+    )
+    return Image.fromarray(mixed.astype(np.uint8))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder a user might have: chips, a larger scene, a copy, a broken file, a text file."""
+    folder = tmp_path / "data" / "mine"
+    folder.mkdir(parents=True)
+    for number in range(12):
+        texture(number).save(folder / f"chip_{number:02d}.jpg", quality=90)
+    texture(99, 700).save(folder / "scene.png")
+    texture(3).resize((150, 150), 3).save(folder / "copy_of_03.jpg", quality=70)
+    whole = (folder / "chip_05.jpg").read_bytes()
+    (folder / "broken.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+@pytest.fixture
+def recipe(tree: Path) -> Path:
+    """The smallest recipe: a name, a folder, a grid."""
+    path = tree / "recipe.yaml"
+    path.write_text(
+        "name: mine\n"
+        "sources: [{id: mine, path: mine, gsd_m: 0.5}]\n"
+        "slice: {mode: grid, tile: 128, whole_up_to: 200}\n"
+        "shards: {max_samples: 12}\n"
+    )
+    return path
+
+
+def command(recipe: Path, out: str = "out", *more: str) -> list[str]:
+    root = recipe.parent
+    return ["run", str(recipe), "--data", str(root / "data"), "--out", str(root / out), "--workers", "2", *more]
+
+
+def shard_hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("shards/*"))}
+
+
+def test_raw_files_in_shards_out(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = recipe.parent / "out"
+    assert main(command(recipe)) == 0
+    catalogue = read_table(out / "catalogue.parquet", "catalogue")
+    counts = ledger(catalogue)["mine"]
+    # 12 chips, the scene, the copy: sliced; the truncated file: rejected; the text file: never listed
+    assert counts["image"] == {"sliced": 14, "unreadable": 1}
+    rows = {(row["image"], row["verdict"]): row for row in catalogue.to_pylist() if row["kind"] == "tile"}
+    copy = rows["copy_of_03.jpg", "duplicate"]
+    assert copy["subject"] == rows["chip_03.jpg", "kept"]["tile_id"]
+    # 700 px in 128 px tiles, the last shifted back: 6 x 6, and 12 chips passed through
+    assert counts["tile"] == {"kept": 36 + 12, "duplicate": 1}
+    assert "chip_05" not in (out / "report.html").read_text() or "broken.jpg" in (out / "report.html").read_text()
+
+    tars = sorted((out / "shards").glob("*.tar"))
+    samples = list(webdataset.WebDataset([str(tar) for tar in tars], shardshuffle=False))
+    assert len(samples) == 48
+    assert [sample["__key__"] for sample in samples] == sorted(sample["__key__"] for sample in samples)
+    by_image = {json.loads(sample["json"])["image"]: sample for sample in samples}
+    assert by_image["chip_01.jpg"]["jpg"] == (recipe.parent / "data/mine/chip_01.jpg").read_bytes()
+    assert json.loads(by_image["chip_01.jpg"]["json"])["gsd_m"] == 0.5
+    assert pq.ParquetFile(out / "shards/index.parquet").num_row_groups == len(tars) == 4
+    assert main(["verify", str(out / "shards")]) == 0
+
+
+def test_a_second_run_has_nothing_to_do(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(recipe)) == 0
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in (recipe.parent / "out").rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+    capsys.readouterr()
+    assert main(command(recipe)) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    after = {
+        path: path.stat().st_mtime_ns
+        for path in (recipe.parent / "out").rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+    assert after == before
+
+
+def test_a_changed_rule_needs_replace_and_repeats_only_what_depends_on_it(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(recipe)) == 0
+    assert main(command(recipe, "out", "shards.quality=80")) == 2
+    assert "--replace" in capsys.readouterr().err
+    scans = sorted((recipe.parent / "out/.stages").glob("scan*"))
+    assert main(command(recipe, "out", "shards.quality=80", "--replace")) == 0
+    assert sorted((recipe.parent / "out/.stages").glob("scan*")) == scans
+
+
+def test_shards_do_not_depend_on_workers_or_place(recipe: Path) -> None:
+    assert main(command(recipe)) == 0
+    moved = recipe.parent / "elsewhere"
+    (recipe.parent / "data").rename(moved)
+    assert (
+        main(["run", str(recipe), "--data", str(moved), "--out", str(recipe.parent / "other"), "--workers", "1"]) == 0
+    )
+    assert shard_hashes(recipe.parent / "out") == shard_hashes(recipe.parent / "other")
+
+
+def processes_of(out: Path) -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if str(out).encode() in (entry / "cmdline").read_bytes():
+                    yield int(entry.name)
+            except OSError:
+                continue
+
+
+@pytest.mark.parametrize("appears", ["inventory.*/images.parquet", "scan.*/*.parquet", "write-*/*.tar"])
+def test_kill_9_and_the_same_command_again(recipe: Path, appears: str) -> None:
+    for number in range(40):
+        texture(1000 + number, 400).save(recipe.parent / f"data/mine/more_{number:02d}.png")
+    assert main(command(recipe, "whole")) == 0
+    out = recipe.parent / "out"
+    run = subprocess.Popen([sys.executable, "-m", "curation", *command(recipe)], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list((out / ".stages").glob(appears)) and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert main(command(recipe)) == 0
+    assert shard_hashes(out) == shard_hashes(recipe.parent / "whole")
+    assert (out / "catalogue.parquet").read_bytes() == (recipe.parent / "whole/catalogue.parquet").read_bytes()
+
+
+def test_one_run_at_a_time(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import fcntl
+
+    out = recipe.parent / "out"
+    out.mkdir()
+    with (out / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.write("process 1 on somewhere")
+        handle.flush()
+        assert main(command(recipe)) == 2
+    assert "in use by another run (process 1 on somewhere)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "none.yaml", "--data", "data", "--out", "out"], "none.yaml: no such file"),
+        (["run", "recipe.yaml", "--data", "nowhere", "--out", "out"], "nowhere"),
+        (["run", "recipe.yaml", "--out", "out"], "--data"),
+        (["run", "empty.yaml", "--data", "data", "--out", "out"], "no image"),
+        (["run", "file.yaml", "--data", "data", "--out", "out"], "not a folder"),
+        (["run", "typo.yaml", "--data", "data", "--out", "out"], "did you mean 'sources'"),
+        (["run", "recipe.yaml", "--data", "data", "--out", "recipe.yaml"], "is a file"),
+        (["run", "recipe.yaml", "--data", "data", "--out", "out", "slice.tiel=64"], "did you mean 'tile'"),
+        (["verify", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(
+    recipe: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = recipe.parent
+    monkeypatch.chdir(root)
+    (root / "data/empty").mkdir()
+    (root / "data/file").write_text("a file")
+    (root / "empty.yaml").write_text("name: a\nsources: [{id: empty, path: empty}]\n")
+    (root / "file.yaml").write_text("name: a\nsources: [{id: file, path: file}]\n")
+    (root / "typo.yaml").write_text("name: a\nsoruces: [{id: mine}]\n")
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.count("\n") == 1
+    assert "Traceback" not in message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_to_write(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = recipe.parent / "sealed"
+    out.mkdir(mode=0o500)
+    assert main(command(recipe, "sealed/out")) == 2
+    assert "no permission" in capsys.readouterr().err
