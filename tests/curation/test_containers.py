@@ -1,0 +1,143 @@
+"""Members of archives and tables, read in place."""
+
+from __future__ import annotations
+
+import io
+import random
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curation.containers import list_members, read_member
+from curation.errors import InputError, UnreadableImage
+
+FILES = {"a/one.jpg": b"one" * 1000, "b/zwei.jpg": bytes(range(256)) * 40, "ü/three.png": b""}
+
+
+def make_zip(path: Path, files: dict[str, bytes] = FILES, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def make_tar(path: Path, files: dict[str, bytes] = FILES, style: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=style) as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def read_all(path: Path) -> dict[str, bytes]:
+    return {m.name: read_member(path.parent, path.name, m.locator, 1 << 20) for m in list_members(path)}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_members(tmp_path: Path, method: int) -> None:
+    path = make_zip(tmp_path / "x.zip", method=method)
+    assert read_all(path) == FILES
+    assert {m.name: m.bytes for m in list_members(path)} == {name: len(data) for name, data in FILES.items()}
+    assert read_member(tmp_path, "x.zip", "a/one.jpg", 1 << 20) == FILES["a/one.jpg"]
+
+
+def test_streamed_zip_whose_header_has_no_sizes(tmp_path: Path) -> None:
+    class Unseekable(io.RawIOBase):
+        def __init__(self) -> None:
+            self.data = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, chunk) -> int:
+            self.data += bytes(chunk)
+            return len(chunk)
+
+    stream = Unseekable()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", b"abc" * 99)
+    (tmp_path / "x.zip").write_bytes(stream.data)
+    assert read_all(tmp_path / "x.zip") == {"a.jpg": b"abc" * 99}
+
+
+@pytest.mark.parametrize("style", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_tar_members(tmp_path: Path, style: int) -> None:
+    files = FILES if style == tarfile.USTAR_FORMAT else {**FILES, "long/" * 60 + "name.jpg": b"far"}
+    path = make_tar(tmp_path / "x.tar", files, style)
+    assert read_all(path) == files
+    assert read_member(tmp_path, "x.tar", "b/zwei.jpg", 1 << 20) == FILES["b/zwei.jpg"]
+
+
+@pytest.mark.parametrize("column", [None, "image"])
+def test_parquet_rows(tmp_path: Path, column: str | None) -> None:
+    images = [{"bytes": b"one", "path": "1.jpg"}, None, {"bytes": b"three", "path": None}, {"bytes": b"4", "path": ""}]
+    pq.write_table(pa.table({"label": [0, 1, 2, 3], "image": images}), tmp_path / "x.parquet", row_group_size=2)
+    members = list(list_members(tmp_path / "x.parquet", column))
+    assert [(m.name, m.bytes) for m in members] == [("000000000", 3), ("000000002", 5), ("000000003", 1)]
+    assert [read_member(tmp_path, "x.parquet", m.locator, 9) for m in members] == [b"one", b"three", b"4"]
+
+
+def test_parquet_without_images_names_the_columns_that_could(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"label": [0], "picture": [b"x"]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"image_column to one of: picture"):
+        list(list_members(tmp_path / "x.parquet", "label"))
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_more_than_the_limit_is_refused(tmp_path: Path, make) -> None:
+    path = make(tmp_path / f"x.{make.__name__[5:]}", {"bomb.jpg": bytes(1 << 20)})
+    (member,) = list_members(path)
+    with pytest.raises(UnreadableImage, match="limit"):
+        read_member(tmp_path, path.name, member.locator, (1 << 20) - 1)
+    assert len(read_member(tmp_path, path.name, member.locator, 1 << 20)) == 1 << 20
+
+
+def test_a_zip_that_lies_about_its_size_is_bounded(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "x.zip", {"bomb.jpg": bytes(50_000_000)})
+    path.write_bytes(path.read_bytes().replace((50_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    (member,) = list_members(path)
+    assert member.bytes == 10
+    with pytest.raises(UnreadableImage, match="limit"):
+        read_member(tmp_path, "x.zip", member.locator, 1_000)
+
+
+def test_damage_is_one_unreadable_image(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "x.zip", {"a.jpg": b"x" * 100, "b.jpg": b"y" * 100}, zipfile.ZIP_STORED)
+    first, second = list_members(path)
+    path.write_bytes(path.read_bytes().replace(b"xxx", b"xyx", 1))
+    with pytest.raises(UnreadableImage, match="checksum"):
+        read_member(tmp_path, "x.zip", first.locator, 1_000)
+    assert read_member(tmp_path, "x.zip", second.locator, 1_000) == b"y" * 100
+    for wrong in ("nothing.jpg", "@5+3 a.jpg", "@999999999+3 a.jpg", ""):
+        with pytest.raises(UnreadableImage, match=r"x\.zip"):
+            read_member(tmp_path, "x.zip", wrong, 1_000)
+
+
+def test_links_in_archives_are_not_listed(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        info = tarfile.TarInfo("link.jpg")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+    link = zipfile.ZipInfo("link.jpg")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    assert list(list_members(tmp_path / "x.tar")) == list(list_members(tmp_path / "x.zip")) == []
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.parquet"])
+def test_a_broken_archive_says_to_fetch_it_again(tmp_path: Path, name: str) -> None:
+    whole = {"x.zip": make_zip, "x.tar": make_tar}.get(name)
+    data = (
+        whole(tmp_path / name, {"a.jpg": random.Random(0).randbytes(5_000)}).read_bytes()[:2_000]
+        if whole
+        else b"no table"
+    )
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=r"fetch it again"):
+        list(list_members(tmp_path / name))

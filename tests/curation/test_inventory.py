@@ -1,0 +1,182 @@
+"""The listing of raw images: order, archives in place, bands in files, and what is worth a warning."""
+
+from __future__ import annotations
+
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation.catalogue import read_table
+from curation.containers import read_member
+from curation.errors import InputError
+from curation.inventory import SourceListing, list_images, write_inventory
+from curation.manifest import ResolvedSource, SliceRules, Source
+
+
+def grow(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(path.encode())
+    return root
+
+
+def paths_of(source: Source, root: Path) -> list[str]:
+    return [row["image"] for row in list_images(source, root)]
+
+
+def test_rows_of_a_plain_folder(tmp_path: Path) -> None:
+    grow(tmp_path, "b/2.JPG", "a/1.png", "a.tif", "a/note.txt", ".hidden/x.png", "__MACOSX/a/1.png", "a/._1.png")
+    source = Source(id="mine", label_from="parent", splits={"train": ("a/**",)})
+    rows = list(list_images(source, tmp_path))
+    assert [(row["image"], row["split"], row["label"]) for row in rows] == [
+        ("a.tif", None, None),
+        ("a/1.png", "train", "a"),
+        ("b/2.JPG", None, "b"),
+    ]
+    assert rows[1]["file"] == "a/1.png" and rows[1]["member"] is None
+    assert rows[1]["bytes"] == 7 and rows[1]["mtime_ns"] == (tmp_path / "a/1.png").stat().st_mtime_ns
+
+
+names = st.text("ab.-_0é", min_size=1, max_size=3).filter(lambda name: not name.startswith("."))
+
+
+@given(st.sets(st.lists(names, min_size=1, max_size=3).map("/".join), max_size=12))
+def test_order_is_that_of_whole_paths(tmp_path_factory: pytest.TempPathFactory, tree: set[str]) -> None:
+    root = grow(tmp_path_factory.mktemp("tree"), *(f"{path}.jpg" for path in tree), "z.jpg")
+    found = paths_of(Source(id="s"), root)
+    assert found == sorted(f"{path}.jpg" for path in tree | {"z"})
+
+
+def test_globs_take_and_leave(tmp_path: Path) -> None:
+    grow(tmp_path, "train/images/1.png", "train/masks/1.png", "val/images/2.png", "extra/3.png")
+    source = Source(id="s", images=("{train,val}/**/*.png", "none/*.png"), leave=("**/masks/**",), expected_images=2)
+    listing = SourceListing("s")
+    assert [row["image"] for row in list_images(source, tmp_path, listing)] == [
+        "train/images/1.png",
+        "val/images/2.png",
+    ]
+    assert listing.globs == {"{train,val}/**/*.png": 2, "none/*.png": 0}
+    assert listing.warnings == ["no file matches none/*.png"]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda root: None, "does not exist; rs-curate fetch s --data "),
+        (lambda root: root.mkdir(), "is empty; rs-curate fetch s --data "),
+        (lambda root: root.write_bytes(b""), "is a file; give the folder"),
+        (lambda root: grow(root, "a.gif"), "looked for files that end in jpg, jpeg, png, tif"),
+    ],
+)
+def test_a_wrong_folder_says_what_to_type(tmp_path: Path, prepare, message: str) -> None:
+    prepare(tmp_path / "s")
+    source = Source.model_validate({"id": "s", "files": [{"name": "x.zip", "url": "http://host/x.zip"}]})
+    with pytest.raises(InputError, match=message) as caught:
+        paths_of(source, tmp_path / "s")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_archive_reads_the_same_in_place_and_unpacked(tmp_path: Path) -> None:
+    tree = ("data/a/1.jpg", "data/b.jpg", "data/é/2.jpg")
+    grow(tmp_path / "unpacked", *(f"top/{path}" for path in tree), "other.jpg")
+    grow(tmp_path / "packed", "other.jpg")
+    with zipfile.ZipFile(tmp_path / "packed/x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in tree:
+            archive.writestr(unicodedata.normalize("NFD", path), f"top/{path}")
+    source = Source.model_validate({"id": "s", "files": [{"name": "x.zip", "into": "top"}]})
+    packed, unpacked = (list(list_images(source, tmp_path / name)) for name in ("packed", "unpacked"))
+    assert [row["image"] for row in packed] == [row["image"] for row in unpacked]
+    assert [row["bytes"] for row in packed] == [row["bytes"] for row in unpacked]
+    assert {row["file"] for row in packed} == {"x.zip", "other.jpg"}
+    for row in packed:
+        if row["member"]:
+            assert read_member(tmp_path / "packed", row["file"], row["member"], 99) == row["image"].encode()
+    (tmp_path / "unpacked/x.zip").write_bytes((tmp_path / "packed/x.zip").read_bytes())
+    assert [row["file"] for row in list_images(source, tmp_path / "unpacked")] == [row["file"] for row in unpacked]
+
+
+def test_an_archive_no_manifest_lists_is_a_folder_of_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    with zipfile.ZipFile(tmp_path / "sub/x.zip", "w") as archive:
+        for name in ("1.jpg", "../evil.jpg", "/abs.jpg"):
+            archive.writestr(name, b"1")
+    grow(tmp_path, "sub/x.zip.jpg", "sub/w.jpg")
+    listing = SourceListing("s")
+    found = [row["image"] for row in list_images(Source(id="s", container="zip"), tmp_path, listing)]
+    assert found == ["sub/w.jpg", "sub/x.zip.jpg", "sub/x.zip/1.jpg"]
+    assert len(listing.warnings) == 1 and "2 names lead outside" in listing.warnings[0]
+
+
+def test_links(tmp_path: Path) -> None:
+    grow(tmp_path / "outside", "x.jpg")
+    root = grow(tmp_path / "root", "real/1.jpg")
+    (root / "out").symlink_to(tmp_path / "outside")
+    (root / "out.jpg").symlink_to(tmp_path / "outside/x.jpg")
+    (root / "circle").symlink_to(root)
+    (root / "real/up").symlink_to(root / "real")
+    (root / "named").symlink_to(root / "real/1.jpg")
+    (root / "alias.jpg").symlink_to("real/1.jpg")
+    (root / "dangling.jpg").symlink_to("nowhere.jpg")
+    listing = SourceListing("s")
+    assert [row["image"] for row in list_images(Source(id="s"), root, listing)] == ["alias.jpg", "real/1.jpg"]
+    assert len(listing.warnings) == 1 and listing.warnings[0].startswith("4 symbolic links")
+    (tmp_path / "link").symlink_to(root)
+    assert paths_of(Source(id="s"), tmp_path / "link") == ["alias.jpg", "real/1.jpg"]
+
+
+BANDS = {"r": "**/*_B04.tif", "g": "**/*_B03.tif", "b": "**/*_B02.tif", "key": r"([^/]+)_B\d\d\.tif$"}
+
+
+def test_bands_in_files_are_one_image(tmp_path: Path) -> None:
+    grow(tmp_path, *(f"{patch}/{patch}_B{band:02d}.tif" for patch in ("p1", "p2", "p3") for band in (1, 2, 3, 4, 8)))
+    (tmp_path / "p2/p2_B03.tif").unlink()
+    listing = SourceListing("s")
+    source = Source.model_validate({"id": "s", "bands_in_files": BANDS})
+    rows = list(list_images(source, tmp_path, listing))
+    assert [row["image"] for row in rows] == ["p1/p1_B04.tif", "p3/p3_B04.tif"]
+    assert rows[0]["band_files"] == ["p1/p1_B04.tif", "p1/p1_B03.tif", "p1/p1_B02.tif"]
+    assert rows[0]["bytes"] == 3 * len("p1/p1_B04.tif")
+    assert listing.warnings == ["1 images lack a band and are left out; p2/p2_B04.tif is of one"]
+
+
+def test_bands_in_folders_of_their_own_keep_the_order_of_the_red(tmp_path: Path) -> None:
+    grow(tmp_path, *(f"train_{band}/{band}_{n}.TIF" for band in ("red", "green", "blue", "nir") for n in (1, 2, 3)))
+    bands = {band[0]: f"**/{band}_*.tif" for band in ("red", "green", "blue")} | {"key": r"_(\d+)\.TIF$"}
+    rows = list(list_images(Source.model_validate({"id": "s", "bands_in_files": bands}), tmp_path))
+    assert [row["image"] for row in rows] == [f"train_red/red_{n}.TIF" for n in (1, 2, 3)]
+    assert rows[2]["band_files"] == [f"train_{band}/{band}_3.TIF" for band in ("red", "green", "blue")]
+
+
+def resolved(root: Path, **fields: object) -> ResolvedSource:
+    return ResolvedSource(Source.model_validate({"id": root.name, **fields}), root, SliceRules(), 0, None)
+
+
+def test_the_table(tmp_path: Path) -> None:
+    first, second = grow(tmp_path / "zz", "1.jpg", "2.jpg"), grow(tmp_path / "aa", "3.jpg")
+    listings = write_inventory([resolved(first, expected_images=4), resolved(second)], tmp_path / "images.parquet")
+    table = read_table(tmp_path / "images.parquet", "images")
+    assert table["source"].to_pylist() == ["zz", "zz", "aa"] and table["image"].to_pylist() == [
+        "1.jpg",
+        "2.jpg",
+        "3.jpg",
+    ]
+    assert [(one.id, one.found, one.expected) for one in listings] == [("zz", 2, 4), ("aa", 1, None)]
+    assert listings[0].warnings == ["2 images found, 4 expected"]
+
+
+def test_strict_makes_a_warning_an_error_and_leaves_no_table(tmp_path: Path) -> None:
+    root = grow(tmp_path / "zz", "1.jpg")
+    with pytest.raises(InputError, match=r"zz: 1 images found, 4 expected .*--strict"):
+        write_inventory([resolved(root, expected_images=4)], tmp_path / "images.parquet", strict=True)
+    assert not (tmp_path / "images.parquet").exists()
+
+
+def test_real_chips(shared: Path) -> None:
+    root = shared / "data/classification/RSSCN7_256"
+    rows = list(list_images(Source(id="rsscn7", label_from="parent"), root))
+    assert len(rows) == 2_800 and rows[0]["image"] == "aGrass/a001.jpg"
+    assert {row["label"] for row in rows} == {path.name for path in root.iterdir()}
