@@ -1,0 +1,131 @@
+"""The encoder: a timm VisionTransformer whose blocks run on chosen patches only.
+
+The model stays timm's own object, so its ``state_dict()`` is the export and loads strictly into a timm model of the
+same name. Position tables are frozen sin-cos tables (MAE, He et al. 2022, appendix A.1).
+"""
+
+from __future__ import annotations
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from curation.errors import InputError
+from pretrain.config import EncoderConfig
+from pretrain.positions import sincos_2d
+
+
+def build_encoder(config: EncoderConfig) -> VisionTransformer:
+    """Make the timm model with MAE's initialisation and the frozen sin-cos table in ``pos_embed``.
+
+    Raises:
+        InputError: timm does not know the name or an argument, or the model is not a plain ViT that can be pretrained
+            by masking (attention pooling, RoPE, no absolute positions, hybrid or distilled models).
+    """
+    if not timm.is_model(config.name):
+        raise InputError(f"encoder.name: timm has no model {config.name!r}; see timm.list_models('vit_*')")
+    try:
+        model = timm.create_model(
+            config.name, pretrained=False, **{"num_classes": 0, "global_pool": "token", "fc_norm": False, **config.args}
+        )
+    except (TypeError, AssertionError, ValueError) as error:
+        raise InputError(f"encoder: timm cannot make {config.name!r} with these args: {error}") from None
+    _refuse_unsupported(config.name, model)
+    initialise(model)
+    _set_positions(model)
+    return model
+
+
+def _refuse_unsupported(name: str, model: nn.Module) -> None:
+    if type(model) is not VisionTransformer:
+        raise InputError(
+            f"encoder.name: {name!r} is a {type(model).__name__}; only timm's VisionTransformer works here"
+        )
+    proj = getattr(model.patch_embed, "proj", None)
+    problems = {
+        "uses rotary positions (RoPE)": getattr(model, "rope", None) is not None,
+        "has no absolute position embedding": model.pos_embed is None,
+        "pools by attention": model.attn_pool is not None,
+        "does not cut plain RGB patches": not isinstance(proj, nn.Conv2d)
+        or tuple(proj.kernel_size) != tuple(proj.stride)
+        or proj.in_channels != 3,
+        "keeps a classifier (num_classes must be 0)": model.num_classes != 0,
+        "drops patches or positions (pos_drop_rate, patch_drop_rate)": not isinstance(model.patch_drop, nn.Identity)
+        or model.pos_drop.p > 0,
+    }
+    for problem, present in problems.items():
+        if present:
+            raise InputError(f"encoder.name: {name!r} {problem}; use for example 'vit_base_patch16_224'")
+
+
+def initialise(module: nn.Module) -> None:
+    """MAE's start: xavier-uniform linear layers, unit LayerNorms; for a ViT also patch kernel and tokens."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm):
+            part.reset_parameters()
+    if isinstance(module, VisionTransformer):
+        nn.init.xavier_uniform_(module.patch_embed.proj.weight.flatten(1))
+        for token in (module.cls_token, module.reg_token):
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
+
+
+def _set_positions(vit: VisionTransformer) -> None:
+    table = torch.zeros_like(vit.pos_embed)
+    grid = vit.patch_embed.grid_size
+    table[0, -grid[0] * grid[1] :] = sincos_2d(grid, vit.embed_dim)
+    vit.pos_embed.requires_grad_(False)
+    vit.pos_embed.copy_(table)
+
+
+def patch_positions(vit: VisionTransformer) -> Tensor:
+    """The patches' rows of the position table, (N, D), without the class and register tokens' rows."""
+    return vit.pos_embed[0, -vit.patch_embed.num_patches :]
+
+
+def embed_patches(vit: VisionTransformer, patches: Tensor) -> Tensor:
+    """The patch embedding as one matrix product: (B, n, 3*p*p) normalised patches, channel slowest, to (B, n, D).
+
+    Equal to timm's convolution, but for any subset of the patches.
+    """
+    proj = vit.patch_embed.proj
+    return vit.patch_embed.norm(F.linear(patches, proj.weight.flatten(1), proj.bias))
+
+
+def encode(vit: VisionTransformer, tokens: Tensor) -> Tensor:
+    """Run the blocks on tokens that carry their positions.
+
+    Args:
+        vit: the encoder; ``vit.grad_checkpointing`` recomputes each block in the backward pass.
+        tokens: (B, n, D).
+
+    Returns:
+        (B, P + n, D) after the final norm; P class and register tokens come first.
+    """
+    prefix = _prefix(vit).expand(tokens.shape[0], -1, -1)
+    x = vit.norm_pre(torch.cat([prefix.to(tokens.dtype), tokens], dim=1))
+    x = run_blocks(vit.blocks, x, recompute=vit.grad_checkpointing)
+    normed: Tensor = vit.norm(x)
+    return normed
+
+
+def _prefix(vit: VisionTransformer) -> Tensor:
+    parts = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+    prefix = torch.cat(parts, dim=1)
+    if vit.pos_embed.shape[1] > vit.patch_embed.num_patches:
+        prefix = prefix + vit.pos_embed[:, : prefix.shape[1]]
+    return prefix
+
+
+def run_blocks(blocks: nn.Sequential | nn.ModuleList, x: Tensor, *, recompute: bool) -> Tensor:
+    """Apply blocks in turn; with ``recompute`` keep only each block's input for the backward pass."""
+    for block in blocks:
+        x = checkpoint(block, x, use_reentrant=False) if recompute and torch.is_grad_enabled() else block(x)
+    return x

@@ -1,0 +1,136 @@
+"""What the objectives share: the encoder, the images' statistics, patches, targets, pictures."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from curation.errors import InputError
+from pretrain.config import EncoderConfig
+from pretrain.models.encoder import build_encoder, embed_patches, patch_positions
+from pretrain.models.output import Output
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Objective(nn.Module):
+    """Base of the objectives.
+
+    Attributes:
+        encoder: the timm VisionTransformer that is pretrained and exported.
+        crop_size: side in pixels of the square uint8 images that ``forward`` takes.
+        crop_ratio: least and greatest aspect ratio of the random crop.
+        noise_size: columns of the uniform noise that ``forward`` takes.
+        uses_gsd: whether ``forward`` reads ``gsd`` (then it must not be NaN).
+    """
+
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    uses_gsd = False
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: EncoderConfig, *, norm_pix: bool) -> None:
+        super().__init__()
+        self.encoder = build_encoder(encoder)
+        patch = self.encoder.patch_embed
+        if patch.patch_size[0] != patch.patch_size[1] or patch.img_size[0] != patch.img_size[1]:
+            raise InputError(f"encoder: images and patches must be square, not {patch.img_size} and {patch.patch_size}")
+        self.patch_size: int = patch.patch_size[0]
+        self.grid: tuple[int, int] = patch.grid_size
+        self.num_patches: int = patch.num_patches
+        self.crop_size: int = patch.img_size[0]
+        self.noise_size: int = self.num_patches
+        self.norm_pix = norm_pix
+        self.grad_checkpointing = False
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the blocks' inputs for the backward pass, in the encoder and the decoder."""
+        self.encoder.set_grad_checkpointing(enable)
+        self.grad_checkpointing = enable
+
+    def patchify(self, images: Tensor) -> Tensor:
+        """Cut (B, 3, H, W) into (B, N, 3*p*p), channel slowest (the order of the patch kernel), dtype kept.
+
+        Raises:
+            ValueError: the images have another size than the encoder.
+        """
+        if images.shape[2] != self.grid[0] * self.patch_size or images.shape[3] != self.grid[1] * self.patch_size:
+            raise ValueError(f"images are {tuple(images.shape)}, the encoder takes {self.encoder.patch_embed.img_size}")
+        p = self.patch_size
+        blocks = images.reshape(-1, 3, self.grid[0], p, self.grid[1], p)
+        return blocks.permute(0, 2, 4, 1, 3, 5).reshape(images.shape[0], self.num_patches, 3 * p * p)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """Inverse of :meth:`patchify`."""
+        p = self.patch_size
+        blocks = patches.reshape(-1, *self.grid, 3, p, p).permute(0, 3, 1, 4, 2, 5)
+        return blocks.reshape(patches.shape[0], 3, self.grid[0] * p, self.grid[1] * p)
+
+    def normalise(self, patches: Tensor) -> Tensor:
+        """Patches of 0..255, channel slowest, to float32 with the ImageNet statistics."""
+        area = self.patch_size**2
+        scale = (1 / (255 * self.std)).repeat_interleave(area)
+        shift = (self.mean / self.std).repeat_interleave(area)
+        return patches.float() * scale - shift
+
+    def embed(self, patches: Tensor, ids: Tensor) -> Tensor:
+        """Embed the chosen patches of (B, N, 3*p*p) uint8 and add their positions: (B, n, D)."""
+        tokens = embed_patches(self.encoder, self.normalise(gather_rows(patches, ids)))
+        return tokens + patch_positions(self.encoder)[ids]
+
+    def targets(self, patches: Tensor, ids: Tensor) -> Tensor:
+        """What the loss compares with: (B, T, p*p*3) float32, channel fastest, per-patch normalised if ``norm_pix``."""
+        values = self.normalise(gather_rows(patches, ids))
+        values = values.unflatten(2, (3, -1)).transpose(2, 3).flatten(2)
+        if not self.norm_pix:
+            return values
+        variance, mean = torch.var_mean(values, dim=2, keepdim=True)
+        return (values - mean) * torch.rsqrt(variance + 1e-6)
+
+    def pixel_loss(self, prediction: Tensor, patches: Tensor, ids: Tensor) -> Tensor:
+        """Mean squared error per sample (B,), float32 whatever the precision of the model."""
+        difference = prediction.float() - self.targets(patches, ids)
+        return difference.square().mean(dim=(1, 2))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, output: Output) -> Tensor:
+        """Picture of an output: visible patches as they are, targets as predicted, everything else mid-grey.
+
+        Args:
+            images: the uint8 images (B, 3, H, W) that ``forward`` saw. With ``norm_pix`` a target's own mean and
+                deviation are borrowed from them, since the model does not predict those.
+            output: what ``forward`` returned for them.
+
+        Returns:
+            uint8 (B, 3, H, W).
+        """
+        patches = self.patchify(images)
+        guess = output.prediction.float()
+        if self.norm_pix:
+            values = self.normalise(gather_rows(patches, output.target_ids))
+            values = values.unflatten(2, (3, -1)).transpose(2, 3).flatten(2)
+            variance, mean = torch.var_mean(values, dim=2, keepdim=True)
+            guess = guess * torch.sqrt(variance + 1e-6) + mean
+        colours = guess.unflatten(2, (-1, 3)) * self.std + self.mean
+        guessed = colours.transpose(2, 3).flatten(2).mul(255).round().clamp(0, 255).to(torch.uint8)
+        canvas = torch.full_like(patches, 128)
+        canvas = scatter_rows(canvas, output.visible_ids, gather_rows(patches, output.visible_ids))
+        return self.unpatchify(scatter_rows(canvas, output.target_ids, guessed))
+
+
+def gather_rows(rows: Tensor, ids: Tensor) -> Tensor:
+    """Rows ``ids`` (B, n) of (B, N, D): (B, n, D)."""
+    return rows.gather(1, ids[:, :, None].expand(-1, -1, rows.shape[2]))
+
+
+def scatter_rows(rows: Tensor, ids: Tensor, values: Tensor) -> Tensor:
+    """A copy of (B, N, D) with rows ``ids`` (B, n) replaced by (B, n, D)."""
+    return rows.scatter(1, ids[:, :, None].expand(-1, -1, rows.shape[2]), values)
+
+
+def share_of(total: int, share: float) -> int:
+    """floor(total * share), safe against 0.15 being a little below 0.15."""
+    return int(total * share + 1e-6)

@@ -1,0 +1,140 @@
+"""SelectiveMAE (Wang et al., Harnessing Massive Satellite Imagery with Efficient Masked Image Modeling, ICCV 2025)."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import Mlp
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from curation.errors import InputError
+from pretrain.config import EncoderConfig, SelectiveMaeObjective
+from pretrain.hog import richness
+from pretrain.models.encoder import embed_patches, encode, initialise, patch_positions
+from pretrain.models.mae import visible_count
+from pretrain.models.objective import Objective, share_of
+from pretrain.models.output import Output
+from pretrain.positions import sincos_2d
+from pretrain.selection import choose, expand, mark
+
+
+class SelectiveMAE(Objective):
+    """Few visible tokens chosen by richness and similarity; only part of the masked patches is rebuilt."""
+
+    def __init__(self, config: SelectiveMaeObjective, encoder: EncoderConfig) -> None:
+        super().__init__(encoder, norm_pix=config.norm_pix)
+        self.config = config
+        self.seeds, self.added, self.target_count = token_counts(self.num_patches, config)
+        self.noise_size = 3 * self.num_patches
+        self.decoder = CrossAttentionDecoder(self.encoder.embed_dim, config, self.grid, 3 * self.patch_size**2)
+        if self.patch_size % 2:
+            raise InputError(f"encoder: HOG cells are half a patch, so {self.patch_size} px patches cannot be scored")
+
+    def forward(self, images: Tensor, gsd: Tensor, noise: Tensor, progress: Tensor) -> Output:
+        """One pass over uint8 images (B, 3, H, W).
+
+        Args:
+            images: uint8 (B, 3, H, W) of the encoder's size.
+            gsd: unused; part of the common interface.
+            noise: (B, 3N) uniform: for the seeds, the random stage and the targets.
+            progress: 0-d, share of training done; it decides the stage of PSTS.
+        """
+        patches = self.patchify(images)
+        visible, target = self.select(images, patches, noise, progress)
+        latent = encode(self.encoder, self.embed(patches, visible))
+        prediction = self.decoder(latent, target, recompute=self.grad_checkpointing)
+        return Output(self.pixel_loss(prediction, patches, target), prediction, visible, target)
+
+    @torch.no_grad()
+    def select(self, images: Tensor, patches: Tensor, noise: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
+        """Visible (B, V) and target (B, T) ids; targets ascend. Float32 without gradient, whatever the model's precision."""
+        config = self.config
+        with torch.autocast(images.device.type, enabled=False):
+            seed_noise, stage_noise, target_noise = noise.float().split(self.num_patches, dim=1)
+            score = self._score(images)
+            seeds = choose(config.seeds, score, seed_noise, self.seeds, config.temperature)
+            tokens = embed_patches(self.encoder, self.normalise(patches)) + patch_positions(self.encoder)
+            visible = expand(tokens, seeds, self.added, stage_noise, progress, config.borders)
+            taken = mark(visible, self.num_patches)
+            target = choose(config.targets, score, target_noise, self.target_count, config.temperature, taken)
+        return visible, target.sort(dim=1).values
+
+    def _score(self, images: Tensor) -> Tensor:
+        if self.config.seeds == self.config.targets == "uniform":
+            return torch.zeros(images.shape[0], self.num_patches, device=images.device)
+        return richness(images, self.patch_size)
+
+
+def token_counts(patches: int, config: SelectiveMaeObjective) -> tuple[int, tuple[int, int], int]:
+    """Seeds, tokens added by each of the two sub-steps, and targets (196 patches, 0.85, 0.25: 14, (7, 8), 49).
+
+    Raises:
+        InputError: the ratios leave no seed or target, or more tokens than there are patches.
+    """
+    visible, targets = visible_count(patches, config.mask_ratio), share_of(patches, config.target_ratio)
+    seeds = visible // 2
+    added = visible - seeds
+    if seeds < 1 or added < 2 or targets < 1 or visible + targets > patches:
+        raise InputError(
+            f"objective: mask_ratio {config.mask_ratio} and target_ratio {config.target_ratio} of {patches} patches give "
+            f"{visible} visible and {targets} targets; at least 3 and 1 are needed, and no more than {patches} together"
+        )
+    return seeds, (added // 2, added - added // 2), targets
+
+
+class CrossAttentionDecoder(nn.Module):
+    """Queries are the target positions, keys and values the encoder's output (CrossMAE, Fu et al. 2024)."""
+
+    positions: Tensor
+
+    def __init__(self, latent_dim: int, config: SelectiveMaeObjective, grid: tuple[int, int], outputs: int) -> None:
+        super().__init__()
+        width, depth = config.decoder_dim, config.decoder_depth
+        self.heads = config.decoder_heads
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.kv = nn.Linear(latent_dim, depth * 2 * width)
+        self.blocks = nn.ModuleList(CrossBlock(width, self.heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.pred = nn.Linear(width, outputs)
+        self.register_buffer("positions", sincos_2d(grid, width), persistent=False)
+        initialise(self)
+        for layer in self.kv.weight.detach().chunk(depth):
+            # The fan-out of all layers together would start them too small.
+            nn.init.xavier_uniform_(layer)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, latent: Tensor, target: Tensor, *, recompute: bool = False) -> Tensor:
+        """Predict patches ``target`` (B, T) from ``latent`` (B, L, E): (B, T, p*p*3)."""
+        batch, length = latent.shape[:2]
+        kv = self.kv(latent).view(batch, length, 2 * len(self.blocks), self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        x = self.mask_token + self.positions[target]
+        for index, block in enumerate(self.blocks):
+            key, value = kv[2 * index], kv[2 * index + 1]
+            if recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, key, value, use_reentrant=False)
+            else:
+                x = block(x, key, value)
+        prediction: Tensor = self.pred(self.norm(x))
+        return prediction
+
+
+class CrossBlock(nn.Module):
+    """``x += cross_attention(norm(x), latent); x += mlp(norm(x))``; keys and values come ready from the decoder."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.q = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, 4 * width)
+
+    def forward(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Update the queries (B, T, D) from keys and values (B, heads, L, D/heads)."""
+        query = self.q(self.norm1(x)).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        x = x + self.proj(attended.transpose(1, 2).flatten(2))
+        mixed: Tensor = x + self.mlp(self.norm2(x))
+        return mixed
