@@ -1,0 +1,102 @@
+"""The documentation names what exists: columns with their types, verdicts, options, fields with their defaults."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from pydantic_core import PydanticUndefined
+
+from curation.catalogue import CATALOGUE, IMAGES, TILES, VERDICTS
+from curation.manifest import Recipe, RecipeSource, Source
+from curation.settings import Strict
+
+TABLE_ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<second>[^|]*) \|.*\|$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def docs(repository: Path) -> Path:
+    return repository / "docs"
+
+
+def test_every_column_is_documented_with_its_type(docs: Path) -> None:
+    rows = dict(TABLE_ROW.findall((docs / "catalogue.md").read_text(encoding="utf-8")))
+    for schema in (CATALOGUE, TILES, IMAGES):
+        for field in schema:
+            assert rows.get(field.name) == _type_in_words(field.type), field.name
+
+
+def _type_in_words(kind: pa.DataType) -> str:
+    names = {"double": "float64", "float": "float32"}
+    if pa.types.is_dictionary(kind):
+        return "category"
+    if pa.types.is_fixed_size_list(kind):
+        return f"{kind.list_size} {_type_in_words(kind.value_type)}"
+    if pa.types.is_list(kind):
+        return f"list of {_type_in_words(kind.value_type)}"
+    if pa.types.is_fixed_size_binary(kind):
+        return f"binary ({kind.byte_width})"
+    return names.get(str(kind), str(kind))
+
+
+def test_every_verdict_is_documented_in_order_of_precedence(docs: Path) -> None:
+    text = (docs / "catalogue.md").read_text(encoding="utf-8").partition("## Verdicts")[2].partition("\n## ")[0]
+    assert tuple(name for name, _ in TABLE_ROW.findall(text)) == VERDICTS
+
+
+def test_pages_of_the_navigation_exist_and_no_page_is_left_out(docs: Path, repository: Path) -> None:
+    navigation = yaml.safe_load((repository / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    pages = set(_pages(navigation))
+    assert pages == {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
+
+
+def _pages(entry: Any) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    inner = entry.values() if isinstance(entry, dict) else entry
+    return [page for part in inner for page in _pages(part)]
+
+
+@pytest.mark.parametrize("section", sorted(set(Recipe.model_fields) - {"name", "description", "seed", "sources"}))
+def test_every_rule_of_a_recipe_is_documented_with_its_default(docs: Path, section: str) -> None:
+    _compare(_table_below(docs, f"### {section}"), type(Recipe.model_fields[section].default))
+
+
+def test_recipe_and_source_fields_are_documented(docs: Path) -> None:
+    _compare(_table_below(docs, "### sources"), RecipeSource)
+    assert set(_table_below(docs, "## Recipes")) >= {"name", "description", "seed", "sources"}
+    assert set(_table_below(docs, "### sources")) <= {*RecipeSource.model_fields, *Source.model_fields}
+
+
+def _table_below(docs: Path, heading: str) -> dict[str, str]:
+    text = (docs / "curate.md").read_text(encoding="utf-8").partition(f"\n{heading}\n")[2]
+    return dict(TABLE_ROW.findall(re.split(r"\n##+ ", text)[0]))
+
+
+def _compare(rows: dict[str, str], model: type[Strict]) -> None:
+    assert set(model.model_fields) <= set(rows)
+    for name, field in model.model_fields.items():
+        assert rows[name].strip("`") == _default_in_words(field.default), name
+
+
+def _default_in_words(value: object) -> str:
+    if value is PydanticUndefined:
+        return "required"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "empty"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def test_every_option_of_run_is_documented(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from curation.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    options = set(re.findall(r"^\s+(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+    text = (docs / "curate.md").read_text(encoding="utf-8")
+    assert options and not {option for option in options if f"`{option}" not in text}
