@@ -1,0 +1,267 @@
+"""Perceptual hashes of tiles, bit for bit imagehash's, and what deduplication needs beside them.
+
+A tile is *reduced* once, when its pixels are at hand: three small grey images and the statistics of its luma. Whole batches of
+reduced tiles are then *finished*: DCT, hashes of the eight orientations, second opinion. The order of the orientations is
+identity, rot90, rot180, rot270, flip, flip+rot90, flip+rot180, flip+rot270 (counter-clockwise; flip is left-right and first).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from PIL import Image
+
+if TYPE_CHECKING:
+    import imagehash
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+Words = npt.NDArray[np.uint64]
+
+SMALL, LARGE = 32, 64
+"""Sides of the reductions for the 64- and the 256-bit hash: four times the hash's side."""
+ORIENTATIONS = ("identity", "rot90", "rot180", "rot270", "flip", "flip+rot90", "flip+rot180", "flip+rot270")
+
+_SAFE_MARGIN = 1e-9
+"""Distance from the median, relative to the largest coefficient, below which a matrix product may round to the other side."""
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """One tile, reduced: all that its fingerprint needs."""
+
+    small: Bytes
+    """``(32, 32)``"""
+    small_turned: Bytes
+    """``(32, 32)``: reduction of the transposed tile; not the transpose of ``small``, since Pillow rounds between passes."""
+    large: Bytes
+    """``(64, 64)``"""
+    content_hash: bytes
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Fingerprints of N tiles."""
+
+    phash: Words
+    """``(N,)``; ``format(value, "016x")`` is what ``str(imagehash.phash(image))`` gives."""
+    orientations: Words
+    """``(N, 8)``; column 0 is ``phash``."""
+    phash256: Bytes
+    """``(N, 32)``, ``imagehash.phash(image, hash_size=16)``, most significant byte first."""
+    dct16: npt.NDArray[np.int8]
+    """``(N, 16, 16)``: DCT-II block that ``phash256`` comes from, without its mean (the first entry is 0)."""
+    dct_scale: npt.NDArray[np.float32]
+    """``(N,)``: ``dct16 * dct_scale`` are orthonormal coefficients in grey levels."""
+    content_hash: list[bytes]
+    """xxh3_128 of shape and pixels, 16 bytes each."""
+    mean: npt.NDArray[np.float32]
+    """``(N,)`` mean of the luma, 0 to 255."""
+    std: npt.NDArray[np.float32]
+    """``(N,)`` standard deviation of the luma."""
+    ac_energy: npt.NDArray[np.float32]
+    """``(N,)`` median size of the 63 AC coefficients that the hash compares, orthonormal, in grey levels. Rounding to 8 bits alone
+    gives about 0.2; where a tile is near that, its bits are noise. A median, since one strong gradient is no texture."""
+
+
+def content_hash(rgb: Bytes) -> bytes:
+    """Hash of an image's shape and pixels: equal images, and no others, have equal hashes (128 bits)."""
+    return pixel_hasher(rgb.shape[0], rgb.shape[1], np.ascontiguousarray(rgb).data).digest()
+
+
+def pixel_hasher(height: int, width: int, rows: memoryview | bytes = b"") -> xxhash.xxh3_128:
+    """Hasher of :func:`content_hash` that more rows can be fed to."""
+    hasher = xxhash.xxh3_128(b"%d,%d," % (height, width))
+    hasher.update(rows)
+    return hasher
+
+
+def reduce(rgb: Bytes, valid: npt.NDArray[np.bool_] | None = None) -> Reduced:
+    """Reduce one tile ``(H, W, 3)``; mean and deviation are those of its ``valid`` pixels ``(H, W)``."""
+    from curation import lanczos
+
+    grey, total, squares = lanczos.luma(rgb)
+    count = grey.size
+    if valid is not None:
+        inside = grey[valid].astype(np.int64)
+        count, total, squares = max(inside.size, 1), int(inside.sum()), int((inside * inside).sum())
+    mean = total / count
+    std = math.sqrt(max(squares / count - mean * mean, 0.0))
+    small, turned, large = _reductions(grey)
+    return Reduced(small, turned, large, content_hash(rgb), mean, std)
+
+
+def _reductions(grey: Bytes) -> tuple[Bytes, Bytes, Bytes]:
+    from curation import lanczos
+
+    order = lanczos.pass_order()
+    if order == "unknown":
+        picture = Image.fromarray(grey)
+        turned = picture.transpose(Image.Transpose.TRANSPOSE)
+        return _by_pillow(picture, SMALL), _by_pillow(turned, SMALL), _by_pillow(picture, LARGE)
+    height, width = grey.shape
+    by_size = order == "by_size"
+    transpose = lanczos.transposed(grey)
+    return (
+        lanczos.reduce(grey, transpose, SMALL, by_size and lanczos.height_first(height, width, SMALL)),
+        lanczos.reduce(transpose, grey, SMALL, by_size and lanczos.height_first(width, height, SMALL)),
+        lanczos.reduce(grey, transpose, LARGE, by_size and lanczos.height_first(height, width, LARGE)),
+    )
+
+
+def _by_pillow(picture: Image.Image, size: int) -> Bytes:
+    return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def fingerprint(rgb: Sequence[Bytes], valid: Sequence[npt.NDArray[np.bool_] | None] | None = None) -> Fingerprints:
+    """Fingerprint N tiles, each ``(H, W, 3)`` of any size, with their valid pixels ``(H, W)`` where there is a mask."""
+    masks = valid if valid is not None else [None] * len(rgb)
+    return finish([reduce(tile, mask) for tile, mask in zip(rgb, masks, strict=True)])
+
+
+def finish(reduced: Sequence[Reduced]) -> Fingerprints:
+    """Fingerprints of reduced tiles."""
+    small = _stack([tile.small for tile in reduced], SMALL)
+    turned = _stack([tile.small_turned for tile in reduced], SMALL)
+    large = _stack([tile.large for tile in reduced], LARGE)
+    block, block_turned, block16 = _low(small, 8), _low(turned, 8), _low(large, 16)
+    orientations = _orientations(block, block_turned, small, turned)
+    quantised, scale = _quantise(block16)
+    return Fingerprints(
+        phash=orientations[:, 0].copy(),
+        orientations=orientations,
+        phash256=_packed(block16, large, 16),
+        dct16=quantised,
+        dct_scale=scale,
+        content_hash=[tile.content_hash for tile in reduced],
+        mean=np.array([tile.mean for tile in reduced], np.float32),
+        std=np.array([tile.std for tile in reduced], np.float32),
+        ac_energy=_ac_energy(block),
+    )
+
+
+def _stack(images: list[Bytes], side: int) -> Floats:
+    return np.array(images, np.float64).reshape(-1, side, side)
+
+
+def _low(images: Floats, side: int) -> Floats:
+    """Lowest ``side`` x ``side`` block of the unnormalised DCT-II of ``(N, S, S)``, rows being vertical frequencies."""
+    size = images.shape[1]
+    basis = 2.0 * np.cos(np.pi * np.arange(side)[:, None] * (2 * np.arange(size) + 1) / (2 * size))
+    return np.asarray(np.matmul(np.matmul(basis, images), basis.T))
+
+
+def _bits(block: Floats, images: Floats) -> npt.NDArray[np.bool_]:
+    """Which coefficients exceed their block's median. Near-ties are decided by the transform that imagehash runs."""
+    flat = block.reshape(len(block), block.shape[1] * block.shape[2])
+    median = np.median(flat, axis=1, keepdims=True) if len(flat) else flat[:, :1]
+    distance = np.abs(flat - median).min(axis=1, initial=np.inf)
+    bits = flat > median
+    for index in np.flatnonzero(distance <= _SAFE_MARGIN * np.abs(flat).max(axis=1, initial=0.0)):
+        bits[index] = _bits_by_fftpack(images[index], block.shape[1])
+    return bits
+
+
+def _bits_by_fftpack(image: Floats, side: int) -> npt.NDArray[np.bool_]:
+    from scipy.fftpack import dct
+
+    low = dct(dct(image, axis=0), axis=1)[:side, :side]
+    return np.asarray(low > np.median(low)).reshape(-1)
+
+
+def _packed(block: Floats, images: Floats, side: int) -> Bytes:
+    bits = _bits(block, images)
+    return np.packbits(bits.reshape(len(bits), side * side), axis=1)
+
+
+def _orientations(block: Floats, turned: Floats, small: Floats, small_turned: Floats) -> Words:
+    """Hashes in the eight orientations ``(N, 8)``: mirroring an axis changes the sign of its odd frequencies."""
+    odd = np.where(np.arange(8) % 2, -1.0, 1.0)
+    mirrored, upside = odd[None, :], odd[:, None]  # left-right, top-bottom
+    half_turn = mirrored * upside
+    plain = (block, small)
+    other = (turned, small_turned)
+    variants: list[tuple[Floats, Floats, Floats | float, int, int]] = [
+        (*plain, 1.0, 1, 1),
+        (*other, upside, -1, 1),
+        (*plain, half_turn, -1, -1),
+        (*other, mirrored, 1, -1),
+        (*plain, mirrored, 1, -1),
+        (*other, 1.0, 1, 1),
+        (*plain, upside, -1, 1),
+        (*other, half_turn, -1, -1),
+    ]
+    words = [
+        np.packbits(_bits(low * signs, images[:, ::rows, ::columns]), axis=1).view(">u8").astype(np.uint64).reshape(-1)
+        for low, images, signs, rows, columns in variants
+    ]
+    return np.stack(words, axis=1)
+
+
+def _quantise(block16: Floats) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    ac = _orthonormal(block16, LARGE)
+    ac[:, 0, 0] = 0.0
+    scale = np.abs(ac).max(axis=(1, 2), initial=0.0) / 127.0
+    safe = np.where(scale > 0, scale, 1.0)
+    return np.rint(ac / safe[:, None, None]).astype(np.int8), scale.astype(np.float32)
+
+
+def _ac_energy(block: Floats) -> npt.NDArray[np.float32]:
+    ac = np.abs(_orthonormal(block, SMALL)).reshape(len(block), 64)[:, 1:]
+    return np.median(ac, axis=1).astype(np.float32) if len(ac) else np.zeros(0, np.float32)
+
+
+def _orthonormal(block: Floats, size: int) -> Floats:
+    """Scale an unnormalised block of a ``size`` x ``size`` DCT-II to the orthonormal transform."""
+    weight = np.full(block.shape[1], math.sqrt(1 / (2 * size)))
+    weight[0] = math.sqrt(1 / (4 * size))
+    return np.asarray(block * weight[:, None] * weight[None, :])
+
+
+# ------------------------------------------------------------------------------------------------ in and out
+
+
+def to_hex(phash: int) -> str:
+    """Sixteen hex digits, as imagehash prints a 64-bit hash."""
+    return format(int(phash), "016x")
+
+
+def to_imagehash(phash: int) -> imagehash.ImageHash:
+    """The 64-bit hash as imagehash's own object."""
+    import imagehash
+
+    return imagehash.hex_to_hash(to_hex(phash))
+
+
+def from_imagehash(value: imagehash.ImageHash) -> int:
+    """The 64-bit hash of imagehash's object.
+
+    Raises:
+        ValueError: the hash has another number of bits.
+    """
+    if value.hash.size != 64:
+        raise ValueError(f"expected a hash of 64 bits, found {value.hash.size}")
+    return int.from_bytes(np.packbits(value.hash.reshape(-1)).tobytes(), "big")
+
+
+def extra_hashes(rgb: Bytes, kinds: Sequence[str]) -> dict[str, str]:
+    """Other perceptual hashes of one tile ``(H, W, 3)`` as hex, computed by imagehash itself."""
+    import imagehash
+
+    functions = {
+        "dhash": imagehash.dhash,
+        "whash": imagehash.whash,
+        "average_hash": imagehash.average_hash,
+        "colorhash": imagehash.colorhash,
+        "crop_resistant": imagehash.crop_resistant_hash,
+    }
+    picture = Image.fromarray(rgb)
+    return {kind: str(functions[kind](picture)) for kind in kinds}

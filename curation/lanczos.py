@@ -1,0 +1,190 @@
+"""Pillow's 8-bit Lanczos, compiled: the reduction that every perceptual hash starts from, bit for bit.
+
+Pillow resizes an 8-bit image in two passes (columns, then rows) with integer weights of 22 fractional bits and rounds to
+8 bits between the passes (``src/libImaging/Resample.c``); ``imagehash`` inherits every one of those roundings, so an
+"equivalent" resize flips bits. The weights are computed here in the same order of floating-point operations.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int32]
+
+PRECISION = 22
+_SUPPORT = 3.0
+
+
+def _lanczos(x: float) -> float:
+    if not -_SUPPORT <= x < _SUPPORT:
+        return 0.0
+    return _sinc(x) * _sinc(x / 3.0)
+
+
+def _sinc(x: float) -> float:
+    return 1.0 if x == 0.0 else math.sin(x * math.pi) / (x * math.pi)
+
+
+@lru_cache(maxsize=256)
+def weights(size: int, out: int) -> tuple[Ints, Ints]:
+    """Weights that reduce ``size`` samples to ``out``.
+
+    Returns:
+        First tap of each output sample ``(out,)``, and its integer weights ``(out, taps)``, zero beyond the last.
+    """
+    scale = size / out
+    wide = max(scale, 1.0)
+    support = _SUPPORT * wide
+    first = np.zeros(out, np.int32)
+    table = np.zeros((out, min(math.ceil(support) * 2 + 1, size)), np.int32)
+    for index in range(out):
+        centre = (index + 0.5) * scale
+        low = max(int(centre - support + 0.5), 0)
+        high = min(int(centre + support + 0.5), size)
+        taps = [_lanczos((tap + low - centre + 0.5) * (1.0 / wide)) for tap in range(high - low)]
+        total = sum(taps)
+        fixed = [tap / total * (1 << PRECISION) for tap in taps]
+        first[index] = low
+        table[index, : high - low] = [int(tap - 0.5) if tap < 0 else int(tap + 0.5) for tap in fixed]
+    shift = np.maximum(first + table.shape[1] - size, 0)  # keeps every row of taps inside the samples
+    for index in np.flatnonzero(shift):
+        table[index] = np.roll(table[index], shift[index])
+    return first - shift.astype(np.int32), table
+
+
+def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
+    return numba.types.Array(kind, dimensions, "C", readonly=True)
+
+
+@numba.njit(
+    numba.void(_given(numba.u1, 2), _given(numba.i4, 1), _given(numba.i4, 2), numba.u1[:, ::1], numba.i4[::1]),
+    cache=True,
+    nogil=True,
+)
+def _reduce_rows(grey: Bytes, first: Ints, table: Ints, out: Bytes, total: Ints) -> None:
+    """Reduce the height; ``out`` is ``(out, W)``; ``total`` is scratch ``(W,)``."""
+    width = grey.shape[1]
+    for index in range(out.shape[0]):
+        total[:] = 1 << (PRECISION - 1)
+        for tap in range(table.shape[1]):
+            weight = table[index, tap]
+            row = first[index] + tap
+            for column in range(width):
+                total[column] += np.int32(grey[row, column]) * weight
+        for column in range(width):
+            out[index, column] = min(max(total[column] >> PRECISION, 0), 255)
+
+
+@numba.njit(numba.void(_given(numba.u1, 2), numba.u1[:, ::1]), cache=True, nogil=True)
+def _transpose(grey: Bytes, out: Bytes) -> None:
+    """Transpose by blocks, so that both sides stay in the cache."""
+    height, width = grey.shape
+    for top in range(0, height, 32):
+        for left in range(0, width, 32):
+            for column in range(left, min(left + 32, width)):
+                for row in range(top, min(top + 32, height)):
+                    out[column, row] = grey[row, column]
+
+
+@numba.njit(numba.void(_given(numba.u1, 1), numba.u1[::1], numba.i8[::1]), cache=True, nogil=True)
+def _luma(rgb: Bytes, out: Bytes, moments: npt.NDArray[np.int64]) -> None:
+    """Pillow's ``convert("L")``, and the sum and the sum of squares of the result; flat, or it is not vectorised."""
+    for pixel in range(out.size):
+        out[pixel] = (
+            np.uint32(rgb[3 * pixel]) * np.uint32(19595)
+            + np.uint32(rgb[3 * pixel + 1]) * np.uint32(38470)
+            + np.uint32(rgb[3 * pixel + 2]) * np.uint32(7471)
+            + np.uint32(0x8000)
+        ) >> np.uint32(16)
+    total = np.int64(0)
+    squares = np.int64(0)
+    for pixel in range(out.size):
+        value = np.int64(out[pixel])
+        total += value
+        squares += value * value
+    moments[0] = total
+    moments[1] = squares
+
+
+def luma(rgb: Bytes) -> tuple[Bytes, int, int]:
+    """Grey ``(H, W)`` of an RGB image ``(H, W, 3)`` as Pillow computes it, its sum and its sum of squares."""
+    grey = np.empty(rgb.shape[:2], np.uint8)
+    moments = np.zeros(2, np.int64)
+    _luma(np.ascontiguousarray(rgb).reshape(-1), grey.reshape(-1), moments)
+    return grey, int(moments[0]), int(moments[1])
+
+
+def transposed(grey: Bytes) -> Bytes:
+    """Contiguous transpose of ``(H, W)``."""
+    result = np.empty(grey.shape[::-1], np.uint8)
+    _transpose(np.ascontiguousarray(grey), result)
+    return result
+
+
+def reduce_height(grey: Bytes, out: int) -> Bytes:
+    """One of Pillow's two passes: ``(H, W)`` to ``(out, W)``."""
+    if grey.shape[0] == out:
+        return grey
+    first, table = weights(grey.shape[0], out)
+    result = np.empty((out, grey.shape[1]), np.uint8)
+    _reduce_rows(np.ascontiguousarray(grey), first, table, result, np.empty(grey.shape[1], np.int32))
+    return result
+
+
+def reduce_width(turned: Bytes, out: int) -> Bytes:
+    """Pillow's first pass on an image given transposed ``(W, H)``: ``(H, out)``. Rows are independent of each other."""
+    return transposed(reduce_height(turned, out))
+
+
+def height_first(height: int, width: int, out: int) -> bool:
+    """Whether Pillow 13 reduces the height first: where it shrinks, by more than twice what the width loses."""
+    return height > out and height - out > 2 * (width - out)
+
+
+def reduce(grey: Bytes, turned: Bytes, out: int, rows_first: bool) -> Bytes:
+    """``(out, out)`` from a grey image and its transpose, in either order of the two passes."""
+    if rows_first:
+        return transposed(reduce_height(transposed(reduce_height(grey, out)), out))
+    return reduce_height(reduce_width(turned, out), out)
+
+
+@lru_cache(maxsize=1)
+def pass_order() -> Literal["by_size", "width_first", "unknown"]:
+    """In which order the installed Pillow makes its passes, tried on noise; releases differ.
+
+    ``unknown`` means that the kernels differ from this Pillow, which must then be used itself.
+    """
+    noise = np.random.default_rng(0)
+    orders: set[str] = {"by_size", "width_first"}
+    for height, width in (
+        (256, 256),
+        (31, 200),
+        (97, 33),
+        (20, 64),
+        (20, 20),
+        (60, 40),
+        (300, 170),
+        (300, 160),
+        (141, 160),
+    ):
+        hard = noise.integers(0, 2, (height, width, 3), np.uint8) * 255  # overshoots get clipped between the passes
+        soft = noise.integers(0, 256, (height, width, 3), np.uint8)
+        for rgb in (hard, soft):
+            picture = Image.fromarray(rgb).convert("L")
+            grey = luma(rgb)[0]
+            turned = transposed(grey)
+            for size in (32, 64):
+                expected = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
+                if not np.array_equal(reduce(grey, turned, size, False), expected):
+                    orders.discard("width_first")
+                if not np.array_equal(reduce(grey, turned, size, height_first(height, width, size)), expected):
+                    orders.discard("by_size")
+    return "by_size" if "by_size" in orders else "width_first" if "width_first" in orders else "unknown"
