@@ -1,12 +1,12 @@
-"""Richness of patches: the energy of their histograms of oriented gradients (Dalal and Triggs 2005), batched, on the device.
+"""Richness of patches: the energy of their histograms of oriented gradients (Dalal and Triggs 2005), batched.
 
 Definition of scikit-image's ``hog`` before block normalisation: central differences per colour channel, zero on the
 image border; 9 unsigned orientations of 20 degrees without interpolation; a cell holds the mean over its pixels of the
 gradient magnitudes in each bin. A patch is 2 x 2 cells; its richness is the L2 norm of its 2 x 2 x 9 x 3 values.
 
-Bins need no arc tangent: a gradient with ``row >= 0`` points at or beyond angle ``a`` exactly if ``column / row <= cot(a)``,
-and the quotient of an unsigned direction does not depend on its sign. Nine sums of magnitudes *at or beyond* each bin's
-start then give the bins as differences.
+Bins need no arc tangent: a gradient with ``row >= 0`` points at or beyond angle ``a`` exactly if
+``column / row <= cot(a)``, and the quotient of an unsigned direction does not depend on its sign. Nine sums of
+magnitudes *at or beyond* each bin's start then give the bins as differences.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def richness(images: Tensor, patch_size: int) -> Tensor:
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         if images.device.type == "cpu" and not torch.compiler.is_compiling():
             # One image at a time stays in the cache; a whole batch goes through memory some thirty times.
-            return torch.cat([_richness(image, patch_size) for image in images.split(1)])
+            return torch.cat([_richness(image, patch_size) for image in torch.split(images, 1)])
         return _richness(images, patch_size)
 
 
 def cell_histograms(images: Tensor, cell: int) -> Tensor:
-    """Orientation histograms of every cell of uint8 (B, C, H, W): (9, B, C, H/cell, W/cell) float32, pixel values 0..1."""
+    """Histograms of the cells of uint8 (B, C, H, W), values scaled to 0..1: (9, B, C, H/cell, W/cell) float32."""
     down, right = _gradients(images.float())
     magnitude = torch.hypot(down, right)
     # A horizontal gradient has angle 0 on either side; the quotient alone would send the leftward one to 180 degrees.
@@ -78,4 +78,5 @@ def _column_pool(width: int, cell: int, device: torch.device) -> Tensor:
 
 def _pooled(values: Tensor, cell: int, pool: Tensor) -> Tensor:
     """Sums over cells: rows by addition along contiguous lines, columns by a small matrix product."""
-    return values.unflatten(2, (-1, cell)).sum(dim=3) @ pool
+    batch, channels, height, width = values.shape
+    return torch.matmul(values.view(batch, channels, height // cell, cell, width).sum(dim=3), pool)

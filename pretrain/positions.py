@@ -23,7 +23,7 @@ def frequencies(dim: int, device: torch.device | None = None) -> Tensor:
 
 
 def sincos_2d(grid: tuple[int, int], dim: int) -> Tensor:
-    """Table of a ``(rows, columns)`` grid: (rows*columns, D) float32, raster order, evaluated in float64 as MAE does."""
+    """Table of a ``(rows, columns)`` grid: (rows*columns, D) float32, raster order, computed in float64 as by MAE."""
     return _table(grid, frequencies(dim), torch.ones(1, dtype=torch.float64))[0].float()
 
 

@@ -48,7 +48,7 @@ def choose(
 
 
 def _topk_fair(score: Tensor, noise: Tensor, count: int, taken: Tensor | None) -> Tensor:
-    """Top-k where a stable sort of a random permutation decides ties; adding small noise would also swap near-equal scores."""
+    """Top-k with ties decided by a random permutation; small added noise would swap unequal scores too."""
     shuffle = noise.argsort(dim=1)
     shuffled = _mask(score, taken).gather(1, shuffle)
     return shuffle.gather(1, shuffled.sort(dim=1, descending=True, stable=True).indices[:, :count])
@@ -97,8 +97,8 @@ def stage(progress: Tensor, borders: Borders) -> tuple[Tensor, Tensor]:
     """Which two criteria are blended, and how.
 
     Returns:
-        ``late``: 0-d bool, False while near gives way to far, True while far gives way to random; and the share (0-d) of
-        the first of the two.
+        ``late``: 0-d bool, False while near gives way to far, True while far gives way to random; and the share (0-d)
+        of the first of the two.
     """
     near_ends, far_begins, far_ends, random_begins = borders
     late = progress > far_begins

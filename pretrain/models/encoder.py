@@ -32,15 +32,16 @@ def build_encoder(config: EncoderConfig) -> VisionTransformer:
             config.name, pretrained=False, **{"num_classes": 0, "global_pool": "token", "fc_norm": False, **config.args}
         )
     except (TypeError, AssertionError, ValueError) as error:
-        raise InputError(f"encoder: timm cannot make {config.name!r} with these args: {error}") from None
-    _refuse_unsupported(config.name, model)
-    initialise(model)
-    _set_positions(model)
-    return model
+        hint = "only timm's VisionTransformer works here, for example 'vit_base_patch16_224'"
+        raise InputError(f"encoder: timm cannot make {config.name!r} with these args ({error}); {hint}") from None
+    vit = _supported(config.name, model)
+    initialise(vit)
+    _set_positions(vit)
+    return vit
 
 
-def _refuse_unsupported(name: str, model: nn.Module) -> None:
-    if type(model) is not VisionTransformer:
+def _supported(name: str, model: nn.Module) -> VisionTransformer:
+    if not isinstance(model, VisionTransformer) or type(model) is not VisionTransformer:
         raise InputError(
             f"encoder.name: {name!r} is a {type(model).__name__}; only timm's VisionTransformer works here"
         )
@@ -59,6 +60,7 @@ def _refuse_unsupported(name: str, model: nn.Module) -> None:
     for problem, present in problems.items():
         if present:
             raise InputError(f"encoder.name: {name!r} {problem}; use for example 'vit_base_patch16_224'")
+    return model
 
 
 def initialise(module: nn.Module) -> None:
@@ -78,16 +80,20 @@ def initialise(module: nn.Module) -> None:
 
 
 def _set_positions(vit: VisionTransformer) -> None:
-    table = torch.zeros_like(vit.pos_embed)
-    grid = vit.patch_embed.grid_size
-    table[0, -grid[0] * grid[1] :] = sincos_2d(grid, vit.embed_dim)
-    vit.pos_embed.requires_grad_(False)
-    vit.pos_embed.copy_(table)
+    table = position_table(vit).requires_grad_(False)
+    table.zero_()
+    patch_positions(vit).copy_(sincos_2d(vit.patch_embed.grid_size, vit.embed_dim))
+
+
+def position_table(vit: VisionTransformer) -> Tensor:
+    """The frozen table (1, P + N, D) or (1, N, D)."""
+    assert vit.pos_embed is not None, "build_encoder refuses models without positions"
+    return vit.pos_embed
 
 
 def patch_positions(vit: VisionTransformer) -> Tensor:
     """The patches' rows of the position table, (N, D), without the class and register tokens' rows."""
-    return vit.pos_embed[0, -vit.patch_embed.num_patches :]
+    return position_table(vit)[0, -vit.patch_embed.num_patches :]
 
 
 def embed_patches(vit: VisionTransformer, patches: Tensor) -> Tensor:
@@ -96,7 +102,8 @@ def embed_patches(vit: VisionTransformer, patches: Tensor) -> Tensor:
     Equal to timm's convolution, but for any subset of the patches.
     """
     proj = vit.patch_embed.proj
-    return vit.patch_embed.norm(F.linear(patches, proj.weight.flatten(1), proj.bias))
+    tokens: Tensor = vit.patch_embed.norm(F.linear(patches, proj.weight.flatten(1), proj.bias))
+    return tokens
 
 
 def encode(vit: VisionTransformer, tokens: Tensor) -> Tensor:
@@ -117,10 +124,10 @@ def encode(vit: VisionTransformer, tokens: Tensor) -> Tensor:
 
 
 def _prefix(vit: VisionTransformer) -> Tensor:
-    parts = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
-    prefix = torch.cat(parts, dim=1)
-    if vit.pos_embed.shape[1] > vit.patch_embed.num_patches:
-        prefix = prefix + vit.pos_embed[:, : prefix.shape[1]]
+    prefix = torch.cat([token for token in (vit.cls_token, vit.reg_token) if token is not None], dim=1)
+    table = position_table(vit)
+    if table.shape[1] > vit.patch_embed.num_patches:
+        prefix = prefix + table[:, : prefix.shape[1]]
     return prefix
 
 

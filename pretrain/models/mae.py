@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
+from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -74,8 +73,7 @@ class MAE(Objective):
 
 def self_attention_blocks(depth: int, width: int, heads: int) -> nn.ModuleList:
     """``depth`` of timm's transformer blocks."""
-    norm = partial(nn.LayerNorm, eps=1e-6)
-    return nn.ModuleList(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+    return nn.ModuleList(Block(width, heads, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth))
 
 
 def visible_count(patches: int, mask_ratio: float) -> int:

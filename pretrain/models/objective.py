@@ -83,17 +83,17 @@ class Objective(nn.Module):
 
     def targets(self, patches: Tensor, ids: Tensor) -> Tensor:
         """What the loss compares with: (B, T, p*p*3) float32, channel fastest, per-patch normalised if ``norm_pix``."""
-        values = self.normalise(gather_rows(patches, ids))
-        values = values.unflatten(2, (3, -1)).transpose(2, 3).flatten(2)
+        values = swap_channels(self.normalise(gather_rows(patches, ids)), 3, self.patch_size**2)
         if not self.norm_pix:
             return values
-        variance, mean = torch.var_mean(values, dim=2, keepdim=True)
-        return (values - mean) * torch.rsqrt(variance + 1e-6)
+        mean, deviation = patch_statistics(values)
+        return (values - mean) / deviation
 
     def pixel_loss(self, prediction: Tensor, patches: Tensor, ids: Tensor) -> Tensor:
         """Mean squared error per sample (B,), float32 whatever the precision of the model."""
         difference = prediction.float() - self.targets(patches, ids)
-        return difference.square().mean(dim=(1, 2))
+        loss: Tensor = difference.square().mean(dim=(1, 2))
+        return loss
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, output: Output) -> Tensor:
@@ -110,12 +110,11 @@ class Objective(nn.Module):
         patches = self.patchify(images)
         guess = output.prediction.float()
         if self.norm_pix:
-            values = self.normalise(gather_rows(patches, output.target_ids))
-            values = values.unflatten(2, (3, -1)).transpose(2, 3).flatten(2)
-            variance, mean = torch.var_mean(values, dim=2, keepdim=True)
-            guess = guess * torch.sqrt(variance + 1e-6) + mean
-        colours = guess.unflatten(2, (-1, 3)) * self.std + self.mean
-        guessed = colours.transpose(2, 3).flatten(2).mul(255).round().clamp(0, 255).to(torch.uint8)
+            mean, deviation = patch_statistics(self.normalise(gather_rows(patches, output.target_ids)))
+            guess = guess * deviation + mean
+        area = self.patch_size**2
+        colours = swap_channels(guess, area, 3) * self.std.repeat_interleave(area) + self.mean.repeat_interleave(area)
+        guessed = colours.mul(255).round().clamp(0, 255).to(torch.uint8)
         canvas = torch.full_like(patches, 128)
         canvas = scatter_rows(canvas, output.visible_ids, gather_rows(patches, output.visible_ids))
         return self.unpatchify(scatter_rows(canvas, output.target_ids, guessed))
@@ -129,6 +128,18 @@ def gather_rows(rows: Tensor, ids: Tensor) -> Tensor:
 def scatter_rows(rows: Tensor, ids: Tensor, values: Tensor) -> Tensor:
     """A copy of (B, N, D) with rows ``ids`` (B, n) replaced by (B, n, D)."""
     return rows.scatter(1, ids[:, :, None].expand(-1, -1, rows.shape[2]), values)
+
+
+def swap_channels(patches: Tensor, outer: int, inner: int) -> Tensor:
+    """Reorder the last axis of (B, n, outer*inner) from ``outer`` slowest to ``outer`` fastest."""
+    batch, count = patches.shape[:2]
+    return patches.view(batch, count, outer, inner).transpose(2, 3).flatten(2)
+
+
+def patch_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (B, n, 1) over a patch's values: unbiased variance plus 1e-6, as released by MAE."""
+    variance, mean = torch.var_mean(values, dim=2, keepdim=True)
+    return mean, torch.sqrt(variance + 1e-6)
 
 
 def share_of(total: int, share: float) -> int:

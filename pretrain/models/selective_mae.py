@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -48,10 +48,10 @@ class SelectiveMAE(Objective):
 
     @torch.no_grad()
     def select(self, images: Tensor, patches: Tensor, noise: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
-        """Visible (B, V) and target (B, T) ids; targets ascend. Float32 without gradient, whatever the model's precision."""
+        """Visible (B, V) and target (B, T) ids; targets ascend. No gradient; float32 in every precision."""
         config = self.config
         with torch.autocast(images.device.type, enabled=False):
-            seed_noise, stage_noise, target_noise = noise.float().split(self.num_patches, dim=1)
+            seed_noise, stage_noise, target_noise = torch.split(noise.float(), self.num_patches, dim=1)
             score = self._score(images)
             seeds = choose(config.seeds, score, seed_noise, self.seeds, config.temperature)
             tokens = embed_patches(self.encoder, self.normalise(patches)) + patch_positions(self.encoder)
@@ -77,8 +77,8 @@ def token_counts(patches: int, config: SelectiveMaeObjective) -> tuple[int, tupl
     added = visible - seeds
     if seeds < 1 or added < 2 or targets < 1 or visible + targets > patches:
         raise InputError(
-            f"objective: mask_ratio {config.mask_ratio} and target_ratio {config.target_ratio} of {patches} patches give "
-            f"{visible} visible and {targets} targets; at least 3 and 1 are needed, and no more than {patches} together"
+            f"objective: mask_ratio {config.mask_ratio} and target_ratio {config.target_ratio} of {patches} patches "
+            f"give {visible} visible and {targets} targets; needed are at least 3 and 1, at most {patches} together"
         )
     return seeds, (added // 2, added - added // 2), targets
 

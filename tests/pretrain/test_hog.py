@@ -1,0 +1,61 @@
+"""HOG richness against scikit-image."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from official import channels_first, load
+
+from pretrain.hog import cell_histograms, richness
+
+
+@pytest.fixture(scope="module")
+def reference(shared):
+    return load(shared, "hog_energy")
+
+
+def test_equals_scikit_image(reference):
+    images = channels_first(reference["images_u8"])
+    expected = reference["energy_l2_all_channels"].flatten(1)
+    assert torch.allclose(richness(images, 16).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_histograms_equal_scikit_image(reference):
+    images = channels_first(reference["images_u8"])
+    expected = reference["cells_channel"].permute(4, 0, 1, 2, 3)
+    # Only pixels without a row difference can lie on a bin border, and both sides put those into bin 0.
+    assert torch.allclose(cell_histograms(images, 8).double(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("down", "right"), [(0, 3), (0, -3), (3, 0), (-3, 0), (2, 3), (-2, 3), (2, -3), (-2, -3), (1, 50)]
+)
+def test_a_plane_fills_the_bin_of_its_direction(down, right):
+    rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    image = (120 + down * (rows - 8) + torch.sign(torch.tensor(right)) * min(abs(right), 8) * (columns - 8)).clamp(
+        0, 255
+    )
+    right = int(math.copysign(min(abs(right), 8), right)) if right else 0
+    histogram = cell_histograms(image.to(torch.uint8)[None, None], 4)[:, 0, 0, 1, 1]
+    angle = math.degrees(math.atan2(down, right)) % 180
+    expected = torch.zeros(9)
+    expected[int(angle // 20)] = 2 * math.hypot(down, right) / 255
+    assert torch.allclose(histogram, expected, atol=1e-6)
+
+
+def test_a_constant_image_is_exactly_zero():
+    assert not richness(torch.full((2, 3, 32, 32), 77, dtype=torch.uint8), 16).any()
+
+
+def test_batch_and_compiled_form_agree():
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    compiled = torch.compile(richness, fullgraph=True, backend="eager")(images, 16)
+    assert torch.allclose(richness(images, 16), compiled, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("side", "patch"), [(60, 16), (63, 7)])
+def test_refuses_sizes_that_do_not_fit(side, patch):
+    with pytest.raises(ValueError, match="must be even and divide"):
+        richness(torch.zeros(1, 3, side, side, dtype=torch.uint8), patch)
