@@ -147,14 +147,14 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from curation.shards import verify
+    from curation.verify import verify
 
     problems = verify(options.shards)
     for problem in problems:
         print(problem)
-    if not problems:
-        print(f"{options.shards}: sound")
-    return 1 if problems else 0
+    errors = [problem for problem in problems if problem.level == "error"]
+    print(f"{options.shards}: {len(errors):,} errors" if errors else f"{options.shards}: sound")
+    return 1 if errors else 0
 
 
 def _positive(text: str) -> int:

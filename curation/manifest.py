@@ -211,6 +211,8 @@ class ExcludeRules(Strict):
     max_aspect: float = Field(8.0, ge=1)
     min_valid: float = Field(0.5, ge=0, le=1)
     """Least share of valid pixels in a tile."""
+    max_unreadable: float = Field(0.5, ge=0, le=1)
+    """Share of a source's images above which unreadable ones stop the run (sources of 20 images or more)."""
     max_pixels: int = Field(1_000_000_000, ge=1)
     """Raw images of more pixels are refused before decoding unless they can be read by windows."""
     max_bytes: int = Field(64 << 30, ge=1)

@@ -239,10 +239,10 @@ def _write(state: _Run, catalogue: Path, select_key: str, listings: Mapping[str,
     if not parts:
         raise WorkError(f"no tile was kept; {state.out / 'catalogue.parquet'} says why, row by row")
     job = write.WriteJob(state.recipe, {source.id: source for source in state.sources}, rows, folder)
-    work = [part for part in parts if not write.is_written(part, job)]
+    work = [part for part in parts if write.written(part, job, target) is None]
     for _ in state.map("write", "tiles", partial(write.write_part, job=job), work, lambda part: part.samples):
         pass
-    infos = [write.read_written(part, job) for part in parts]
+    infos = [info for part in parts if (info := write.written(part, job, target)) is not None]
     _replace_shards(folder, target, infos, key)
     return infos, key
 

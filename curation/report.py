@@ -239,7 +239,9 @@ class _Camera:
 def _shard_facts(folder: Path) -> list[dict[str, Any]]:
     from curation.shards import read_checksums
 
+    checksums = read_checksums(folder)
+    assert checksums is not None, "the write stage ends with checksums.json"
     return [
         {"file": info.file, "samples": info.samples, "bytes": info.bytes, "sha256": info.sha256}
-        for info in read_checksums(folder).shards
+        for info in checksums.shards
     ]

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from curation.catalogue import Window, atomic, open_table, read_table
 from curation.errors import UnreadableImage, WorkError
 from curation.manifest import Recipe, ResolvedSource, ShardRules
-from curation.shards import Sample, ShardInfo, write_shard
+from curation.shards import ImageFormat, Sample, ShardInfo, read_info, write_info, write_shard
 
 COLUMNS = [
     "tile_id", "source", "image", "col_off", "row_off", "width", "height", "gsd_m", "crs", "west", "south", "east",
@@ -93,14 +93,29 @@ def plan_shards(catalogue: Path, listings: list[Path], out: Path) -> list[ShardP
     ]
 
 
-def write_part(part: ShardPart, job: WriteJob) -> ShardInfo:
-    """Write one shard, unless it was written before.
+def write_part(part: ShardPart, job: WriteJob) -> None:
+    """Write one shard; its index rows are kept beside it last, so that their presence means: this shard is done.
 
     Raises:
         WorkError: a raw file is gone or has changed since it was scanned.
     """
     rows = pq.ParquetFile(job.rows).read_row_group(part.row_group).to_pylist()
-    return write_shard(_samples(rows, job), job.folder / shard_name(job.recipe, part.number))
+    tar = job.folder / shard_name(job.recipe, part.number)
+    write_info(write_shard(_samples(rows, job), tar), _info_file(part, job))
+
+
+def written(part: ShardPart, job: WriteJob, final: Path) -> ShardInfo | None:
+    """What is known of a shard that was written before, its tar still in the stage's folder or already in ``final``."""
+    path = _info_file(part, job)
+    if not path.exists():
+        return None
+    info = read_info(path)
+    tars = [folder / info.file for folder in (job.folder, final)]
+    return info if any(tar.exists() and tar.stat().st_size == info.bytes for tar in tars) else None
+
+
+def _info_file(part: ShardPart, job: WriteJob) -> Path:
+    return job.folder / shard_name(job.recipe, part.number).replace(".tar", ".parquet")
 
 
 def _kept(rows: pa.Table) -> pa.Table:
@@ -135,7 +150,7 @@ def _copies(row: dict[str, Any], rules: ShardRules) -> bool:
     return bool(rules.pass_through and row["pass_through"])
 
 
-def _copied(run: list[dict[str, Any]], source: ResolvedSource) -> Iterator[tuple[bytes, str]]:
+def _copied(run: list[dict[str, Any]], source: ResolvedSource) -> Iterator[tuple[bytes, ImageFormat]]:
     from curation.raster import raw_bytes
 
     for row in run:
@@ -145,7 +160,7 @@ def _copied(run: list[dict[str, Any]], source: ResolvedSource) -> Iterator[tuple
         yield data, "jpg"
 
 
-def _encoded(run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe) -> Iterator[tuple[bytes, str]]:
+def _encoded(run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe) -> Iterator[tuple[bytes, ImageFormat]]:
     from curation.raster import open_image
 
     with open_image(_location(run[0], source), source.source, recipe.exclude, run[0]["stretch"]) as raster:
