@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from pretrain.config import EncoderConfig, MaeObjective, SelectiveMaeObjective
+from pretrain.config import EncoderConfig, MaeObjective, ScaleMaeObjective, SelectiveMaeObjective
 from pretrain.models.mae import MAE
 from pretrain.models.objective import Objective
 from pretrain.models.output import Output
+from pretrain.models.scale_mae import ScaleMAE
 from pretrain.models.selective_mae import SelectiveMAE
 
-__all__ = ["MAE", "Objective", "Output", "SelectiveMAE", "build_objective"]
+__all__ = ["MAE", "Objective", "Output", "ScaleMAE", "SelectiveMAE", "build_objective"]
 
 
-def build_objective(config: MaeObjective | SelectiveMaeObjective, encoder: EncoderConfig) -> Objective:
+def build_objective(
+    config: MaeObjective | SelectiveMaeObjective | ScaleMaeObjective, encoder: EncoderConfig
+) -> Objective:
     """Make the objective that ``config`` names around a new encoder.
 
     Raises:
@@ -19,4 +22,6 @@ def build_objective(config: MaeObjective | SelectiveMaeObjective, encoder: Encod
     """
     if isinstance(config, MaeObjective):
         return MAE(config, encoder)
-    return SelectiveMAE(config, encoder)
+    if isinstance(config, SelectiveMaeObjective):
+        return SelectiveMAE(config, encoder)
+    return ScaleMAE(config, encoder)
