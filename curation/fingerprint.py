@@ -86,17 +86,68 @@ def pixel_hasher(height: int, width: int, rows: memoryview | bytes = b"") -> xxh
 
 def reduce(rgb: Bytes, valid: npt.NDArray[np.bool_] | None = None) -> Reduced:
     """Reduce one tile ``(H, W, 3)``; mean and deviation are those of its ``valid`` pixels ``(H, W)``."""
+    grey, count, total, squares = _statistics(rgb, valid)
+    mean, std = _moments(count, total, squares)
+    small, turned, large = _reductions(grey)
+    return Reduced(small, turned, large, content_hash(rgb), mean, std)
+
+
+class RowReducer:
+    """Reduction of an image that is seen a strip of rows at a time, top to bottom.
+
+    Width first, so that strips are independent; of an image more than twice as high as wide, Pillow would reduce the
+    height first, and the hashes can differ from imagehash's in single bits.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self._height = height
+        self._narrow: dict[int, list[Bytes]] = {SMALL: [], LARGE: []}
+        self._hasher = pixel_hasher(height, width)
+        self._rows = self._count = self._total = self._squares = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all rows were seen."""
+        return self._rows == self._height
+
+    def add(self, rgb: Bytes, valid: npt.NDArray[np.bool_] | None) -> None:
+        """Take the next rows ``(h, W, 3)`` and their valid pixels ``(h, W)``."""
+        grey, count, total, squares = _statistics(rgb, valid)
+        for size, narrow in self._narrow.items():
+            narrow.append(_narrowed(grey, size))
+        self._hasher.update(np.ascontiguousarray(rgb).data)
+        self._rows += rgb.shape[0]
+        self._count, self._total = self._count + count, self._total + total
+        self._squares += squares
+
+    def reduced(self) -> Reduced:
+        """The whole image, reduced."""
+        small, large = (
+            _by_pillow(Image.fromarray(np.concatenate(self._narrow[size])), size) for size in (SMALL, LARGE)
+        )
+        mean, std = _moments(self._count, self._total, self._squares)
+        return Reduced(small, small.T.copy(), large, self._hasher.digest(), mean, std)
+
+
+def _narrowed(grey: Bytes, size: int) -> Bytes:
+    return np.asarray(Image.fromarray(grey).resize((size, grey.shape[0]), Image.Resampling.LANCZOS))
+
+
+def _statistics(rgb: Bytes, valid: npt.NDArray[np.bool_] | None) -> tuple[Bytes, int, int, int]:
+    """Luma ``(H, W)``; count, sum and sum of squares of its valid pixels."""
     from curation import lanczos
 
     grey, total, squares = lanczos.luma(rgb)
-    count = grey.size
-    if valid is not None:
-        inside = grey[valid].astype(np.int64)
-        count, total, squares = max(inside.size, 1), int(inside.sum()), int((inside * inside).sum())
-    mean = total / count
-    std = math.sqrt(max(squares / count - mean * mean, 0.0))
-    small, turned, large = _reductions(grey)
-    return Reduced(small, turned, large, content_hash(rgb), mean, std)
+    if valid is None:
+        return grey, grey.size, total, squares
+    counts = np.bincount(grey[valid], minlength=256)
+    levels = np.arange(256)
+    return grey, int(counts.sum()), int((counts * levels).sum()), int((counts * levels * levels).sum())
+
+
+def _moments(count: int, total: int, squares: int) -> tuple[float, float]:
+    mean = total / max(count, 1)
+    return mean, math.sqrt(max(squares / max(count, 1) - mean * mean, 0.0))
 
 
 def _reductions(grey: Bytes) -> tuple[Bytes, Bytes, Bytes]:

@@ -213,8 +213,12 @@ class ExcludeRules(Strict):
     """Least share of valid pixels in a tile."""
     max_unreadable: float = Field(0.5, ge=0, le=1)
     """Share of a source's images above which unreadable ones stop the run (sources of 20 images or more)."""
-    max_pixels: int = Field(1_000_000_000, ge=1)
-    """Raw images of more pixels are refused before decoding unless they can be read by windows."""
+    min_std: float = Field(2.0, ge=0)
+    """Least standard deviation of a tile's valid luma, in grey levels."""
+    false_colour: bool = False
+    """Take sources whose manifest says ``kind: false_colour``."""
+    max_pixels: int = Field(250_000_000, ge=1)
+    """Most pixels that are decoded at once: of a whole image, or of one block of a raster that is read by windows."""
     max_bytes: int = Field(64 << 30, ge=1)
 
 

@@ -1,0 +1,306 @@
+"""Open any raw image as upright 8-bit RGB windows with their valid pixels, their place and their GSD.
+
+JPEG, PNG, BMP and WebP are decoded whole; TIFF, JPEG 2000, 16-bit PNG, one-band-per-file groups and very large JPEG and PNG are
+read by windows. What a file *is* is told by its first bytes, never by its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from curation import stretch as stretching
+from curation.catalogue import Window
+from curation.decode import Decoded, decode, jpeg_header
+from curation.errors import UnreadableImage
+from curation.geo import Bounds, Georeference
+from curation.manifest import ExcludeRules, Source
+from curation.signature import sniff
+from curation.windowed import Pixels, Raster, open_raster
+
+Bytes = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+MAX_FILE = 2 << 30
+"""Most bytes of a file that is taken into memory."""
+WHOLE_PIXELS = 64_000_000
+"""JPEG and PNG of more pixels are read by windows."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where an image lies: a file below ``root``, perhaps a member of it, perhaps one file per band."""
+
+    root: Path
+    file: str
+    member: str | None = None
+    band_files: tuple[str, str, str] | None = None
+
+    def path(self, file: str) -> Path:
+        """Path of ``file`` below ``root``.
+
+        Raises:
+            UnreadableImage: it would lie outside.
+        """
+        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+            raise UnreadableImage(f"{file}: lies outside of its source's folder")
+        return self.root / file
+
+
+@dataclass
+class Image:
+    """An open raw image; windows are in its own upright pixel coordinates."""
+
+    pixels: Decoded | Raster
+    source: Source
+    file_bytes: int
+    raw_sha256: bytes | None
+    """Of the file's bytes; null for files that are read by windows."""
+    given_stretch: Sequence[float] | None = None
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.pixels.width
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.pixels.height
+
+    @property
+    def bands(self) -> int:
+        """Bands or components in the file."""
+        return self.pixels.bands
+
+    @property
+    def dtype(self) -> str:
+        """Native type."""
+        return self.pixels.dtype
+
+    @property
+    def format(self) -> str:
+        """Name of the format: JPEG, PNG, BMP, WEBP, GTiff, JP2OpenJPEG."""
+        return self.pixels.format
+
+    @property
+    def block_height(self) -> int:
+        """Rows that are decoded together."""
+        return self.pixels.block_height
+
+    @property
+    def area(self) -> Window:
+        """The image without the border that the manifest trims."""
+        left, top, right, bottom = self.source.trim
+        return Window(left, top, max(self.width - left - right, 0), max(self.height - top - bottom, 0))
+
+    @property
+    def pass_through(self) -> bool:
+        """Whether the file's own bytes show exactly what ``read`` gives of the whole image."""
+        source = self.source
+        untouched = source.bands in (None, (1, 2, 3)) and source.stretch is None and source.nodata is None
+        return self.pixels.plain and untouched and source.trim == (0, 0, 0, 0)
+
+    @cached_property
+    def georeference(self) -> Georeference | None:
+        """Place on the ground, where the file has a CRS and a transform."""
+        if self.pixels.crs is None or self.pixels.affine is None:
+            return None
+        return Georeference(self.pixels.crs, self.pixels.affine)
+
+    @property
+    def crs(self) -> str | None:
+        """``EPSG:n`` or WKT."""
+        return self.pixels.crs
+
+    @property
+    def affine(self) -> tuple[float, float, float, float, float, float] | None:
+        """a, b, c, d, e, f; null where the file has none."""
+        return self.pixels.affine
+
+    def gsd(self, window: Window) -> tuple[float | None, str]:
+        """Metres per pixel at the window's centre, and whether the ``file``, the ``manifest`` or nothing (``none``) says so."""
+        found = self._on_ground("gsd", window)
+        if isinstance(found, float):
+            return found, "file"
+        return (self.source.gsd, "manifest") if self.source.gsd is not None else (None, "none")
+
+    def bounds(self, window: Window) -> Bounds | None:
+        """West, south, east, north of a window in degrees."""
+        found = self._on_ground("bounds", window)
+        return found if isinstance(found, tuple) else None
+
+    def _on_ground(self, what: str, window: Window) -> float | Bounds | None:
+        from pyproj.exceptions import ProjError
+
+        if self.georeference is None:
+            return None
+        try:
+            return self.georeference.gsd(window) if what == "gsd" else self.georeference.bounds(window)
+        except ProjError:  # a local or damaged CRS says nothing about the Earth
+            return None
+
+    @cached_property
+    def stretch(self) -> tuple[float, ...] | None:
+        """Low and high of red, green, blue that become 0 and 255; null where the pixels are 8-bit and stay as they are."""
+        how = self.source.stretch
+        if self.given_stretch is not None:
+            return tuple(self.given_stretch)
+        if how is not None and how.fixed is not None:
+            return tuple(how.fixed) * 3
+        if how is None and self.dtype in ("uint8", "bool"):
+            return None
+        return stretching.percentiles([self.samples()], how.percentiles if how is not None else (2.0, 98.0))
+
+    def samples(self) -> npt.NDArray[np.float64]:
+        """Valid native values ``(N, C)``, evenly spread over the image, for the limits of its scene.
+
+        Raises:
+            UnreadableImage: a block cannot be decoded, or the values are complex.
+        """
+        step = max(self.block_height, 1)
+        bands = -(-self.area.height // step)
+        every = max(bands // 64, 1)
+        share = -(-self.area.width * min(self.area.height, 64 * step) // stretching.SAMPLES)
+        found = []
+        for band in range(0, bands, every):
+            top = band * step
+            rows = Window(
+                self.area.col_off, self.area.row_off + top, self.area.width, min(step, self.area.height - top)
+            )
+            pixels, valid = self._native(rows)
+            flat = pixels.reshape(-1, pixels.shape[2])
+            found.append((flat if valid is None else flat[valid.reshape(-1)])[:: max(share, 1)].astype(np.float64))
+        return stretching.thin(np.concatenate(found)) if found else np.zeros((0, 1))
+
+    def _native(self, window: Window) -> tuple[Pixels, Mask | None]:
+        if self.dtype.startswith("complex"):
+            raise UnreadableImage(f"values are {self.dtype}")
+        return self.pixels.read(window)
+
+    def read(self, window: Window) -> tuple[Bytes, Mask | None]:
+        """8-bit RGB ``(h, w, 3)`` of a window, zero where it is not valid, and its valid pixels (null: all).
+
+        Raises:
+            UnreadableImage: a block cannot be decoded.
+        """
+        pixels, valid = self._native(window)
+        limits = self.stretch
+        rgb = np.asarray(pixels if limits is None else stretching.apply(pixels, limits)).astype(np.uint8, copy=False)
+        if rgb.shape[2] == 1:
+            rgb = rgb.repeat(3, axis=2)
+        if isinstance(self.pixels, Decoded) and self.source.nodata is not None:
+            inside = (rgb != self.source.nodata).any(axis=2)
+            valid = inside if valid is None else valid & inside
+        if valid is None or valid.all():
+            return np.ascontiguousarray(rgb), None
+        return np.where(valid[..., None], rgb, np.uint8(0)), valid
+
+
+def raw_bytes(location: Location) -> bytes:
+    """All bytes of a file, or of a member of it.
+
+    Raises:
+        UnreadableImage: absent, or more than :data:`MAX_FILE` bytes.
+    """
+    if location.member is not None:
+        from curation.containers import read_member
+
+        return read_member(location.root, location.file, location.member, MAX_FILE)
+    path = location.path(location.file)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise UnreadableImage(f"{location.file}: {error.strerror or error}") from None
+    if len(data) > MAX_FILE:
+        raise UnreadableImage(f"{location.file}: more than {MAX_FILE} bytes")
+    return data
+
+
+@contextmanager
+def open_image(
+    location: Location, source: Source, rules: ExcludeRules, stretch: Sequence[float] | None = None
+) -> Iterator[Image]:
+    """Open an image; its header is checked against the limits before anything is decoded.
+
+    Args:
+        location: where it lies.
+        source: its manifest: bands, stretch, nodata, border, GSD.
+        rules: limits on bytes and pixels.
+        stretch: limits that were found before, of its whole scene; they are not sought again.
+
+    Raises:
+        UnreadableImage: it cannot be opened or decoded, or exceeds a limit.
+    """
+    with ExitStack() as stack:
+        yield _open(stack, location, source, rules, stretch)
+
+
+def _open(
+    stack: ExitStack, location: Location, source: Source, rules: ExcludeRules, stretch: Sequence[float] | None
+) -> Image:
+    if location.band_files is not None:
+        paths = [location.path(file) for file in location.band_files]
+        size = sum(_size(path) for path in paths)
+        return Image(open_raster(stack, source, paths, rules.max_pixels), source, size, None, stretch)
+    if location.member is not None:
+        data = raw_bytes(location)
+        return _from_memory(stack, data, source, rules, stretch)
+    path = location.path(location.file)
+    size = _size(path)
+    if size > rules.max_bytes:
+        raise UnreadableImage(f"{size} bytes, more than max_bytes={rules.max_bytes}")
+    with path.open("rb") as file:
+        head = file.read(32)
+    kind = sniff(head)
+    if kind in ("TIFF", "JP2") or _deep_png(kind, head) or size > MAX_FILE:
+        return Image(open_raster(stack, source, [path], rules.max_pixels), source, size, None, stretch)
+    return _from_memory(stack, raw_bytes(location), source, rules, stretch, path)
+
+
+def _from_memory(
+    stack: ExitStack,
+    data: bytes,
+    source: Source,
+    rules: ExcludeRules,
+    stretch: Sequence[float] | None,
+    path: Path | None = None,
+) -> Image:
+    kind = sniff(data[:32])
+    digest = hashlib.sha256(data).digest()
+    by_window = kind in ("TIFF", "JP2") or _deep_png(kind, data) or _is_huge(kind, data)
+    pixels: Decoded | Raster
+    if by_window:
+        pixels = open_raster(stack, source, [data if path is None else path], rules.max_pixels)
+    else:
+        pixels = decode(data, kind, rules.max_pixels)
+    return Image(pixels, source, len(data), digest, stretch)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UnreadableImage(f"{path.name}: {error.strerror or error}") from None
+
+
+def _deep_png(kind: str, head: bytes) -> bool:
+    """Sixteen bits a sample, which Pillow would cut to eight without a stretch."""
+    return kind == "PNG" and len(head) > 24 and head[24] == 16
+
+
+def _is_huge(kind: str, data: bytes) -> bool:
+    if kind == "PNG":
+        return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") > WHOLE_PIXELS
+    if kind == "JPEG":
+        header = jpeg_header(data)
+        return header.width * header.height > WHOLE_PIXELS and header.orientation == 1
+    return False

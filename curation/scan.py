@@ -1,0 +1,385 @@
+"""The scan stage: from raw images to rows of tiles, one part of images to one Parquet part.
+
+Every raw image gives a row of its own (null window, fingerprint of the whole image) and, unless it is left out, a row per
+tile. A tile that is left out keeps its row, with verdict and reason. Nothing here knows on how many machines it runs.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curation import exclude, slicing, strips
+from curation.catalogue import Window, open_table, read_table, table_from_rows, tile_id, write_table
+from curation.errors import UnreadableImage
+from curation.exclude import Reason
+from curation.fingerprint import Fingerprints, Reduced, finish, reduce
+from curation.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
+from curation.raster import Image, Location, open_image
+
+PART_IMAGES = 1_000
+PART_BYTES = 128 << 20
+"""A part closes at so many images or bytes of files; a larger file is a part of its own."""
+
+ROW_GROUP = 8_192
+
+_ROW_COLUMNS = ("source", "image", "file", "member", "band_files", "bytes", "split")
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """What every part of one source needs to know; travels to the workers."""
+
+    source: ResolvedSource
+    exclude: ExcludeRules
+    fingerprint: FingerprintRules
+    seed: int
+
+    @classmethod
+    def of(cls, source: ResolvedSource, recipe: Recipe) -> ScanJob:
+        """The job of one source of a recipe."""
+        return cls(source, recipe.exclude, recipe.fingerprint, recipe.seed)
+
+    def rules(self) -> dict[str, Any]:
+        """All that the result depends on beside the files, as JSON values: part of the stage's key."""
+        return {
+            "source": self.source.source.model_dump(mode="json"),
+            "slice": self.source.slice.model_dump(mode="json"),
+            "exclude": self.exclude.model_dump(mode="json", exclude={"max_unreadable"}),
+            "fingerprint": self.fingerprint.model_dump(mode="json"),
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """What one part came to."""
+
+    images: int
+    tiles: int
+    verdicts: Mapping[str, int]
+    """Rows per verdict; rows that nothing speaks against are counted as ``kept``."""
+    pixels: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a listing, and the file that their tiles go to."""
+
+    listing: Path
+    rows: tuple[int, ...]
+    out: Path
+    job: ScanJob
+    lost: Mapping[int, str] = field(default_factory=dict)
+    """Rows that brought a process down, with what happened; they are not opened again."""
+
+    @property
+    def images(self) -> int:
+        """Raw images in the part."""
+        return len(self.rows)
+
+    def split(self) -> list[Part]:
+        """Two halves, each with a file of its own; the part itself when it is one image."""
+        if len(self.rows) < 2:
+            return [self]
+        middle = len(self.rows) // 2
+        return [
+            replace(self, rows=rows, out=self.out.with_name(f"{self.out.stem}.{at}{self.out.suffix}"))
+            for at, rows in enumerate((self.rows[:middle], self.rows[middle:]))
+        ]
+
+    def without(self, what: str) -> Part:
+        """The part with all its images given up; for a part of one image that ends its process."""
+        return replace(self, lost={row: what for row in self.rows})
+
+    def join(self, pieces: Sequence[Part]) -> None:
+        """Make this part's file from those of its pieces, which are removed."""
+        tables = [read_table(piece.out, "tiles") for piece in pieces]
+        write_table(pa.concat_tables(tables).unify_dictionaries(), self.out, "tiles", row_group_size=ROW_GROUP)
+        for piece in pieces:
+            piece.out.unlink()
+
+
+# ------------------------------------------------------------------------------------------------ planning
+
+
+def plan_parts(listing: Path, folder: Path, job: ScanJob) -> list[Part]:
+    """Cut a listing into parts; a pure function of the listing, so that a restart finds the same parts.
+
+    Images of one scene (``stretch.scene``) share their limits and stay together.
+
+    Args:
+        listing: the ``images`` table of one source.
+        folder: where the parts' files go.
+        job: the source's job.
+    """
+    with open_table(listing, "images") as file:
+        table = file.read(columns=["image", "bytes"])
+    groups = _scenes(table["image"].to_pylist(), job)
+    sizes = table["bytes"].to_numpy()
+    parts: list[list[int]] = [[]]
+    held = 0
+    for group in groups:
+        size = int(sizes[group].sum())
+        if parts[-1] and (len(parts[-1]) + len(group) > PART_IMAGES or held + size > PART_BYTES):
+            parts.append([])
+            held = 0
+        parts[-1] += group
+        held += size
+    return [
+        Part(listing, tuple(rows), folder / f"part-{number:06d}.parquet", job)
+        for number, rows in enumerate(parts)
+        if rows
+    ]
+
+
+def _scenes(images: Sequence[str], job: ScanJob) -> Iterable[list[int]]:
+    how = job.source.source.stretch
+    if how is None or how.scene is None:
+        return ([row] for row in range(len(images)))
+    groups: dict[str, list[int]] = {}
+    for row, image in enumerate(images):
+        groups.setdefault(_scene(image, how.scene), []).append(row)
+    return groups.values()
+
+
+def _scene(image: str, pattern: str) -> str:
+    found = re.search(pattern, image)
+    return "scene " + found.group(1) if found else "file " + image
+
+
+# ------------------------------------------------------------------------------------------------ scanning
+
+
+def scan_part(part: Part) -> PartSummary:
+    """Scan one part, unless it was scanned before.
+
+    Raises:
+        InputError: the listing is gone.
+    """
+    if part.out.exists():
+        return _summary(part.out, 0, 0.0)
+    start = time.perf_counter()
+    collected = _Collected([], [])
+    images = _listed(part)
+    limits = _scene_limits(images, part)
+    for row, listed in zip(part.rows, images, strict=True):
+        if row in part.lost:
+            collected.add(_image_row(listed, part.job, Reason("crashed", part.lost[row])), None)
+            continue
+        for line, reduced in _scan_image(listed, part.job, limits.get(listed["image"])):
+            collected.add(line, reduced)
+    write_table(collected.table(), part.out, "tiles", row_group_size=ROW_GROUP)
+    return _summary(part.out, collected.pixels, time.perf_counter() - start)
+
+
+@dataclass
+class _Collected:
+    """Rows, and beside each what its fingerprint is made of."""
+
+    rows: list[dict[str, Any]]
+    reduced: list[Reduced | None]
+    pixels: int = 0
+
+    def add(self, row: dict[str, Any], reduced: Reduced | None) -> None:
+        self.rows.append(row)
+        self.reduced.append(reduced)
+        if row["kind"] == "image" and row.get("image_width"):
+            self.pixels += row["image_width"] * row["image_height"]
+
+    def table(self) -> pa.Table:
+        at = [index for index, reduced in enumerate(self.reduced) if reduced is not None]
+        prints = finish([reduced for reduced in self.reduced if reduced is not None])
+        for index, columns in zip(at, _columns(prints), strict=True):
+            self.rows[index] |= columns
+        return table_from_rows("tiles", self.rows)
+
+
+def _columns(prints: Fingerprints) -> Iterator[dict[str, Any]]:
+    for index in range(len(prints.phash)):
+        yield {
+            "content_hash": prints.content_hash[index],
+            "phash": int(prints.phash[index]),
+            "phash256": prints.phash256[index].tobytes(),
+            "mean": float(prints.mean[index]),
+            "std": float(prints.std[index]),
+            "ac_energy": float(prints.ac_energy[index]),
+            "dct16": prints.dct16[index].tobytes(),
+            "dct_scale": float(prints.dct_scale[index]),
+            "orientations": prints.orientations[index].tolist(),
+        }
+
+
+def _listed(part: Part) -> list[dict[str, Any]]:
+    """The part's rows of the listing; only their row groups are read."""
+    wanted = np.asarray(part.rows)
+    found: dict[int, dict[str, Any]] = {}
+    with open_table(part.listing, "images") as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            inside = wanted[(wanted >= start) & (wanted < stop)]
+            if len(inside):
+                rows = file.read_row_group(group, columns=list(_ROW_COLUMNS)).take(pa.array(inside - start))
+                found |= dict(zip(inside.tolist(), rows.to_pylist(), strict=True))
+            start = stop
+    return [found[row] for row in part.rows]
+
+
+def _location(listed: Mapping[str, Any], job: ScanJob) -> Location:
+    bands = listed["band_files"]
+    return Location(job.source.root, listed["file"], listed["member"], tuple(bands) if bands else None)
+
+
+def _scene_limits(images: Sequence[Mapping[str, Any]], part: Part) -> dict[str, tuple[float, ...]]:
+    """Limits of every image whose scene spans files; an unreadable file has no say."""
+    from curation import stretch
+
+    source = part.job.source.source
+    how = source.stretch
+    if how is None or how.how != "per_scene" or how.scene is None:
+        return {}
+    scenes: dict[str, list[Mapping[str, Any]]] = {}
+    for row, listed in zip(part.rows, images, strict=True):
+        if row not in part.lost:
+            scenes.setdefault(_scene(listed["image"], how.scene), []).append(listed)
+    limits: dict[str, tuple[float, ...]] = {}
+    for members in scenes.values():
+        samples = []
+        for listed in members:
+            try:
+                with open_image(_location(listed, part.job), source, part.job.exclude) as image:
+                    samples.append(image.samples())
+            except UnreadableImage:
+                continue
+        limits |= {listed["image"]: stretch.percentiles(samples, how.percentiles) for listed in members}
+    return limits
+
+
+def _scan_image(
+    listed: Mapping[str, Any], job: ScanJob, limits: tuple[float, ...] | None
+) -> list[tuple[dict[str, Any], Reduced | None]]:
+    """Rows of one raw image: its own first, then its tiles, with the reductions of those that were read."""
+    source = job.source.source
+    reason = exclude.by_licence(source, job.exclude) or exclude.by_split(listed["split"], job.exclude)
+    if reason is not None:
+        return [(_image_row(listed, job, reason), None)]
+    with ExitStack() as stack:
+        facts: dict[str, Any] = {}
+        try:
+            image = stack.enter_context(open_image(_location(listed, job), source, job.exclude, limits))
+            facts = _facts(image)
+            reason = exclude.by_header(image, source, job.exclude)
+            if reason is not None:
+                return [(_image_row(listed, job, reason, facts), None)]
+            return _scan_pixels(image, listed, job, facts)
+        except UnreadableImage as error:
+            return [(_image_row(listed, job, Reason("unreadable", str(error)), facts), None)]
+
+
+def _scan_pixels(
+    image: Image, listed: Mapping[str, Any], job: ScanJob, facts: dict[str, Any]
+) -> list[tuple[dict[str, Any], Reduced | None]]:
+    source = job.source.source
+    patches = strips.patches(image)
+    reason = exclude.by_content([(patch.rgb, patch.valid) for patch in patches], source, job.exclude)
+    whole = patches[0] if len(patches) == 1 and patches[0].window == image.area else None
+    windows: list[Window] = []
+    if reason is None:
+        share = exclude.valid_share(patches)
+        windows = slicing.windows(image.area, job.source.slice, job.seed, source.id, listed["image"], share)
+        if not windows:
+            reason = Reason("too_small", f"slice: {image.width} x {image.height} pixels give no tile")
+    facts["stretch"] = None if image.stretch is None else list(image.stretch)
+    tiles: list[tuple[dict[str, Any], Reduced | None]] = []
+    walk = strips.Walk(image, windows, whole)
+    for patch in walk:
+        is_all = patch.window == image.area
+        reduced = walk.reduced() if is_all else reduce(patch.rgb, patch.valid)
+        tiles.append((_tile_row(patch, reduced, image, listed, job, facts), reduced))
+    row = _image_row(listed, job, reason, facts)
+    return [(row, walk.reduced()), *tiles]
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+def _facts(image: Image) -> dict[str, Any]:
+    """Columns that an image and its tiles share."""
+    return {
+        "image_width": image.width,
+        "image_height": image.height,
+        "bands": image.bands,
+        "dtype": image.dtype,
+        "format": image.format,
+        "file_bytes": image.file_bytes,
+        "crs": image.crs,
+        "affine": None if image.affine is None else list(image.affine),
+        "raw_sha256": image.raw_sha256,
+    } | _ground(image, Window(0, 0, image.width, image.height))
+
+
+def _ground(image: Image, window: Window) -> dict[str, Any]:
+    gsd, gsd_from = image.gsd(window)
+    west, south, east, north = image.bounds(window) or (None,) * 4
+    return {"gsd_m": gsd, "gsd_from": gsd_from, "west": west, "south": south, "east": east, "north": north}
+
+
+def _image_row(
+    listed: Mapping[str, Any], job: ScanJob, reason: Reason | None, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    return {
+        **(facts or {"file_bytes": listed["bytes"]}),
+        "kind": "image",
+        "tile_id": tile_id(job.source.id, listed["image"], None),
+        "source": job.source.id,
+        "image": listed["image"],
+        "split": listed["split"],
+        "verdict": None if reason is None else reason.verdict,
+        "detail": None if reason is None else reason.detail,
+    }
+
+
+def _tile_row(
+    patch: strips.Patch, reduced: Reduced, image: Image, listed: Mapping[str, Any], job: ScanJob, facts: dict[str, Any]
+) -> dict[str, Any]:
+    window = patch.window
+    valid_share = exclude.valid_share([patch])
+    reason = exclude.by_nodata(valid_share, job.exclude) or exclude.by_texture(reduced.std, job.exclude)
+    is_all = window == Window(0, 0, image.width, image.height)
+    return {
+        **facts,
+        **({} if is_all else _ground(image, window)),
+        "kind": "tile",
+        "tile_id": tile_id(job.source.id, listed["image"], window),
+        "source": job.source.id,
+        "image": listed["image"],
+        "split": listed["split"],
+        **window._asdict(),
+        "pass_through": is_all and image.pass_through,
+        "valid_share": valid_share,
+        "verdict": None if reason is None else reason.verdict,
+        "detail": None if reason is None else reason.detail,
+    }
+
+
+def _summary(path: Path, pixels: int, seconds: float) -> PartSummary:
+    with open_table(path, "tiles") as file:
+        rows = file.read(columns=["kind", "verdict"])
+    verdicts = Counter(
+        verdict or "kept"
+        for kind, verdict in zip(rows["kind"].to_pylist(), rows["verdict"].to_pylist(), strict=True)
+        if kind == "tile" or verdict is not None
+    )
+    images = rows["kind"].to_pylist().count("image")
+    return PartSummary(images, rows.num_rows - images, dict(verdicts), pixels, seconds)

@@ -1,0 +1,147 @@
+"""Walk over a raw image so that each of its blocks is decoded once, whatever its size.
+
+An image that fits in memory is read in one piece. A larger one is read in strips of whole rows; windows are handed
+out as soon as their last row is there, and the whole image is fingerprinted on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from curation import fingerprint
+from curation.catalogue import Window
+from curation.fingerprint import Reduced
+from curation.raster import Image
+
+Bytes = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+WHOLE_PIXELS = 40_000_000
+"""Images of at most so many pixels are held in one piece."""
+STRIP_PIXELS = 16_000_000
+"""Pixels read at a time of larger ones."""
+PATCH, PATCHES = 512, 4
+"""Side of the native-resolution samples of a larger image, and their number along each axis."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Pixels ``(h, w, 3)`` and valid pixels ``(h, w)`` (null: all) of a window."""
+
+    window: Window
+    rgb: Bytes
+    valid: Mask | None
+
+
+def patches(image: Image) -> list[Patch]:
+    """The image in one piece, or samples spread evenly over it when it is too large for that.
+
+    Raises:
+        UnreadableImage: a block cannot be decoded.
+    """
+    area = image.area
+    if area.width * area.height <= WHOLE_PIXELS:
+        return [_patch(image, area)]
+    across = np.linspace(0, max(area.width - PATCH, 0), PATCHES).astype(int)
+    down = np.linspace(0, max(area.height - PATCH, 0), PATCHES).astype(int)
+    size = (min(PATCH, area.width), min(PATCH, area.height))
+    return [
+        _patch(image, Window(area.col_off + int(left), area.row_off + int(top), *size))
+        for top in down
+        for left in across
+    ]
+
+
+def _patch(image: Image, window: Window) -> Patch:
+    return Patch(window, *image.read(window))
+
+
+@dataclass
+class Walk:
+    """Iterate over the patches of ``windows`` (ordered by row), reading every row once.
+
+    Attributes:
+        image: an open image.
+        windows: windows to hand out, ordered by their first row.
+        whole: the image's area, when it has been read in one piece before.
+    """
+
+    image: Image
+    windows: Sequence[Window]
+    whole: Patch | None
+    _rows: fingerprint.RowReducer | None = field(default=None, init=False)
+    _reduced: Reduced | None = field(default=None, init=False)
+
+    def __iter__(self) -> Iterator[Patch]:
+        if self.whole is not None:
+            return (cut(self.whole, window) for window in self.windows)
+        return self._by_strips()
+
+    def reduced(self) -> Reduced:
+        """Reduction of the whole image; of a large one, after the walk."""
+        if self._reduced is None:
+            if self.whole is not None:
+                self._reduced = fingerprint.reduce(self.whole.rgb, self.whole.valid)
+            else:
+                if self._rows is None or not self._rows.complete:
+                    for _ in self._by_strips():
+                        pass
+                assert self._rows is not None  # noqa: S101 (told to mypy)
+                self._reduced = self._rows.reduced()
+        return self._reduced
+
+    def _by_strips(self) -> Iterator[Patch]:
+        area = self.image.area
+        self._rows = fingerprint.RowReducer(area.height, area.width)
+        block = self.image.block_height
+        step = max(STRIP_PIXELS // (area.width * block), 1) * block
+        held: Patch | None = None
+        waiting = list(self.windows)
+        for top in range(0, area.height, step):
+            strip = Window(area.col_off, area.row_off + top, area.width, min(step, area.height - top))
+            fresh = _patch(self.image, strip)
+            self._rows.add(fresh.rgb, fresh.valid)
+            first = min((window.row_off for window in waiting), default=strip.row_off + strip.height)
+            held = _joined(held, fresh, first)
+            bottom = area.row_off + top + strip.height
+            last = bottom == area.row_off + area.height
+            ready = [window for window in waiting if window.row_off + window.height <= bottom or last]
+            waiting = [window for window in waiting if not (window.row_off + window.height <= bottom or last)]
+            for window in ready:
+                yield cut(held, window)
+
+
+def _joined(held: Patch | None, fresh: Patch, first: int) -> Patch:
+    """``held`` from row ``first`` on, with ``fresh`` below it."""
+    if held is None or first >= fresh.window.row_off:
+        return fresh
+    skip = max(first - held.window.row_off, 0)
+    valid = None
+    if held.valid is not None or fresh.valid is not None:
+        valid = np.concatenate([_mask(held)[skip:], _mask(fresh)])
+    rgb = np.concatenate([held.rgb[skip:], fresh.rgb])
+    return Patch(Window(held.window.col_off, held.window.row_off + skip, held.window.width, rgb.shape[0]), rgb, valid)
+
+
+def _mask(patch: Patch) -> Mask:
+    return np.ones(patch.rgb.shape[:2], bool) if patch.valid is None else patch.valid
+
+
+def cut(patch: Patch, window: Window) -> Patch:
+    """A window out of a patch; what reaches beyond it is zero and not valid."""
+    if window == patch.window:
+        return patch
+    top, left = window.row_off - patch.window.row_off, window.col_off - patch.window.col_off
+    rgb = patch.rgb[top : top + window.height, left : left + window.width]
+    valid = None if patch.valid is None else patch.valid[top : top + window.height, left : left + window.width]
+    missing = ((0, window.height - rgb.shape[0]), (0, window.width - rgb.shape[1]))
+    if missing != ((0, 0), (0, 0)):
+        valid = np.pad(np.ones(rgb.shape[:2], bool) if valid is None else valid, missing)
+        rgb = np.pad(rgb, (*missing, (0, 0)))
+    if valid is not None and valid.all():
+        valid = None
+    return Patch(window, np.ascontiguousarray(rgb), valid)
