@@ -1,0 +1,246 @@
+"""The leak guard: evaluation images, known by their fingerprints alone, are kept out of the corpus.
+
+Two levels. A whole raw image that is a benchmark's image, in any orientation, takes all its tiles out; then every tile
+is compared by itself with the benchmark's images (and with their tiles, where those are larger than one tile). What
+this cannot see: a random slice of a mosaic that merely contains a benchmark's image. Containment is found only where
+corpus and benchmark are cut on one grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.catalogue import open_table
+from curation.deduplicate import Matches, load_blocks, textured
+from curation.errors import InputError
+from curation.manifest import Recipe
+from curation.rows import Rows, fixed_bytes, hash_lists, numbers
+
+Ints = npt.NDArray[np.int64]
+
+_COLUMNS = ["image", "kind", "width", "height", "content_hash", "ac_energy", "orientations", "dct16"]
+_AT_ONCE = 1 << 21
+"""Rows that are matched at a time, which bounds the list of candidate pairs."""
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """E fingerprints of all guarded benchmarks."""
+
+    names: tuple[str, ...]
+    benchmark: npt.NDArray[np.int64]
+    """(E,) number of the benchmark in ``names``."""
+    image: list[str]
+    whole: npt.NDArray[np.bool_]
+    """(E,) a whole image, not a tile of one."""
+    size: Ints
+    """(E, 2) width and height."""
+    content: npt.NDArray[np.uint64]
+    orientations: npt.NDArray[np.uint64]
+    textured: npt.NDArray[np.bool_]
+    blocks: npt.NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.benchmark)
+
+    def describe(self, entry: int) -> str:
+        """``benchmark/image``."""
+        return f"{self.names[self.benchmark[entry]]}/{self.image[entry]}"
+
+
+def fingerprint_files(recipe: Recipe, folder: Path | None, unguarded: Sequence[str] = ()) -> dict[str, Path]:
+    """The fingerprint file of every benchmark that the recipe guards.
+
+    Args:
+        recipe: names the benchmarks, and the folder where ``folder`` is null.
+        folder: folder of the files, one ``<benchmark>.parquet`` each.
+        unguarded: benchmarks to do without.
+
+    Raises:
+        InputError: a file is absent, or ``unguarded`` names a benchmark that the recipe does not guard.
+    """
+    wanted = recipe.guard.benchmarks
+    for name in unguarded:
+        if name not in wanted:
+            raise InputError(f"--unguarded {name}: the recipe guards {', '.join(wanted) or 'no benchmark'}")
+    if recipe.guard.fingerprints is not None and folder is None:
+        folder = Path(recipe.guard.fingerprints).expanduser()
+    found = {}
+    for name in wanted:
+        if name in unguarded:
+            continue
+        path = None if folder is None else folder / f"{name}.parquet"
+        if path is None or not path.is_file():
+            raise InputError(
+                f"guard.benchmarks: no fingerprints of {name} ({path or 'no folder is set'}); make them with "
+                f"`rs-curate fingerprint --benchmark {name} --data DIR`, or do without: --unguarded {name}"
+            )
+        found[name] = path
+    return found
+
+
+def load_fingerprints(files: Mapping[str, Path], min_ac_energy: float) -> Fingerprints:
+    """Read the fingerprints of some benchmarks.
+
+    Raises:
+        InputError: a file is no fingerprint file, or was written by another format version.
+    """
+    benchmark, image, whole, size, content, turned, known, blocks = [], [], [], [], [], [], [], []
+    for number, path in enumerate(files.values()):
+        with open_table(path, "tiles") as file:
+            table = file.read(columns=_COLUMNS).combine_chunks()
+        codes, hashed = hash_lists(table, "orientations")
+        benchmark.append(np.full(len(table), number))
+        image += table["image"].to_pylist()
+        whole.append(np.array([kind == "image" for kind in table["kind"].to_pylist()], np.bool_))
+        size.append(np.stack([numbers(table, "width"), numbers(table, "height")], axis=1).astype(np.int64))
+        content.append(fixed_bytes(table, "content_hash", 16).copy().view(np.uint64))
+        turned.append(codes)
+        known.append(hashed & (numbers(table, "ac_energy", -1) >= min_ac_energy))
+        blocks.append(fixed_bytes(table, "dct16", 256).view(np.int8))
+    return Fingerprints(
+        tuple(files), np.concatenate(benchmark), image, np.concatenate(whole), np.concatenate(size),
+        np.concatenate(content), np.concatenate(turned), np.concatenate(known), np.concatenate(blocks),
+    )  # fmt: skip
+
+
+def find_leaks(rows: Rows, candidates: Ints, prints: Fingerprints, recipe: Recipe, threads: int) -> Matches:
+    """Find the tiles that show a benchmark's image.
+
+    Args:
+        rows: all rows.
+        candidates: (C,) rows of images and tiles that nothing speaks against so far, ascending.
+        prints: the benchmarks' fingerprints.
+        recipe: radius and confirmation.
+        threads: cores to use.
+
+    Returns:
+        Tiles that leak, ascending; ``subject`` is the number of the fingerprint. A tile that leaks only because its
+        image does has the image's match.
+    """
+    near = textured(rows, candidates, recipe.deduplicate.min_ac_energy)
+    found = [_same_pixels(rows, candidates, prints)]
+    found += [
+        _look_alike(rows, near[low : low + _AT_ONCE], prints, recipe, threads) for low in range(0, len(near), _AT_ONCE)
+    ]
+    matches = _best(found)
+    return _spread(rows, candidates, matches, prints)
+
+
+def _same_pixels(rows: Rows, candidates: Ints, prints: Fingerprints) -> Matches:
+    """Rows whose pixels equal those of a fingerprint."""
+    by_hash = np.argsort(prints.content[:, 0], kind="stable")
+    ordered = prints.content[by_hash]
+    content = rows.content[candidates]
+    place = np.searchsorted(ordered[:, 0], content[:, 0])
+    inside = np.minimum(place, max(len(ordered) - 1, 0))
+    equal = (
+        (ordered[inside] == content).all(axis=1) & content.any(axis=1) if len(ordered) else np.zeros(len(content), bool)
+    )
+    row, entry = candidates[equal], by_hash[inside[equal]]
+    same_size = (prints.size[entry] == np.stack([rows.width[row], rows.height[row]], axis=1)).all(axis=1)
+    row, entry = row[same_size], entry[same_size]
+    return Matches(
+        row, entry, np.full(len(row), -1, np.int8), np.zeros(len(row), np.int8), np.ones(len(row), np.float32)
+    )
+
+
+def _look_alike(rows: Rows, tiles: Ints, prints: Fingerprints, recipe: Recipe, threads: int) -> Matches:
+    """Rows within the radius of a fingerprint in some orientation, confirmed."""
+    from curation import confirm
+
+    (entries,) = np.nonzero(prints.textured)
+    turns = 8 if recipe.deduplicate.orientations else 1
+    codes = rows.orientations[tiles]
+    wanted = np.ascontiguousarray(prints.orientations[entries])
+    pairs = _candidate_pairs(codes, wanted, turns, recipe.guard.radius, threads)
+    used, which = np.unique(pairs[:, 0], return_inverse=True)
+    blocks, marks = load_blocks(rows, tiles[used]), np.ascontiguousarray(prints.blocks[entries])
+    norm, mark_norm = np.empty(len(blocks), np.float32), np.empty(len(marks), np.float32)
+    confirm.norms(blocks, norm)
+    confirm.norms(marks, mark_norm)
+    distance, turn = np.empty(len(pairs), np.int64), np.empty(len(pairs), np.int8)
+    correlation = np.empty(len(pairs), np.float32)
+    confirm.compare_pairs(
+        np.ascontiguousarray(codes[used]), blocks, norm, wanted, marks, mark_norm, which.reshape(-1),
+        pairs[:, 1].copy(), turns, recipe.guard.radius, recipe.deduplicate.confirm, distance, turn, correlation,
+    )  # fmt: skip
+    (good,) = np.nonzero(distance >= 0)
+    return Matches(
+        tiles[pairs[good, 0]],
+        entries[pairs[good, 1]],
+        distance[good].astype(np.int8),
+        turn[good],
+        correlation[good],
+    )
+
+
+def _candidate_pairs(
+    codes: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64], turns: int, radius: int, threads: int
+) -> Ints:
+    """(row, fingerprint) pairs, one of which as it is lies within the radius of the other in some orientation."""
+    from curation import neighbours
+
+    found = []
+    for turn in range(turns):
+        ways = (
+            [(codes[:, 0], wanted[:, turn])]
+            if turn == 0
+            else [(codes[:, 0], wanted[:, turn]), (codes[:, turn], wanted[:, 0])]
+        )
+        found += [neighbours.pairs_between(wanted_, codes_, radius, threads)[:, ::-1] for codes_, wanted_ in ways]
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _best(found: list[Matches]) -> Matches:
+    """One match per row: the closest, then the first fingerprint."""
+    columns = [
+        np.concatenate([getattr(matches, name) for matches in found])
+        for name in ("row", "subject", "distance", "turn", "correlation")
+    ]
+    order = np.lexsort((columns[1], columns[2], columns[0]))
+    row = columns[0][order]
+    order = order[np.concatenate([[True], row[1:] != row[:-1]])] if len(row) else order
+    return Matches(*(column[order] for column in columns))
+
+
+def _spread(rows: Rows, candidates: Ints, matches: Matches, prints: Fingerprints) -> Matches:
+    """Drop the images' own rows, and give their matches to those of their tiles that have none."""
+    tiles = candidates[rows.is_tile[candidates]]
+    (of_image,) = np.nonzero(~rows.is_tile[matches.row] & prints.whole[matches.subject])
+    leaking = rows.image[matches.row[of_image]]
+    place = np.minimum(np.searchsorted(leaking, rows.image[tiles]), max(len(leaking) - 1, 0))
+    hit = leaking[place] == rows.image[tiles] if len(leaking) else np.zeros(len(tiles), np.bool_)
+    hit &= ~np.isin(tiles, matches.row)
+    own = np.nonzero(rows.is_tile[matches.row])[0]
+    source = np.concatenate([own, of_image[place[hit]]])
+    row = np.concatenate([matches.row[own], tiles[hit]])
+    order = np.argsort(row)
+    source, row = source[order], row[order]
+    return Matches(
+        row, matches.subject[source], matches.distance[source], matches.turn[source], matches.correlation[source]
+    )
+
+
+def leak_matrix(catalogue: Path) -> dict[str, dict[str, int]]:
+    """Count tiles that leaked: ``{source: {benchmark: tiles}}``."""
+    return {source: dict(counts) for source, counts in _count_leaks(catalogue)}
+
+
+def _count_leaks(catalogue: Path) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    with open_table(catalogue, "catalogue") as file:
+        table = file.read(columns=["source", "verdict", "subject"])
+    table = table.filter(pc.equal(table["verdict"].cast(pa.string()), "leak"))
+    table = pa.table({"source": table["source"].cast(pa.string()), "subject": table["subject"]})
+    counts: dict[str, list[tuple[str, int]]] = {}
+    for row in table.group_by(["source", "subject"]).aggregate([([], "count_all")]).to_pylist():
+        counts.setdefault(row["source"], []).append((row["subject"], row["count_all"]))
+    yield from sorted((source, sorted(pairs)) for source, pairs in counts.items())

@@ -1,0 +1,277 @@
+# mypy: disable-error-code="untyped-decorator,no-untyped-call,assignment,call-arg"
+"""Compiled inner loops of :mod:`curation.neighbours`; they release the interpreter lock.
+
+Signatures are explicit, so that compilation happens once, on import, and is kept in numba's cache. ``segments`` are
+rows of (shift, bits): the parts of a code that make up a key, the first in its lowest bits. ``flags`` name a table's
+bands, the first band in bit 31, so that an earlier table has the larger number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+_u64, _i64, _i32 = types.uint64, types.int64, types.int32
+_codes, _ids, _starts = types.Array(_u64, 1, "C"), types.Array(_i32, 1, "C"), types.Array(_i64, 1, "C")
+_table, _tables = types.Array(_i64, 2, "C"), types.Array(_i64, 3, "C")
+_reached = types.Tuple((_i64, _i64))
+
+_SMALL = 24
+"""Largest bucket in which all pairs are tried one by one; larger ones are explored."""
+
+
+@intrinsic
+def popcount(typingctx: Any, value: Any) -> Any:
+    """Number of set bits of a uint64: the processor's own instruction."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.uint64(types.uint64), generate
+
+
+@numba.njit(_i64(_u64, _table), nogil=True, cache=True, inline="always")
+def _key(code: int, segments: Any) -> int:
+    key, place = 0, 0
+    for part in range(segments.shape[0]):
+        bits = segments[part, 1]
+        key |= np.int64((code >> np.uint64(segments[part, 0])) & np.uint64((1 << bits) - 1)) << place
+        place += bits
+    return key
+
+
+@numba.njit(types.void(_codes, _i64, _i64, _table, _starts), nogil=True, cache=True)
+def count(codes: Any, low: int, high: int, segments: Any, counts: Any) -> None:
+    """Add to ``counts`` how many codes have each key."""
+    for i in range(low, high):
+        counts[_key(codes[i], segments)] += 1
+
+
+@numba.njit(types.void(_codes, _ids, _i64, _i64, _table, _starts, _codes, _ids), nogil=True, cache=True)
+def scatter(
+    codes: Any, ids: Any, low: int, high: int, segments: Any, cursors: Any, out_codes: Any, out_ids: Any
+) -> None:
+    """Move codes and ids to where ``cursors`` says their key goes, and advance it."""
+    for i in range(low, high):
+        key = _key(codes[i], segments)
+        place = cursors[key]
+        cursors[key] = place + 1
+        out_codes[place] = codes[i]
+        out_ids[place] = ids[i]
+
+
+@numba.njit(types.boolean(_u64, _i64, _codes, _i64, types.boolean), nogil=True, cache=True)
+def _belongs(difference: int, flags: int, masks: Any, chosen: int, every_pair: bool) -> bool:
+    """Whether a pair is this table's: no earlier table holds it (and, for every pair, this one surely does)."""
+    own, left = 0, chosen
+    for band in range(masks.shape[0]):
+        if difference & masks[band] == 0:
+            own |= 1 << (31 - band)
+            left -= 1
+            if left == 0:
+                break
+    return own == flags if every_pair else own <= flags
+
+
+@numba.njit(_i64(_codes, _ids, _i64, _table, _codes, _ids, _starts), nogil=True, cache=True)
+def _sort_bucket(codes: Any, ids: Any, size: int, segments: Any, out_codes: Any, out_ids: Any, edges: Any) -> int:
+    """Counting sort of one bucket; a key's codes are ``edges[key]`` to ``edges[key + 1]``. Returns the keys' number."""
+    bits = 0
+    for part in range(segments.shape[0]):
+        bits += segments[part, 1]
+    keys = 1 << bits
+    edges[: keys + 2] = 0
+    for i in range(size):
+        edges[_key(codes[i], segments) + 2] += 1
+    for key in range(2, keys + 2):
+        edges[key] += edges[key - 1]
+    for i in range(size):
+        key = _key(codes[i], segments) + 1
+        place = edges[key]
+        edges[key] = place + 1
+        out_codes[place] = codes[i]
+        out_ids[place] = ids[i]
+    return keys
+
+
+@numba.njit(
+    _i64(_codes, _ids, _i64, _i64, _i64, _codes, _i64, _i64, types.boolean, _ids, _ids, _i64), nogil=True, cache=True
+)
+def _all_pairs(
+    codes: Any, ids: Any, low: int, high: int, flags: int, masks: Any, chosen: int, radius: int, every: bool,
+    out_a: Any, out_b: Any, used: int,
+) -> int:  # fmt: skip
+    """Try all pairs of ``codes[low:high]``. Returns the edges in use, or -1 where there is no room."""
+    room = out_a.shape[0]
+    for i in range(low, high - 1):
+        code = codes[i]
+        for j in range(i + 1, high):
+            difference = code ^ codes[j]
+            if np.int64(popcount(difference)) <= radius and _belongs(difference, flags, masks, chosen, every):
+                if used == room:
+                    return -1
+                out_a[used], out_b[used] = ids[i], ids[j]
+                used += 1
+    return used
+
+
+@numba.njit(_i64(_codes, _ids, _i64, _i64, _i64, _codes, _i64, _i64, _ids, _ids, _i64), nogil=True, cache=True)
+def _explore(
+    codes: Any, ids: Any, low: int, high: int, flags: int, masks: Any, chosen: int, radius: int,
+    out_a: Any, out_b: Any, used: int,
+) -> int:  # fmt: skip
+    """Breadth first over ``codes[low:high]``, which it reorders. Returns the edges in use, or -1 without room.
+
+    Before ``reached`` lie codes that have been reached, after it those that have not: what the code at ``pivot``
+    reaches is swapped to the front, and is never a target again.
+    """
+    if used + high - low > out_a.shape[0]:
+        return -1
+    reached = low
+    for pivot in range(low, high):
+        if reached <= pivot:
+            reached = pivot + 1
+        code = codes[pivot]
+        for j in range(reached, high):
+            difference = code ^ codes[j]
+            if np.int64(popcount(difference)) <= radius:
+                if _belongs(difference, flags, masks, chosen, False):
+                    out_a[used], out_b[used] = ids[pivot], ids[j]
+                    used += 1
+                codes[j], codes[reached] = codes[reached], codes[j]
+                ids[j], ids[reached] = ids[reached], ids[j]
+                reached += 1
+    return used
+
+
+@numba.njit(
+    _reached(_codes, _ids, _starts, _starts, _tables, _codes, _i64, _i64, types.boolean, _i64, _i64, _ids, _ids),
+    nogil=True, cache=True,
+)  # fmt: skip
+def within(
+    codes: Any, ids: Any, starts: Any, flags: Any, segments: Any, masks: Any, chosen: int, radius: int, every: bool,
+    first: int, last: int, out_a: Any, out_b: Any,
+) -> Any:  # fmt: skip
+    """Pairs inside the buckets ``first`` to ``last``: (bucket reached, edges written).
+
+    Where room for edges ends, the bucket at hand is given up and named, to be done again.
+    """
+    longest = 0
+    for bucket in range(first, last):
+        longest = max(longest, starts[bucket + 1] - starts[bucket])
+    own_codes, own_ids = np.empty(longest, np.uint64), np.empty(longest, np.int32)
+    edges = np.empty((1 << 12) + 2, np.int64)
+    used = 0
+    for bucket in range(first, last):
+        low, high = starts[bucket], starts[bucket + 1]
+        if high - low < 2:
+            continue
+        before = used
+        for table in range(flags.shape[0]):
+            keys = _sort_bucket(codes[low:high], ids[low:high], high - low, segments[table], own_codes, own_ids, edges)
+            for key in range(keys):
+                a, b = edges[key], edges[key + 1]
+                if b - a < 2:
+                    continue
+                if every or b - a <= _SMALL:
+                    used = _all_pairs(
+                        own_codes, own_ids, a, b, flags[table], masks, chosen, radius, every, out_a, out_b, used
+                    )
+                else:
+                    used = _explore(own_codes, own_ids, a, b, flags[table], masks, chosen, radius, out_a, out_b, used)
+                if used < 0:
+                    return bucket, before
+    return last, used
+
+
+@numba.njit(
+    _reached(
+        _codes, _ids, _starts, _codes, _ids, _starts, _ids, _ids, _starts, _tables, _codes, _i64, _i64, _i64, _i64,
+        _ids, _ids,
+    ),
+    nogil=True, cache=True,
+)  # fmt: skip
+def between(
+    codes_a: Any, ids_a: Any, starts_a: Any, codes_b: Any, ids_b: Any, starts_b: Any, label_a: Any, label_b: Any,
+    flags: Any, segments: Any, masks: Any, chosen: int, radius: int, first: int, last: int, out_a: Any, out_b: Any,
+) -> Any:  # fmt: skip
+    """Pairs between the buckets ``first`` to ``last`` of two sets: (bucket reached, edges written).
+
+    With labels (not empty) pairs of equal label are skipped, and so are codes of a label that has just been met.
+    """
+    longest = 0
+    for bucket in range(first, last):
+        longest = max(longest, starts_a[bucket + 1] - starts_a[bucket])
+    own_codes, own_ids = np.empty(longest, np.uint64), np.empty(longest, np.int32)
+    edges = np.empty((1 << 12) + 2, np.int64)
+    room, labelled, used = out_a.shape[0], label_a.shape[0] > 0, 0
+    for bucket in range(first, last):
+        low, high = starts_a[bucket], starts_a[bucket + 1]
+        if high == low or starts_b[bucket + 1] == starts_b[bucket]:
+            continue
+        before = used
+        for table in range(flags.shape[0]):
+            _sort_bucket(codes_a[low:high], ids_a[low:high], high - low, segments[table], own_codes, own_ids, edges)
+            for j in range(starts_b[bucket], starts_b[bucket + 1]):
+                code, item = codes_b[j], ids_b[j]
+                key = _key(code, segments[table])
+                met = label_b[item] if labelled else -1
+                skip = met
+                for i in range(edges[key], edges[key + 1]):
+                    difference = code ^ own_codes[i]
+                    if np.int64(popcount(difference)) > radius:
+                        continue
+                    label = label_a[own_ids[i]] if labelled else -2
+                    if label in (met, skip):
+                        continue
+                    if not _belongs(difference, flags[table], masks, chosen, True):
+                        continue
+                    if used == room:
+                        return bucket, before
+                    out_a[used], out_b[used] = own_ids[i], item
+                    used += 1
+                    skip = label if labelled else skip
+    return last, used
+
+
+@numba.njit(_i32(_ids, _i32), nogil=True, cache=True)
+def _root(parent: Any, item: int) -> int:
+    """Root of an item, halving the path on the way."""
+    while parent[item] != item:
+        parent[item] = parent[parent[item]]
+        item = parent[item]
+    return item
+
+
+@numba.njit(types.void(_ids, _ids, _ids), nogil=True, cache=True)
+def unite(parent: Any, a: Any, b: Any) -> None:
+    """Unite the sets of ``a[k]`` and ``b[k]`` for every k; the lowest item is always the root."""
+    for k in range(a.shape[0]):
+        i, j = _root(parent, a[k]), _root(parent, b[k])
+        if i < j:
+            parent[j] = i
+        elif j < i:
+            parent[i] = j
+
+
+@numba.njit(_ids(_ids), nogil=True, cache=True)
+def roots(parent: Any) -> Any:
+    """Root of every item."""
+    result = np.empty_like(parent)
+    for item in range(parent.shape[0]):
+        result[item] = _root(parent, item)
+    return result
+
+
+@numba.njit(types.void(_codes, _ids, _ids), nogil=True, cache=True)
+def link_equal(codes: Any, order: Any, parent: Any) -> None:
+    """Point every code at the first that equals it; ``order`` sorts the codes, stably."""
+    first = 0
+    for place in range(1, order.shape[0]):
+        if codes[order[place]] != codes[order[first]]:
+            first = place
+        parent[order[place]] = order[first]
