@@ -76,13 +76,11 @@ def plan_shards(catalogue: Path, listings: list[Path], out: Path) -> list[ShardP
             read_table(path, "images", ["source", "image", "file", "member", "band_files"]) for path in listings
         )
     )
-    # Acero's hash join does not carry lists, so the row number stands for them.
-    keys = places.select(["source", "image"]).append_column("place", pa.array(np.arange(places.num_rows)))
-    joined = kept.join(keys, ["source", "image"]).sort_by([("shard", "ascending"), ("position", "ascending")])
-    taken = places.select(["file", "member", "band_files"]).take(joined["place"])
-    for name in taken.column_names:
-        joined = joined.append_column(name, taken[name])
-    rows = joined.drop_columns(["place"]).combine_chunks()
+    order = pc.sort_indices(kept, [("shard", "ascending"), ("position", "ascending")])
+    rows = kept.take(order)
+    for name, column in _places_of(rows, places).items():
+        rows = rows.append_column(name, column)
+    rows = rows.combine_chunks()
     numbers, starts, counts = np.unique(rows["shard"].to_numpy(), return_index=True, return_counts=True)
     with atomic(out) as aside, pq.ParquetWriter(aside, rows.schema, compression="zstd") as writer:
         for start, count in zip(starts, counts, strict=True):
@@ -91,6 +89,14 @@ def plan_shards(catalogue: Path, listings: list[Path], out: Path) -> list[ShardP
         ShardPart(int(number), group, int(count))
         for group, (number, count) in enumerate(zip(numbers, counts, strict=True))
     ]
+
+
+def _places_of(rows: pa.Table, places: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """File, member and band files of every row. The join carries row numbers, since it cannot carry lists."""
+    left = rows.select(["source", "image"]).append_column("row", pa.array(np.arange(rows.num_rows)))
+    right = places.select(["source", "image"]).append_column("place", pa.array(np.arange(places.num_rows)))
+    place = left.join(right, ["source", "image"]).sort_by("row")["place"]
+    return {name: places[name].take(place) for name in ("file", "member", "band_files")}
 
 
 def write_part(part: ShardPart, job: WriteJob) -> None:
