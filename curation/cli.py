@@ -6,6 +6,7 @@ Exit code 0 for success, 2 for wrong input with one clear line on standard error
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -41,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a table (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print("rs-curate: the disk is full; free some space, and the same command goes on", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("rs-curate: stopped; the same command goes on where this one stopped", file=sys.stderr)
         return 130

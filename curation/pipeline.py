@@ -315,8 +315,8 @@ def _locked(out: Path) -> Iterator[None]:
         handle = (out / ".lock").open("a+")
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"--out {out}: is a file, or lies below one; give a folder") from None
-    except PermissionError:
-        raise InputError(f"--out {out}: no permission to write there; give another folder") from None
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

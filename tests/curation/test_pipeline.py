@@ -83,7 +83,9 @@ def test_raw_files_in_shards_out(recipe: Path, capsys: pytest.CaptureFixture[str
     assert copy["subject"] == rows["chip_03.jpg", "kept"]["tile_id"]
     # 700 px in 128 px tiles, the last shifted back: 6 x 6, and 12 chips passed through
     assert counts["tile"] == {"kept": 36 + 12, "duplicate": 1}
-    assert "chip_05" not in (out / "report.html").read_text() or "broken.jpg" in (out / "report.html").read_text()
+    report = (out / "report.html").read_text()
+    for shown in ("mine/broken.jpg", "unreadable", "mine/copy_of_03.jpg", "phash distance"):
+        assert shown in report
 
     tars = sorted((out / "shards").glob("*.tar"))
     samples = list(webdataset.WebDataset([str(tar) for tar in tars], shardshuffle=False))
@@ -147,8 +149,8 @@ def processes_of(out: Path) -> Iterator[int]:
 
 @pytest.mark.parametrize("appears", ["inventory.*/images.parquet", "scan.*/*.parquet", "write-*/*.tar"])
 def test_kill_9_and_the_same_command_again(recipe: Path, appears: str) -> None:
-    for number in range(40):
-        texture(1000 + number, 400).save(recipe.parent / f"data/mine/more_{number:02d}.png")
+    for number in range(24):
+        texture(1000 + number, 300).save(recipe.parent / f"data/mine/more_{number:02d}.png")
     assert main(command(recipe, "whole")) == 0
     out = recipe.parent / "out"
     run = subprocess.Popen([sys.executable, "-m", "curation", *command(recipe)], start_new_session=True)
@@ -181,11 +183,12 @@ def test_one_run_at_a_time(recipe: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["run", "none.yaml", "--data", "data", "--out", "out"], "none.yaml: no such file"),
         (["run", "recipe.yaml", "--data", "nowhere", "--out", "out"], "nowhere"),
         (["run", "recipe.yaml", "--out", "out"], "--data"),
-        (["run", "empty.yaml", "--data", "data", "--out", "out"], "no image"),
-        (["run", "file.yaml", "--data", "data", "--out", "out"], "not a folder"),
+        (["run", "empty.yaml", "--data", "data", "--out", "out"], "is empty; put its images there"),
+        (["run", "file.yaml", "--data", "data", "--out", "out"], "is a file; give the folder"),
         (["run", "typo.yaml", "--data", "data", "--out", "out"], "did you mean 'sources'"),
         (["run", "recipe.yaml", "--data", "data", "--out", "recipe.yaml"], "is a file"),
         (["run", "recipe.yaml", "--data", "data", "--out", "out", "slice.tiel=64"], "did you mean 'tile'"),
+        (["run", "recipe.yaml", "--data", "data", "--out", "/proc/out"], "/proc/out: cannot be written"),
         (["verify", "nowhere"], "nowhere"),
     ],
 )
@@ -204,11 +207,3 @@ def test_wrong_input_is_one_clear_line(
     assert said in message
     assert message.count("\n") == 1
     assert "Traceback" not in message
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_no_permission_to_write(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = recipe.parent / "sealed"
-    out.mkdir(mode=0o500)
-    assert main(command(recipe, "sealed/out")) == 2
-    assert "no permission" in capsys.readouterr().err
