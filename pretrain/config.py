@@ -6,6 +6,7 @@ The command line, Python and the checkpoint share these models. What an objectiv
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -63,7 +64,9 @@ class SelectiveMaeObjective(_Objective):
     @model_validator(mode="after")
     def _counts(self) -> SelectiveMaeObjective:
         if self.target_ratio > self.mask_ratio:
-            raise ValueError(f"target_ratio {self.target_ratio} exceeds mask_ratio {self.mask_ratio}: targets are masked patches")
+            raise ValueError(
+                f"target_ratio {self.target_ratio} exceeds mask_ratio {self.mask_ratio}: targets are masked patches"
+            )
         if list(self.borders) != sorted(self.borders) or not 0 <= self.borders[0] <= self.borders[-1] <= 1:
             raise ValueError("borders must ascend within 0 and 1")
         return self
@@ -85,3 +88,109 @@ class ScaleMaeObjective(_Objective):
 
 
 Objective = Annotated[MaeObjective | SelectiveMaeObjective | ScaleMaeObjective, Field(discriminator="name")]
+
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+class DataConfig(Strict):
+    """Where samples come from, and how they are cropped."""
+
+    shards: Path | list[Path]
+    """Folder of shards with its ``index.parquet``, or several."""
+    window: int = Field(8, ge=1)
+    """Shards whose samples are mixed with each other; so many are open at a time."""
+    groups: int = Field(1, ge=1)
+    """Disjoint sets to which each epoch's shards are dealt; every global batch takes an equal part of each. With one
+    group per node a node reads only its part. Part of the order, so it does not follow the number of nodes."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Least and greatest share of the image's area that a random crop covers."""
+    max_upsample: float = Field(4.0, ge=1)
+    """Crops are never enlarged by more; images too small for it are left out at the start."""
+    hflip: Ratio = 0.5
+    """Share of the samples that are mirrored left to right."""
+    vflip: Ratio = 0.0
+    """Share of the samples that are mirrored top to bottom."""
+    gsd_missing: Literal["refuse", "drop"] | dict[str, Annotated[float, Field(gt=0)]] = "refuse"
+    """For objectives that use the GSD: what becomes of samples without one. A mapping gives metres per source."""
+    max_unreadable: Ratio = 0.001
+    """Share of samples that may turn out unreadable before the run stops."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that read and decode, per rank; by default all cores but one, at most eight, shared by the ranks."""
+    prefetch: int = Field(2, ge=1)
+    """Micro-batches that each worker prepares ahead."""
+
+    @model_validator(mode="after")
+    def _scale_ascends(self) -> DataConfig:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale {self.crop_scale}: expected 0 < least <= greatest <= 1")
+        return self
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of shards."""
+        return self.shards if isinstance(self.shards, list) else [self.shards]
+
+
+class OptimConfig(Strict):
+    """AdamW with linear warm-up and half-cosine decay.
+
+    The learning rate is ``base_lr * global_batch / 256 * lr_scale``.
+    """
+
+    base_lr: float = Field(1.5e-4, gt=0)
+    lr_scale: float = Field(1.0, gt=0)
+    """A factor of its own, so that no objective changes the rate behind the reader's back. The released SelectiveMAE
+    multiplies by target ratio over mask ratio: 0.25 / 0.85 = 0.294."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.05, ge=0)
+    """Not applied to biases, norms, tokens and position tables."""
+    warmup_epochs: float = Field(40, ge=0)
+    min_lr: float = Field(0.0, ge=0)
+    clip_grad: float | None = Field(None, gt=0)
+    """Greatest norm of the gradient; none by default."""
+
+
+class TrainConfig(Strict):
+    """Everything that defines a training run."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    encoder: EncoderConfig = EncoderConfig()
+    objective: Objective
+    data: DataConfig
+    optim: OptimConfig = OptimConfig()
+    epochs: int = Field(800, ge=1)
+    global_batch: int = Field(2048, ge=1)
+    """Images per optimiser step, over all GPUs; never changes in a run."""
+    max_batch_per_gpu: int = Field(256, ge=1)
+    """A larger share of the global batch is accumulated in equal parts."""
+    last_batch: Literal["drop"] = "drop"
+    """What becomes of an epoch's last, smaller batch."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    grad_checkpointing: bool = False
+    log_every: int = Field(10, ge=1)
+    """Steps between lines of the log; between them nothing waits for the GPU."""
+    save_every: int = Field(1000, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(2, ge=1)
+    picture_every: int = Field(1000, ge=0)
+    """Steps between pictures of reconstructions; 0 for none."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.global_batch % self.data.groups:
+            raise ValueError(f"global_batch {self.global_batch} is not a multiple of data.groups {self.data.groups}")
+        if self.optim.warmup_epochs > self.epochs:
+            raise ValueError(f"optim.warmup_epochs {self.optim.warmup_epochs} exceeds epochs {self.epochs}")
+        return self
+
+
+MAY_CHANGE = frozenset(
+    {"data.shards", "data.workers", "data.prefetch", "max_batch_per_gpu", "device", "log_every", "save_every",
+     "keep_checkpoints", "picture_every"}
+)  # fmt: skip
+"""Fields that a resumed run may change: where it runs and what it writes, not what it computes. ``data.shards`` may
+move; the checkpoint compares what is in it."""

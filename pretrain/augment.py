@@ -1,0 +1,116 @@
+"""Random resized crops and flips from given uniform numbers: nothing here draws any.
+
+Workers crop and resize single images to uint8; flips are applied on the device to a whole batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+TRIES = 10
+NOISE_SIZE = 2 * TRIES + 2
+"""Uniform numbers that one crop needs: an area and a ratio per try, and a place."""
+
+
+class CropRule(NamedTuple):
+    """What random crops may be."""
+
+    size: int
+    """Side of the square that comes out, in pixels."""
+    scale: tuple[float, float]
+    """Least and greatest share of the image's area."""
+    ratio: tuple[float, float]
+    """Least and greatest width over height."""
+    max_upsample: float
+    """No crop is enlarged by more."""
+
+    @property
+    def min_side(self) -> int:
+        """Least side of a crop, and so of an image, in pixels."""
+        return math.ceil(self.size / self.max_upsample)
+
+
+class Box(NamedTuple):
+    """A crop in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def crop_box(width: int, height: int, rule: CropRule, noise: npt.NDArray[np.float32]) -> Box:
+    """Choose a crop as ``torchvision.transforms.RandomResizedCrop`` does, bounded from below by ``max_upsample``.
+
+    Args:
+        width: of the image, at least ``rule.min_side``, like ``height``.
+        height: of the image.
+        rule: what the crop may be.
+        noise: (NOISE_SIZE,) uniform numbers in [0, 1).
+    """
+    draws = noise[: 2 * TRIES].astype(np.float64).reshape(TRIES, 2)
+    low = min(max(rule.scale[0], rule.min_side**2 / (width * height)), rule.scale[1])
+    area = width * height * (low + draws[:, 0] * (rule.scale[1] - low))
+    log_ratio = np.log(rule.ratio)
+    aspect = np.exp(log_ratio[0] + draws[:, 1] * (log_ratio[1] - log_ratio[0]))
+    wide, high = np.round(np.sqrt(area * aspect)), np.round(np.sqrt(area / aspect))
+    fits = (wide <= width) & (high <= height) & (np.minimum(wide, high) >= rule.min_side)
+    if not fits.any():
+        return _central_box(width, height, rule.ratio)
+    first = int(fits.argmax())
+    w, h = int(wide[first]), int(high[first])
+    return Box(int(noise[-2] * (width - w + 1)), int(noise[-1] * (height - h + 1)), w, h)
+
+
+def _central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
+    """The greatest central crop whose ratio is allowed."""
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    return Box((width - w) // 2, (height - h) // 2, w, h)
+
+
+def crop_and_resize(rgb: npt.NDArray[np.uint8], box: Box, size: int) -> Tensor:
+    """Cut ``box`` out of (H, W, 3) uint8 and resize it, antialiased and bicubic, to (3, size, size) uint8."""
+    cut = rgb[box.top : box.top + box.height, box.left : box.left + box.width]
+    image = torch.from_numpy(np.ascontiguousarray(cut)).permute(2, 0, 1)[None]
+    if (box.width, box.height) == (size, size):
+        return image[0].contiguous()
+    resized = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].contiguous()
+
+
+def resize_whole(rgb: npt.NDArray[np.uint8], size: int) -> Tensor:
+    """Centre-crop the greatest square of (H, W, 3) uint8 and resize it to (3, size, size): what evaluation sees."""
+    height, width = rgb.shape[:2]
+    return crop_and_resize(rgb, _central_box(width, height, (1.0, 1.0)), size)
+
+
+def gsd_after(gsd_m: float, box: Box, size: int) -> float:
+    """Ground sample distance after the resize, metres: the geometric mean of both axes."""
+    return gsd_m * math.sqrt(box.width * box.height) / size
+
+
+def flip(images: Tensor, noise: Tensor, hflip: float, vflip: float) -> Tensor:
+    """Mirror the samples whose noise lies below the given shares.
+
+    Args:
+        images: (B, 3, H, W).
+        noise: (B, 2) uniform; the first column is for left-right, the second for top-bottom.
+        hflip: share mirrored left to right.
+        vflip: share mirrored top to bottom.
+    """
+    for axis, column, share in ((3, 0, hflip), (2, 1, vflip)):
+        if share > 0:
+            chosen = (noise[:, column] < share)[:, None, None, None]
+            images = torch.where(chosen, images.flip(axis), images)
+    return images

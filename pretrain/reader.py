@@ -1,0 +1,143 @@
+"""What a worker does: read one image's bytes, decode, crop, resize.
+
+Shards may come from anywhere, so sizes are bounded before anything is decoded, and a sample that cannot be read becomes
+a row of zeros with weight 0 and a reason.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import Image
+from torch import Tensor
+
+from curation.errors import UnreadableImage
+from pretrain.augment import CropRule, crop_and_resize, crop_box, gsd_after
+from pretrain.corpus import Rows
+
+MAX_PIXELS = 1 << 26
+"""Greatest image that is decoded, 8192 x 8192: a forged header must not fill the memory."""
+_OPEN_FILES = 64
+
+
+class Request(NamedTuple):
+    """Rows of one micro-batch; arrays of equal length."""
+
+    epoch: int
+    row: int
+    """First row of the *global* batch in the epoch's order; with ``epoch`` the position."""
+    rows: Rows
+    noise: npt.NDArray[np.float32]
+    """(B, augment.NOISE_SIZE)."""
+
+
+class Batch(NamedTuple):
+    """One micro-batch."""
+
+    images: Tensor
+    """(B, 3, S, S) uint8."""
+    gsd: Tensor
+    """(B,) float32, metres per pixel of the crop; NaN when unknown."""
+    sample_id: Tensor
+    """(B,) int64."""
+    epoch: Tensor
+    """(B,) int64."""
+    weight: Tensor
+    """(B,) float32; 0 for a sample that could not be read."""
+    position: tuple[int, int]
+    """(epoch, row) of the global batch's first row."""
+    unreadable: list[tuple[int, str]]
+    """(sample id, reason)."""
+
+
+class ShardReader:
+    """Serves requests. Its only state is open files; ``pread`` keeps no position, so forked workers may share them."""
+
+    def __init__(self, paths: list[Path], rule: CropRule) -> None:
+        self.paths, self.rule = paths, rule
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def __getitems__(self, request: Request) -> Batch:
+        """Serve a whole request; the name is torch's protocol for datasets that fetch batches."""
+        count, side = len(request.rows.sample_id), self.rule.size
+        images = torch.zeros((count, 3, side, side), dtype=torch.uint8)
+        gsd = torch.full((count,), float("nan"))
+        weight = torch.ones(count)
+        unreadable = []
+        for row in range(count):
+            try:
+                images[row], gsd[row] = self._sample(request, row)
+            except UnreadableImage as error:
+                weight[row] = 0
+                unreadable.append((int(request.rows.sample_id[row]), str(error)))
+        ids = torch.from_numpy(request.rows.sample_id)
+        epoch = torch.full((count,), request.epoch, dtype=torch.int64)
+        return Batch(images, gsd, ids, epoch, weight, (request.epoch, request.row), unreadable)
+
+    def _sample(self, request: Request, row: int) -> tuple[Tensor, float]:
+        shard, offset = int(request.rows.shard[row]), int(request.rows.offset[row])
+        try:
+            rgb = decode(self.read(shard, offset, int(request.rows.size[row])))
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{self.paths[shard].name} at byte {offset}: {error}") from None
+        box = crop_box(rgb.shape[1], rgb.shape[0], self.rule, request.noise[row])
+        return crop_and_resize(rgb, box, self.rule.size), gsd_after(float(request.rows.gsd_m[row]), box, self.rule.size)
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """Bytes of a member.
+
+        Raises:
+            UnreadableImage: the shard ends before it.
+        """
+        data = os.pread(self._descriptor(shard), size, offset)
+        if len(data) != size:
+            raise UnreadableImage("the file ends early")
+        return data
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._open:
+            if len(self._open) >= _OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+            self._open[shard] = os.open(self.paths[shard], os.O_RDONLY)
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+
+def decode(data: bytes) -> npt.NDArray[np.uint8]:
+    """Decode an image to (H, W, 3) uint8.
+
+    Raises:
+        UnreadableImage: damaged, cut short, of another format, or larger than ``MAX_PIXELS``.
+    """
+    try:
+        return _decode_jpeg(data) if data[:2] == b"\xff\xd8" else _decode_any(data)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableImage(f"cannot be decoded ({error})") from None
+
+
+def _decode_jpeg(data: bytes) -> npt.NDArray[np.uint8]:
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    _check_size(width, height)
+    if colours not in ("YCbCr", "Gray", "RGB"):  # libjpeg-turbo does not turn CMYK into RGB
+        return _decode_any(data)
+    rgb: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return rgb
+
+
+def _decode_any(data: bytes) -> npt.NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+        _check_size(*image.size)
+        return np.array(image.convert("RGB"))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"{width}x{height} has more than {MAX_PIXELS} pixels")
