@@ -32,6 +32,7 @@ class Progress:
         self.description, self.total, self.unit = description, total, unit
         self.stream = stream if stream is not None else sys.stderr
         self.done = 0
+        self._told_at = -1
         self._facts: dict[str, object] = {}
         self._start = self._last_line = time.monotonic()
         self._bar = self._new_bar() if self.stream.isatty() else None
@@ -47,7 +48,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif kind is None:
+        elif kind is None and self._told_at != self.done:
             self._line()
 
     def advance(self, n: int = 1, **facts: object) -> None:
@@ -81,6 +82,7 @@ class Progress:
         )
 
     def _line(self) -> None:
+        self._told_at = self.done
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._start
         of = f" of {self.total:,}" if self.total is not None else ""
