@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import shutil
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -44,6 +46,14 @@ def test_zip_members(tmp_path: Path, method: int) -> None:
     assert read_all(path) == FILES
     assert {m.name: m.bytes for m in list_members(path)} == {name: len(data) for name, data in FILES.items()}
     assert read_member(tmp_path, "x.zip", "a/one.jpg", 1 << 20) == FILES["a/one.jpg"]
+
+
+def test_names_beyond_ascii_of_the_zip_program(tmp_path: Path) -> None:
+    if shutil.which("zip") is None:
+        pytest.skip("the zip program is absent")
+    (tmp_path / "é1.jpg").write_bytes(b"1")
+    subprocess.run(["zip", "-q", "x.zip", "é1.jpg"], cwd=tmp_path, check=True)
+    assert read_all(tmp_path / "x.zip") == {"é1.jpg": b"1"}
 
 
 def test_streamed_zip_whose_header_has_no_sizes(tmp_path: Path) -> None:
