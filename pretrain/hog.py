@@ -15,6 +15,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 BINS = 9
 
@@ -44,17 +45,18 @@ def richness(images: Tensor, patch_size: int) -> Tensor:
 def cell_histograms(images: Tensor, cell: int) -> Tensor:
     """Histograms of the cells of uint8 (B, C, H, W), values scaled to 0..1: (9, B, C, H/cell, W/cell) float32."""
     down, right = _gradients(images.float())
-    magnitude = torch.hypot(down, right)
-    # A horizontal gradient has angle 0 on either side; the quotient alone would send the leftward one to 180 degrees.
-    quotient = torch.where(down == 0, math.inf, right / down)
-    pool = _column_pool(images.shape[3], cell, images.device)
-    beyond = [_pooled(magnitude, cell, pool)]
+    squared = down * down
+    # Not right / down: a horizontal gradient has angle 0 on both sides, so it must never count as beyond an edge. Here
+    # it is 0/0, and comparisons with NaN are false. Whole numbers up to 255 keep both products exact.
+    quotient = right * down / squared
+    magnitude = torch.addcmul(squared, right, right).sqrt()
+    beyond = [_row_sums(magnitude, cell)]
     for index in range(1, BINS):
         edge = 1 / math.tan(index * math.pi / BINS)
-        beyond.append(_pooled(torch.where(quotient <= edge, magnitude, 0.0), cell, pool))
-    beyond.append(torch.zeros_like(beyond[0]))
-    sums = torch.stack(beyond)
-    return (sums[:-1] - sums[1:]) / (255 * cell * cell)
+        # In place the comparison gives 0.0 and 1.0, and a product of floats is six times as fast as one with bools.
+        beyond.append(_row_sums(quotient.clone().le_(edge) * magnitude, cell))
+    sums = torch.matmul(torch.stack(beyond), _column_pool(images.shape[3], cell, images.device))
+    return (sums - F.pad(sums[1:], (0, 0) * 4 + (0, 1))) / (255 * cell * cell)
 
 
 def _richness(images: Tensor, patch_size: int) -> Tensor:
@@ -76,7 +78,6 @@ def _column_pool(width: int, cell: int, device: torch.device) -> Tensor:
     return (cells[:, None] == torch.arange(width // cell, device=device)).float()
 
 
-def _pooled(values: Tensor, cell: int, pool: Tensor) -> Tensor:
-    """Sums over cells: rows by addition along contiguous lines, columns by a small matrix product."""
+def _row_sums(values: Tensor, cell: int) -> Tensor:
     batch, channels, height, width = values.shape
-    return torch.matmul(values.view(batch, channels, height // cell, cell, width).sum(dim=3), pool)
+    return values.view(batch, channels, height // cell, cell, width).sum(dim=3)

@@ -107,10 +107,10 @@ class CrossAttentionDecoder(nn.Module):
     def forward(self, latent: Tensor, target: Tensor, *, recompute: bool = False) -> Tensor:
         """Predict patches ``target`` (B, T) from ``latent`` (B, L, E): (B, T, p*p*3)."""
         batch, length = latent.shape[:2]
-        kv = self.kv(latent).view(batch, length, 2 * len(self.blocks), self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        kv = self.kv(latent).view(batch, length, 2 * len(self.blocks), self.heads, -1).unbind(2)
         x = self.mask_token + self.positions[target]
         for index, block in enumerate(self.blocks):
-            key, value = kv[2 * index], kv[2 * index + 1]
+            key, value = kv[2 * index].transpose(1, 2), kv[2 * index + 1].transpose(1, 2)
             if recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, key, value, use_reentrant=False)
             else:
