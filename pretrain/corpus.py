@@ -66,14 +66,12 @@ class Corpus:
         starts: (S,) sample id of each shard's first row.
         sizes: usable samples per shard.
         left_out: ``{reason: {source: samples}}`` of what is not used.
-        fingerprint: hash of the shards' checksums and of the rule: equal for equal data, wherever they lie.
     """
 
     paths: list[Path]
     starts: list[int]
     sizes: list[int]
     left_out: dict[str, dict[str, int]]
-    fingerprint: str
     rule: SampleRule
     groups: list[tuple[pq.ParquetFile, int]]
 
@@ -100,7 +98,7 @@ def open_corpus(folders: Sequence[Path], rule: SampleRule) -> Corpus:
     Raises:
         InputError: a folder, index or tar is absent; no sample can be used; or samples lack a GSD that is needed.
     """
-    corpus = Corpus([], [], [], {}, _fingerprint(folders, rule), rule, [])
+    corpus = Corpus([], [], [], {}, rule, [])
     missing: dict[str, int] = {}
     total = 0
     for folder in folders:
@@ -175,8 +173,13 @@ def _refuse_missing_gsd(missing: dict[str, int]) -> None:
         )
 
 
-def _fingerprint(folders: Sequence[Path], rule: SampleRule) -> str:
-    digest = hashlib.sha256(repr((rule.min_side, rule.needs_gsd, rule.gsd_missing)).encode())
+def fingerprint(folders: Sequence[Path]) -> str:
+    """Hash of the shards' checksums: equal for equal data, wherever they lie.
+
+    Raises:
+        InputError: a folder, its index or its checksums are absent.
+    """
+    digest = hashlib.sha256()
     for folder in folders:
         open_index(folder)[0].close()  # names a missing folder or index before a missing checksums file
         checksums = read_checksums(folder)

@@ -76,7 +76,7 @@ class ShardReader:
             try:
                 images[row], gsd[row] = self._sample(request, row)
             except UnreadableImage as error:
-                weight[row] = 0
+                weight[row], gsd[row] = 0, 1.0  # a NaN here would reach the gradients in spite of the weight
                 unreadable.append((int(request.rows.sample_id[row]), str(error)))
         ids = torch.from_numpy(request.rows.sample_id)
         epoch = torch.full((count,), request.epoch, dtype=torch.int64)

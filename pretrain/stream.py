@@ -19,6 +19,7 @@ from pretrain.corpus import Corpus, Rows, join
 from pretrain.noise import Purpose, uniform
 from pretrain.order import Window, epoch_order, group_rows, rank_rows, steps_per_epoch
 from pretrain.reader import Batch, Request, ShardReader
+from pretrain.signals import ignore_in_worker
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def batches(
     """
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin, "collate_fn": _as_is}
     if workers:
-        options |= {"prefetch_factor": prefetch, "worker_init_fn": _one_thread}
+        options |= {"prefetch_factor": prefetch, "worker_init_fn": _start_worker}
     feed: Any = _Sampler(corpus, plan, start, stop)
     reader: Any = ShardReader(corpus.paths, rule)
     yield from DataLoader(reader, batch_sampler=feed, **options)
@@ -156,9 +157,9 @@ def _as_is(batch: Batch) -> Batch:
     return batch
 
 
-def _one_thread(_: int) -> None:
-    """Workers are the parallelism; threads inside them would fight for the same cores."""
-    torch.set_num_threads(1)
+def _start_worker(_: int) -> None:
+    ignore_in_worker()
+    torch.set_num_threads(1)  # workers are the parallelism; threads inside them would fight for the same cores
 
 
 def default_workers(world: int) -> int:

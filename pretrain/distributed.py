@@ -1,0 +1,95 @@
+"""Process groups: the only module that knows how many processes train together.
+
+``torchrun`` sets the environment; without it there is one process and nothing is initialised.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from curation.errors import InputError
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a run, seen from one of them."""
+
+    rank: int
+    world: int
+    local_world: int
+    """Processes on this machine."""
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Team]:
+    """Join the processes that torchrun started, or be alone.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``; auto takes a GPU where there is one.
+
+    Raises:
+        InputError: ``cuda`` was asked for and there is none.
+    """
+    world, rank, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
+    here = _device(device, local)
+    if world > 1:
+        if here.type == "cuda":
+            torch.cuda.set_device(here)
+        dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    try:
+        yield Team(rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)), here)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+
+
+_ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda was asked for, and torch finds no GPU; set device=cpu or device=auto")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
+
+
+def wrap(model: nn.Module, team: Team) -> nn.Module:
+    """Average gradients over the team; alone, the model itself."""
+    if team.world == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[team.device.index] if team.device.type == "cuda" else None)
+
+
+def accumulating(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Context of a micro-batch: gradients are exchanged only with the last one of a step."""
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()
+
+
+def summed(values: Tensor, team: Team) -> Tensor:
+    """Sum over the team, on every process."""
+    if team.world > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def wait(team: Team) -> None:
+    """Wait until every process is here."""
+    if team.world > 1:
+        dist.barrier()

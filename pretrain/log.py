@@ -1,0 +1,67 @@
+"""The training log: one JSON object per line, cut back when a run goes on from an earlier step; and what is logged."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curation.catalogue import atomic
+from pretrain import distributed
+from pretrain.distributed import Team
+
+
+class Log:
+    """Appends records to ``log.jsonl``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record; a reader never waits for a buffer to fill."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """All whole records; a line that a killed process left unfinished is passed over."""
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    continue
+
+    def cut(self, step: int) -> None:
+        """Drop what was logged after ``step``: a resumed run logs those steps again."""
+        kept = [record for record in self.records() if record["step"] <= step]
+        with atomic(self.path) as aside:
+            aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+
+class Meter:
+    """Sums of weighted losses between two lines of the log, kept on the device: adding never waits for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(2, device=device, dtype=torch.float64)
+        self.last = torch.zeros((), device=device)
+        self.since = time.monotonic()
+
+    def add(self, losses: Tensor, weight: Tensor) -> None:
+        """Count a micro-batch: weighted losses and weights, (B,) each."""
+        self.last = losses.detach().sum()
+        self.sums += torch.stack([self.last.double(), weight.sum().double()])
+
+    def read(self, team: Team) -> tuple[float, float, float]:
+        """Mean loss, samples and seconds since the last reading, over the whole team."""
+        loss, weight = distributed.summed(self.sums, team).tolist()
+        now = time.monotonic()
+        seconds, self.since = now - self.since, now
+        self.sums.zero_()
+        return loss / max(weight, 1e-9), weight, seconds

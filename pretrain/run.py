@@ -1,0 +1,108 @@
+"""A run's folder: what lies in it, who may write to it, and whether it is new, unfinished or finished.
+
+OUT/config.yaml                the resolved configuration
+OUT/log.jsonl                  one record per ``log_every`` steps
+OUT/checkpoints/step-00001000/ see :mod:`pretrain.checkpoint`
+OUT/pictures/step-00001000.png reconstructions
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from curation import settings
+from curation.catalogue import atomic
+from curation.errors import InputError
+from pretrain.checkpoint import State, found, read_state
+from pretrain.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration; its presence means that a run was started here."""
+        return self.path / "config.yaml"
+
+    @property
+    def log(self) -> Path:
+        """The training log."""
+        return self.path / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    def picture(self, step: int) -> Path:
+        """Reconstructions after a step."""
+        return self.path / "pictures" / f"step-{step:08d}.png"
+
+    def latest(self) -> tuple[Path, State] | None:
+        """The newest complete checkpoint and its state."""
+        checkpoints = found(self.checkpoints)
+        return (checkpoints[-1], read_state(checkpoints[-1])) if checkpoints else None
+
+
+def open_run(path: Path) -> tuple[TrainConfig, Path, State]:
+    """Configuration and newest checkpoint of a run, for evaluation, pictures and export.
+
+    Raises:
+        InputError: there is no run, or it has no checkpoint yet.
+    """
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise InputError(f"{path}: no run of rs-pretrain train; give the folder that was its --out")
+    latest = folder.latest()
+    if latest is None:
+        raise InputError(f"{path}: has no checkpoint yet; wait for the first, or set save_every lower")
+    return settings.load(TrainConfig, folder.config), *latest
+
+
+def begin(folder: RunFolder, config: TrainConfig) -> None:
+    """Make the folder and write the resolved configuration.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        with atomic(folder.config) as aside:
+            aside.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{folder.path}: is a file; give a folder as --out") from None
+    except OSError as error:
+        raise InputError(f"{folder.path}: cannot be written ({error.strerror}); give another --out") from None
+
+
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Hold the folder alone: two trainings in one folder would mix their checkpoints.
+
+    Raises:
+        InputError: another process trains here, or the folder cannot be made.
+    """
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        handle = (folder.path / ".lock").open("a")
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{folder.path}: is a file; give a folder as --out") from None
+    except OSError as error:
+        raise InputError(f"{folder.path}: cannot be written ({error.strerror}); give another --out") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder.path}: another rs-pretrain trains here; wait for it, or give another --out"
+            ) from None
+        yield

@@ -1,0 +1,54 @@
+"""Learning rate and the optimiser: pure functions of the step, and AdamW with weight decay where it belongs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from pretrain.config import OptimConfig
+
+_TOKENS = ("pos_embed", "cls_token", "reg_token", "mask_token")
+
+
+def peak_rate(config: OptimConfig, global_batch: int) -> float:
+    """Learning rate after the warm-up: ``base_lr * global_batch / 256 * lr_scale``."""
+    return config.base_lr * global_batch / 256 * config.lr_scale
+
+
+def learning_rate(config: OptimConfig, global_batch: int, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """Rate of a step: linear warm-up, then half a cosine down to ``min_lr`` (MAE, appendix A.1), changing every step.
+
+    Args:
+        config: rates and warm-up.
+        global_batch: images per step.
+        step: number of the step, from 0, over all epochs.
+        steps_per_epoch: steps in an epoch.
+        epochs: length of the run.
+    """
+    peak, epoch = peak_rate(config, global_batch), step / steps_per_epoch
+    if epoch < config.warmup_epochs:
+        return peak * epoch / config.warmup_epochs
+    share = (epoch - config.warmup_epochs) / max(epochs - config.warmup_epochs, 1e-9)
+    return config.min_lr + (peak - config.min_lr) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW, fused, in two groups: biases, norms, tokens and position tables are not decayed."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for name, p in named if _decays(name, p)], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in named if not _decays(name, p)], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and name.rpartition(".")[2] not in _TOKENS
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give all groups a learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

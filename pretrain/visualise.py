@@ -1,0 +1,99 @@
+"""Pictures of what an objective sees and makes of it: original, chosen tokens, reconstruction, one row per image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from curation.catalogue import atomic
+from pretrain.models import Objective, Output
+
+Pixels = npt.NDArray[np.uint8]
+
+SEED, ADDED, TARGET = (255, 176, 0), (64, 156, 255), (57, 211, 83)
+_CELL, _GAP, _HEAD = 192, 6, 20
+
+
+@torch.no_grad()
+def draw(model: Objective, images: Tensor, gsd: Tensor, noise: Tensor, progress: Tensor) -> Image.Image:
+    """Run the objective on some images and draw one row for each.
+
+    Args:
+        model: the objective; its mode (training or not) is kept.
+        images: uint8 (B, 3, S, S).
+        gsd: (B,) metres per pixel.
+        noise: (B, n) uniform.
+        progress: 0-d, share of training done.
+    """
+    training = model.training
+    model.eval()
+    output = model(images, gsd, noise, progress)
+    rebuilt = model.reconstruct(images, output)
+    model.train(training)
+    seeds = getattr(model, "seeds", 0)
+    columns = [images, _mark(images, output, model.grid[0], seeds), rebuilt]
+    return _sheet([_to_pixels(column) for column in columns], _legend(seeds))
+
+
+def _mark(images: Tensor, output: Output, grid: int, seeds: int) -> Tensor:
+    """The images with chosen patches framed by their role and the others darkened."""
+    marked = (images.float() * 0.3).to(torch.uint8)
+    patch = images.shape[2] // grid
+    width = max(1, patch // 8)
+    visible = output.visible_ids.tolist()
+    for row, targets in enumerate(output.target_ids.tolist()):
+        roles = [(ids, colour) for ids, colour in (
+            (targets, TARGET), (visible[row][:seeds], SEED), (visible[row][seeds:], ADDED)
+        )]  # fmt: skip
+        for ids, colour in roles:
+            for index in ids:
+                top, left = index // grid * patch, index % grid * patch
+                place = (row, slice(None), slice(top, top + patch), slice(left, left + patch))
+                shown = images[place] if colour != TARGET else marked[place]
+                marked[place] = _frame(shown, colour, width)
+    return marked
+
+
+def _frame(patch: Tensor, colour: tuple[int, int, int], width: int) -> Tensor:
+    framed = torch.tensor(colour, dtype=torch.uint8, device=patch.device)[:, None, None].expand_as(patch).clone()
+    framed[:, width:-width, width:-width] = patch[:, width:-width, width:-width]
+    return framed
+
+
+def _to_pixels(images: Tensor) -> Pixels:
+    pixels: Pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
+
+
+def _legend(seeds: int) -> list[tuple[str, tuple[int, int, int]]]:
+    visible = [("seed tokens", SEED), ("added tokens", ADDED)] if seeds else [("visible tokens", ADDED)]
+    return [*visible, ("targets", TARGET)]
+
+
+def _sheet(columns: list[Pixels], legend: list[tuple[str, tuple[int, int, int]]]) -> Image.Image:
+    step, rows = _CELL + _GAP, len(columns[0])
+    sheet = Image.new("RGB", (len(columns) * step + _GAP, rows * step + _GAP + _HEAD), "white")
+    for x, column in enumerate(columns):
+        for y, pixels in enumerate(column):
+            cell = Image.fromarray(pixels).resize((_CELL, _CELL), Image.Resampling.NEAREST)
+            sheet.paste(cell, (_GAP + x * step, _HEAD + _GAP + y * step))
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_GAP, 6), "original", fill="black")
+    x = _GAP + step
+    for name, colour in legend:
+        pen.rectangle((x, 8, x + 8, 16), fill=colour)
+        pen.text((x + 11, 6), name, fill="black")
+        x += 17 + int(pen.textlength(name))
+    pen.text((_GAP + 2 * step, 6), "reconstruction", fill="black")
+    return sheet
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture atomically; the format follows the file name's ending."""
+    with atomic(path) as aside:
+        picture.save(aside, format="JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG")
