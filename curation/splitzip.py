@@ -81,7 +81,7 @@ def _entry(head: bytes, directory: IO[bytes], starts: Sequence[int]) -> tuple[st
         raise zipfile.BadZipFile("damaged central directory")
     raw = directory.read(n_name)
     extra = directory.read(n_extra)
-    name = raw.decode("utf-8", "replace") if flags & 0x800 else unicode_name(raw, extra) or raw.decode("cp437")
+    name = decode_name(raw, extra, utf8=bool(flags & 0x800))
     directory.read(n_comment)
     if name.endswith("/"):
         return None
@@ -95,21 +95,28 @@ def _entry(head: bytes, directory: IO[bytes], starts: Sequence[int]) -> tuple[st
     return name, method, crc, packed, size, _place(starts, disk, offset)
 
 
-def unicode_name(raw: bytes, extra: bytes) -> str | None:
-    """The UTF-8 name that Info-ZIP writes beside the one in the old code page; Python reads it from 3.13 on."""
+def decode_name(raw: bytes, extra: bytes, utf8: bool) -> str:
+    """A member's name: UTF-8 where the archive says so, beside the name or by plain looks, else the old code page.
+
+    Programs on Unix write UTF-8 without saying so, and Python reads the name that Info-ZIP writes beside from 3.13 on
+    only; ids must not depend on either.
+    """
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)
         field, extra = extra[4 : 4 + length], extra[4 + length :]
         if kind == 0x7075 and len(field) > 5 and struct.unpack_from("<I", field, 1)[0] == zlib.crc32(raw):
-            return field[5:].decode("utf-8", "replace")
-    return None
+            raw, utf8 = field[5:], True
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "replace") if utf8 else raw.decode("cp437")
 
 
 def zip_name(info: zipfile.ZipInfo) -> str:
-    """A member's name, the same on every version of Python."""
+    """:func:`decode_name` of what the standard library read."""
     if info.flag_bits & 0x800:
         return info.filename
-    return unicode_name(info.orig_filename.encode("cp437", "replace"), info.extra) or info.filename
+    return decode_name(info.orig_filename.encode("cp437", "replace"), info.extra, utf8=False)
 
 
 def _zip64(extra: bytes, size: int, packed: int, offset: int, disk: int) -> tuple[int, int, int, int]:
