@@ -54,11 +54,18 @@ class SelectiveMAE(Objective):
             seed_noise, stage_noise, target_noise = torch.split(noise.float(), self.num_patches, dim=1)
             score = self._score(images)
             seeds = choose(config.seeds, score, seed_noise, self.seeds, config.temperature)
-            tokens = embed_patches(self.encoder, self.normalise(patches)) + patch_positions(self.encoder)
-            visible = expand(tokens, seeds, self.added, stage_noise, progress, config.borders)
+            visible = expand(self.tokens(patches), seeds, self.added, stage_noise, progress, config.borders)
             taken = mark(visible, self.num_patches)
             target = choose(config.targets, score, target_noise, self.target_count, config.temperature, taken)
         return visible, target.sort(dim=1).values
+
+    @torch.no_grad()
+    def tokens(self, patches: Tensor) -> Tensor:
+        """Every patch's embedding plus position, (B, N, D), which similarity is measured on.
+
+        The few visible ones are embedded again with gradient: cheaper than a backward pass through all of them.
+        """
+        return embed_patches(self.encoder, self.normalise(patches)) + patch_positions(self.encoder)
 
     def _score(self, images: Tensor) -> Tensor:
         if self.config.seeds == self.config.targets == "uniform":

@@ -1,0 +1,257 @@
+"""The training step's speed: forward, backward and fused AdamW, every contender of a round after the other.
+
+Each contender lives in a process of its own, so that its peak memory is its own and all share one allocator setting;
+the parent asks them in turn for one step. On a CPU the seconds are process time of one thread, which other jobs disturb
+least; on a GPU they are wall time between synchronisations.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from curation.errors import WorkError
+from pretrain.config import EncoderConfig, MaeObjective, SelectiveMaeObjective
+from pretrain.hog import richness
+from pretrain.models import Objective, SelectiveMAE, build_objective
+
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+"""Stops glibc from returning every large buffer to the kernel and faulting it in again in the next step."""
+
+DECODERS = {"vit_small_patch16_224": (256, 8)}
+"""Decoder width and heads where they differ from 512 and 16 (the SelectiveMAE release)."""
+
+STAGE = 0.1
+"""Share of training at which steps are timed: similarity decides, near tokens are added."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One thing that is timed."""
+
+    encoder: str
+    objective: str
+    decoder_depth: int
+    batch: int
+    precision: str
+    device: str
+    compiled: bool
+    threads: int
+
+    @property
+    def label(self) -> str:
+        """Name in tables."""
+        return "MAE" if self.objective == "mae" else f"SelectiveMAE, {self.decoder_depth} blocks"
+
+
+def step_bench(
+    encoders: Sequence[str] = ("vit_small_patch16_224", "vit_base_patch16_224"),
+    batches: Sequence[int] = (16, 32),
+    precisions: Sequence[str] = ("fp32", "bf16"),
+    repeats: int = 5,
+    device: str = "cpu",
+    compiled: bool = False,
+    threads: int = 1,
+) -> list[dict[str, Any]]:
+    """Time MAE (8 blocks) and SelectiveMAE (12 and 8 blocks), interleaved, for every combination of the arguments.
+
+    Returns:
+        One row per contender: its fields, ``seconds`` (median over rounds), ``fastest``, ``slowest``, ``optimiser``,
+        ``selection`` (HOG and choosing), ``hog``, ``embedding`` (all patches, for similarity), ``compute`` (the rest),
+        ``images_per_second``, ``peak_mib``, ``parameters``, ``gmac`` (forward multiply-adds per image in 10^9) and
+        ``speedup`` (median over rounds of MAE's seconds over its own).
+
+    Raises:
+        WorkError: a contender's process died, for instance for lack of memory.
+    """
+    rows: list[dict[str, Any]] = []
+    for encoder in encoders:
+        for precision in precisions:
+            for batch in batches:
+                shared = (batch, precision, device, compiled, threads)
+                group = [Contender(encoder, "mae", 8, *shared)]
+                group += [Contender(encoder, "selective_mae", depth, *shared) for depth in (12, 8)]
+                rows += _time_group(group, repeats)
+    return rows
+
+
+def format_table(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows of :func:`step_bench` as a Markdown table; seconds, shares of the step, MiB."""
+    lines = [
+        "| encoder | precision | batch | objective | s/step (min-max) | images/s | MAE / this | arithmetic | "
+        "HOG | choosing | embedding | optimiser | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    base: dict[str, Any] = {}
+    for row in rows:
+        base = row if row["objective"] == "mae" else base
+        shares = (row["hog"], row["selection"] - row["hog"], row["embedding"], row["optimiser"])
+        percent = " | ".join(f"{100 * part / row['seconds']:.1f} %" for part in shares)
+        lines.append(
+            f"| {row['encoder']} | {row['precision']} | {row['batch']} | {row['label']} | "
+            f"{row['seconds']:.3f} ({row['fastest']:.3f}-{row['slowest']:.3f}) | {row['images_per_second']:.1f} | "
+            f"{row['speedup']:.2f} | {base['gmac'] / row['gmac']:.2f} | {percent} | {row['peak_mib']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _time_group(group: list[Contender], repeats: int) -> list[dict[str, Any]]:
+    with ExitStack() as stack:
+        workers = [stack.enter_context(_start(contender)) for contender in group]
+        for worker in workers:
+            _ask(worker, "step")  # warm-up: allocation, autotuning, compilation
+        rounds = [[_ask(worker, "step") for worker in workers] for _ in range(repeats)]
+        summaries = [_ask(worker, "summary") for worker in workers]
+    rows = []
+    for index, (contender, summary) in enumerate(zip(group, summaries, strict=True)):
+        steps = [one[index] for one in rounds]
+        seconds = [step["seconds"] for step in steps]
+        middle = statistics.median(seconds)
+        parts = {"optimiser": statistics.median(step["optimiser"] for step in steps), **summary}
+        parts["compute"] = middle - parts["optimiser"] - parts["selection"] - parts["embedding"]
+        rows.append(
+            {**asdict(contender), "label": contender.label, "seconds": middle, "fastest": min(seconds)}
+            | {"slowest": max(seconds), "images_per_second": contender.batch / middle, **parts}
+            | {"speedup": statistics.median(one[0]["seconds"] / one[index]["seconds"] for one in rounds)}
+        )
+    return rows
+
+
+def _start(contender: Contender) -> subprocess.Popen[str]:
+    environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(contender.threads)}
+    command = [sys.executable, "-m", "pretrain.bench", json.dumps(asdict(contender))]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _ask(worker: subprocess.Popen[str], question: str) -> dict[str, float]:
+    assert worker.stdin is not None and worker.stdout is not None
+    try:
+        worker.stdin.write(question + "\n")
+        worker.stdin.flush()
+    except BrokenPipeError:
+        raise WorkError(f"a benchmark process ended with status {worker.wait()}; try a smaller batch") from None
+    answer = worker.stdout.readline()
+    if not answer:
+        raise WorkError(f"a benchmark process ended with status {worker.wait()}; try a smaller batch")
+    numbers: dict[str, float] = json.loads(answer)
+    return numbers
+
+
+def _serve(contender: Contender) -> None:
+    """Answer questions from the parent until it closes the pipe."""
+    torch.set_num_threads(contender.threads)
+    torch.manual_seed(0)
+    model = _build(contender)
+    answers: dict[str, Callable[[], dict[str, float]]] = {
+        "step": _stepper(model, contender),
+        "summary": lambda: _summary(model, contender),
+    }
+    for question in sys.stdin:
+        sys.stdout.write(json.dumps(answers[question.strip()]()) + "\n")
+        sys.stdout.flush()
+
+
+def _build(contender: Contender) -> Objective:
+    width, heads = DECODERS.get(contender.encoder, (512, 16))
+    settings = {"decoder_depth": contender.decoder_depth, "decoder_dim": width, "decoder_heads": heads}
+    config: type[MaeObjective | SelectiveMaeObjective]
+    config = MaeObjective if contender.objective == "mae" else SelectiveMaeObjective
+    objective = config.model_validate({"name": contender.objective, **settings})
+    return build_objective(objective, EncoderConfig(name=contender.encoder)).to(contender.device)
+
+
+def _inputs(model: Objective, contender: Contender) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    size, side = contender.batch, model.crop_size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+    noise = torch.rand(size, model.noise_size, generator=generator)
+    tensors = (images, torch.ones(size), noise, torch.tensor(STAGE))
+    one, two, three, four = (tensor.to(contender.device) for tensor in tensors)
+    return one, two, three, four
+
+
+def _stepper(model: Objective, contender: Contender) -> Callable[[], dict[str, float]]:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=1e-4, betas=(0.9, 0.95), fused=True)
+    forward = torch.compile(model, fullgraph=True) if contender.compiled else model
+    inputs = _inputs(model, contender)
+    clock = _clock(contender.device)
+
+    def step() -> dict[str, float]:
+        start = clock()
+        with torch.autocast(contender.device, torch.bfloat16, enabled=contender.precision == "bf16"):
+            output = forward(*inputs)
+        output.loss_per_sample.mean().backward()
+        middle = clock()
+        optimiser.step()
+        optimiser.zero_grad()
+        end = clock()
+        return {"seconds": end - start, "optimiser": end - middle}
+
+    return step
+
+
+def _summary(model: Objective, contender: Contender) -> dict[str, float]:
+    """Peak memory so far, then what the step spends on selection, timed on its own."""
+    if contender.device == "cpu":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    else:
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    times = {"selection": 0.0, "hog": 0.0, "embedding": 0.0}
+    if isinstance(model, SelectiveMAE):
+        images, _, noise, progress = _inputs(model, contender)
+        patches = model.patchify(images)
+        times["embedding"] = _median_time(lambda: model.tokens(patches), contender)
+        times["hog"] = _median_time(lambda: richness(images, model.patch_size), contender)
+        whole = _median_time(lambda: model.select(images, patches, noise, progress), contender)
+        times["selection"] = whole - times["embedding"]
+    return {"peak_mib": peak, "parameters": float(parameters), "gmac": forward_gmac(model), **times}
+
+
+def forward_gmac(model: Objective) -> float:
+    """Multiply-adds of one image's forward pass in 10^9: matrix products and attention."""
+    device = model.mean.device
+    images = torch.zeros(1, 3, model.crop_size, model.crop_size, dtype=torch.uint8, device=device)
+    noise, gsd = torch.rand(1, model.noise_size, device=device), torch.ones(1, device=device)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(images, gsd, noise, torch.tensor(STAGE, device=device))
+    return float(counter.get_total_flops()) / 2e9
+
+
+def _median_time(work: Callable[[], object], contender: Contender, repeats: int = 5) -> float:
+    clock, times = _clock(contender.device), []
+    for _ in range(repeats + 1):
+        start = clock()
+        work()
+        times.append(clock() - start)
+    return statistics.median(times[1:])
+
+
+def _clock(device: str) -> Callable[[], float]:
+    if device == "cpu":
+        return time.process_time
+
+    def synchronised() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return synchronised
+
+
+if __name__ == "__main__":
+    _serve(Contender(**json.loads(sys.argv[1])))

@@ -1,0 +1,36 @@
+"""The step benchmark: it runs, its rows add up, and its arithmetic is the known one. No time is asserted."""
+
+from __future__ import annotations
+
+import pytest
+
+from pretrain.bench import format_table, forward_gmac, step_bench
+from pretrain.config import EncoderConfig, MaeObjective, SelectiveMaeObjective
+from pretrain.models import build_objective
+
+
+@pytest.mark.slow
+def test_one_round_of_a_tiny_model():
+    rows = step_bench(encoders=["vit_tiny_patch16_224"], batches=[2], precisions=["fp32"], repeats=1)
+    assert [row["label"] for row in rows] == ["MAE", "SelectiveMAE, 12 blocks", "SelectiveMAE, 8 blocks"]
+    assert rows[0]["speedup"] == 1 and rows[0]["selection"] == 0
+    for row in rows:
+        parts = row["compute"] + row["optimiser"] + row["selection"] + row["embedding"]
+        assert parts == pytest.approx(row["seconds"])
+        assert row["hog"] <= row["seconds"] and row["peak_mib"] > 0
+    table = format_table(rows).splitlines()
+    assert len(table) == 5 and len({line.count("|") for line in table}) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "analytic"),
+    [
+        # ViT-B, 224 px: 9.781, less the patch embedding of 147 masked patches and the prediction of 50 visible tokens.
+        (MaeObjective(name="mae"), 9.781 - 147 * 768 * 768e-9 - 50 * 512 * 768e-9),
+        # 4.542 and 3.928, and the visible patches embedded a second time.
+        (SelectiveMaeObjective(name="selective_mae"), 4.542 + 29 * 768 * 768e-9),
+        (SelectiveMaeObjective(name="selective_mae", decoder_depth=8), 3.928 + 29 * 768 * 768e-9),
+    ],
+)
+def test_arithmetic_of_vit_b(config, analytic):
+    assert forward_gmac(build_objective(config, EncoderConfig())) == pytest.approx(analytic, rel=0.003)
