@@ -31,6 +31,8 @@ class Decoded:
     format: str
     plain: bool
     """The file's own bytes are an 8-bit three-component JPEG that is upright as it is."""
+    soft_alpha: float = 0.0
+    """Share of pixels that are neither opaque nor transparent."""
     crs: str | None = None
     affine: tuple[float, float, float, float, float, float] | None = None
 
@@ -187,7 +189,9 @@ def _converted(picture: Image.Image, data: bytes, image_format: str) -> Decoded:
     else:
         rgba = _turn(np.asarray(picture.convert("RGBA")), orientation)
         rgb, valid = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3] > 0
-        return Decoded(_blanked(rgb, valid), None if valid.all() else valid, bands, "uint8", image_format, False)
+        soft = float((valid & (rgba[..., 3] < 255)).mean())
+        mask = None if valid.all() else valid
+        return Decoded(_blanked(rgb, valid), mask, bands, "uint8", image_format, False, soft)
     return Decoded(
         _turn(rgb, orientation), None, bands, "bool" if mode == "1" else "uint8", image_format,
         image_format == "JPEG" and mode == "RGB" and orientation == 1,

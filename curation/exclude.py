@@ -9,16 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from curation.catalogue import Window
 from curation.manifest import ExcludeRules, Source
 from curation.raster import Image
+from curation.statistics import Statistics
 from curation.strips import Patch
-
-Bytes = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 
 
 class Reason(NamedTuple):
@@ -51,13 +46,14 @@ def by_split(split: str | None, rules: ExcludeRules) -> Reason | None:
 
 
 def by_header(image: Image, source: Source, rules: ExcludeRules) -> Reason | None:
-    """Everything the header tells: values that are no light, false colour by declaration, shape and size."""
+    """Everything the header tells: values that are no light, another planet, declared false colour, shape and size."""
     if image.dtype.startswith("complex"):
-        return Reason("not_optical", f"dtype: {image.dtype}, complex values are radar")
+        return Reason("not_optical", f"dtype: {image.dtype}; complex values are radar")
+    if rules.earth_only and image.georeference is not None and not image.georeference.on_earth:
+        return Reason("not_optical", "earth_only: the CRS is that of another celestial body")
     if source.kind == "false_colour" and not rules.false_colour:
-        return Reason("false_colour", "kind: false_colour, declared by the manifest")
-    area = image.area
-    return by_shape(area, rules)
+        return Reason("false_colour", "kind: the manifest says false_colour")
+    return by_shape(image.area, rules)
 
 
 def by_shape(area: Window, rules: ExcludeRules) -> Reason | None:
@@ -66,52 +62,95 @@ def by_shape(area: Window, rules: ExcludeRules) -> Reason | None:
     if long > rules.max_aspect * max(short, 1):
         return Reason("aspect", f"max_aspect: {long / max(short, 1):.1f}, at most {rules.max_aspect:g}")
     if short < rules.min_side:
-        return Reason("too_small", f"min_side: {short}, at least {rules.min_side}")
+        return Reason("too_small", f"min_side: {short} pixels, at least {rules.min_side}")
     return None
 
 
 # ------------------------------------------------------------------------------------------------ pixels
 
 
-def by_content(patches: Sequence[tuple[Bytes, Mask | None]], source: Source, rules: ExcludeRules) -> Reason | None:
-    """What the pixels of a raw image show: single band, masks and label rasters."""
-    pixels = np.concatenate([(rgb if valid is None else rgb[valid]).reshape(-1, 3) for rgb, valid in patches])
-    if not len(pixels):
+def by_content(image: Image, found: Statistics, rules: ExcludeRules) -> Reason | None:
+    """What the pixels of a raw image show, each rule asking one question of the same measurement."""
+    kind = image.source.kind
+    if found.pixels == 0:
         return None
-    return _grey(pixels, source)
+    return (
+        by_values(image)
+        or by_transparency(image, rules)
+        or by_flatness(found, rules)
+        or (by_colour(found, rules) or by_spread(found, rules) or by_agreement(found, rules) if kind == "rgb" else None)
+    )
 
 
-def _grey(pixels: Bytes, source: Source) -> Reason | None:
-    if source.kind == "grey":
+def by_values(image: Image) -> Reason | None:
+    """Decibels, temperatures, differences: light is not negative."""
+    limits = image.stretch
+    if limits is None or image.source.stretch is not None:
         return None
-    spread = pixels.max(axis=1) - pixels.min(axis=1)
-    coloured = float((spread > 3).mean())
-    if coloured < 0.001:
-        return Reason("not_optical", f"single band: {coloured:.4f} of the pixels have colour, at least 0.001")
-    return None
+    middle = min((low + high) / 2 for low, high in zip(limits[::2], limits[1::2], strict=True))
+    return Reason("not_optical", f"values: middle of a band is {middle:.4g}, at least 0") if middle < 0 else None
+
+
+def by_transparency(image: Image, rules: ExcludeRules) -> Reason | None:
+    """Figures: their lines and letters are smoothed into a transparent canvas; a mask of valid pixels has hard edges."""
+    share = image.soft_alpha
+    if share <= rules.max_soft_alpha or image.georeference is not None:
+        return None
+    return Reason("not_optical", f"max_soft_alpha: {share:.4f} half transparent, at most {rules.max_soft_alpha:g}")
+
+
+def by_flatness(found: Statistics, rules: ExcludeRules) -> Reason | None:
+    """Masks, class maps, charts, drawings: areas of exactly one colour. A sensor's noise leaves none."""
+    if found.flat <= rules.max_flat:
+        return None
+    return Reason(
+        "not_optical", f"max_flat: {found.flat:.3f} of the pixels equal their neighbours, at most {rules.max_flat:g}"
+    )
+
+
+def by_colour(found: Statistics, rules: ExcludeRules) -> Reason | None:
+    """One band, also where it is stored as three: panchromatic, radar, elevation, hillshade, masks."""
+    if found.coloured >= rules.min_coloured:
+        return None
+    return Reason("not_optical", f"min_coloured: {found.coloured:.4f} of the pixels, at least {rules.min_coloured:g}")
+
+
+def by_spread(found: Statistics, rules: ExcludeRules) -> Reason | None:
+    """Colour-coded masks and maps, also as JPEG: colours are spread further than any ground's."""
+    if found.colour_spread <= rules.max_colour_spread:
+        return None
+    detail = f"max_colour_spread: {found.colour_spread:.1f} grey levels, at most {rules.max_colour_spread:g}"
+    return Reason("not_optical", detail)
+
+
+def by_agreement(found: Statistics, rules: ExcludeRules) -> Reason | None:
+    """Radar composites and noise: in visible light every channel has its edges where another has them."""
+    if found.edge < rules.agreement_from or found.agreement >= rules.min_agreement:
+        return None
+    return Reason(
+        "not_optical", f"min_agreement: {found.agreement:.3f} between channels, at least {rules.min_agreement:g}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ tiles
 
 
-def valid_share(patches: Sequence[Patch]) -> float:
-    """Share of valid pixels of some patches."""
+def valid_share(patches: Sequence[Patch], found: Statistics) -> float:
+    """Share of valid pixels of some patches, flat areas of pure black or white not counted."""
     total = sum(patch.window.width * patch.window.height for patch in patches)
-    inside = sum(
-        patch.rgb.shape[0] * patch.rgb.shape[1] if patch.valid is None else int(patch.valid.sum()) for patch in patches
-    )
-    return inside / max(total, 1)
+    inside = sum(patch.rgb[..., 0].size if patch.valid is None else int(patch.valid.sum()) for patch in patches)
+    return inside / max(total, 1) * (1.0 - found.fill)
 
 
-def by_nodata(valid_share: float, rules: ExcludeRules) -> Reason | None:
+def by_nodata(share: float, rules: ExcludeRules) -> Reason | None:
     """Too little of the tile is imagery."""
-    if valid_share < rules.min_valid:
-        return Reason("nodata", f"min_valid: {valid_share:.3f}, at least {rules.min_valid:g}")
-    return None
+    return (
+        Reason("nodata", f"min_valid: {share:.3f}, at least {rules.min_valid:g}") if share < rules.min_valid else None
+    )
 
 
 def by_texture(std: float, rules: ExcludeRules) -> Reason | None:
     """Sea, haze, saturation: nothing to see."""
-    if std < rules.min_std:
-        return Reason("blank", f"min_std: {std:.2f}, at least {rules.min_std:g}")
-    return None
+    return (
+        Reason("blank", f"min_std: {std:.2f} grey levels, at least {rules.min_std:g}") if std < rules.min_std else None
+    )

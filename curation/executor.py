@@ -7,16 +7,17 @@ run again in throw-away processes, halved until the image at fault is alone and 
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from curation.errors import InputError, WorkError
+from curation import watchdog
+from curation.errors import InputError, OpticalrsError, WorkError
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -69,6 +70,7 @@ class Executor:
         import dask
         from distributed import Client
 
+        logging.getLogger("distributed").setLevel(logging.ERROR)
         self._stack.enter_context(dask.config.set(_settings()))
         try:
             self._client = self._stack.enter_context(
@@ -144,7 +146,7 @@ class Executor:
 
         def send() -> None:
             for part in waiting:
-                future = self._client.submit(fn, part, pure=False, retries=RETRIES)
+                future = self._client.submit(_work, fn, part, pure=False, retries=RETRIES)
                 flying[future] = part
                 pool.add(future)
                 return
@@ -157,9 +159,15 @@ class Executor:
             try:
                 result = future.result()
             except KilledWorker:
-                result = _isolate(fn, part, self._folder)
+                result = _isolate(fn, part)
             except CommClosedError as error:
                 raise WorkError(f"the Dask scheduler is gone ({error}); run the same command again to go on") from error
+            except (OpticalrsError, OSError):
+                raise
+            except Exception:
+                if not isinstance(part, Divisible):
+                    raise
+                result = _isolate(fn, part)  # what one image brings about must not end the run
             finally:
                 future.release()
             send()
@@ -194,59 +202,65 @@ def _memory_per_worker(workers: int) -> int:
 # ------------------------------------------------------------------------------------------------ taking apart
 
 
-def _isolate(fn: Callable[[Any], R], part: Any, folder: Path) -> R:
+def _isolate(fn: Callable[[Any], R], part: Any) -> R:
     """Run a part that killed workers: in a process of its own, halved until one image is alone.
 
     Raises:
         WorkError: the part cannot be taken apart.
     """
-    result, what = _alone(fn, part, folder)
+    result, what = _alone(fn, part)
     if what is None:
         return result
     if not isinstance(part, Divisible):
         raise WorkError(f"{part}: brought its process down ({what})")
     pieces = part.split()
     if len(pieces) < 2:
-        result, again = _alone(fn, part.without(what), folder)
+        result, again = _alone(fn, part.without(what))
         if again is not None:
             raise WorkError(f"{part}: brought its process down without being opened ({again})")
         return result
     for piece in pieces:
-        _isolate(fn, piece, folder)
+        _isolate(fn, piece)
     part.join(pieces)
     return fn(part)
 
 
-def _alone(fn: Callable[[Any], Any], part: Any, folder: Path) -> tuple[Any, str | None]:
+def _alone(fn: Callable[[Any], Any], part: Any) -> tuple[Any, str | None]:
     """Result of ``fn(part)`` in a process of its own, or what became of the process."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
-    with tempfile.TemporaryFile(dir=folder if folder.is_dir() else None):
-        process = context.Process(target=_call, args=(fn, part, send), daemon=True)
-        process.start()
-        send.close()
-        try:
-            answer = receive.recv()
-        except EOFError:
-            answer = None
-        process.join()
+    process = context.Process(target=_answer, args=(fn, part, send), daemon=True)
+    process.start()
+    send.close()
+    try:
+        answer = receive.recv()
+    except EOFError:
+        answer = None
+    process.join()
     if answer is None:
         return None, _end(process.exitcode)
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer[0], None
+    result, error = answer
+    if error is not None and (isinstance(error, OpticalrsError | OSError) or not isinstance(part, Divisible)):
+        raise error
+    return result, None if error is None else f"{type(error).__name__}: {error}"
 
 
-def _call(fn: Callable[[Any], Any], part: Any, send: Any) -> None:
+def _answer(fn: Callable[[Any], Any], part: Any, send: Any) -> None:
     os.environ |= _ENVIRONMENT
     try:
-        answer: Any = (fn(part),)
+        answer: Any = (_work(fn, part), None)
     except Exception as error:  # noqa: BLE001 (handed to the parent, which raises it)
-        answer = error
+        answer = (None, error)
     send.send(answer)
+
+
+def _work(fn: Callable[[P], R], part: P) -> R:
+    """What a worker runs: the function, with images that hang ending the process."""
+    watchdog.arm()
+    return fn(part)
 
 
 def _end(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"killed by signal {-code}"
-    return f"ended with exit code {code}"
+        return f"process killed by signal {-code}"
+    return "took longer than its deadline" if code == 1 else f"process ended with exit code {code}"

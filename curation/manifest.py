@@ -215,6 +215,20 @@ class ExcludeRules(Strict):
     """Share of a source's images above which unreadable ones stop the run (sources of 20 images or more)."""
     min_std: float = Field(2.0, ge=0)
     """Least standard deviation of a tile's valid luma, in grey levels."""
+    min_coloured: float = Field(0.01, ge=0, le=1)
+    """Least share of pixels whose channels differ; below, an image is single-band. Sources of ``kind: rgb`` only."""
+    max_flat: float = Field(0.65, ge=0, le=1)
+    """Largest share of pixels that equal their neighbours: masks, class maps, charts."""
+    max_colour_spread: float = Field(70.0, ge=0)
+    """Largest standard deviation of the opponent colours, in grey levels: colour-coded maps. ``kind: rgb`` only."""
+    min_agreement: float = Field(0.3, ge=-1, le=1)
+    """Least correlation of fine detail between channels: radar composites, noise. ``kind: rgb`` only."""
+    agreement_from: float = Field(4.0, ge=0)
+    """Difference of neighbours, in grey levels, below which channels differ by noise alone and are not compared."""
+    max_soft_alpha: float = Field(0.005, ge=0, le=1)
+    """Largest share of half transparent pixels of an image without CRS: figures."""
+    earth_only: bool = True
+    """Leave out images whose CRS is that of another celestial body."""
     false_colour: bool = False
     """Take sources whose manifest says ``kind: false_colour``."""
     max_pixels: int = Field(250_000_000, ge=1)

@@ -96,6 +96,11 @@ class Image:
         return self.pixels.block_height
 
     @property
+    def soft_alpha(self) -> float:
+        """Share of half transparent pixels; 0 of images that are read by windows."""
+        return self.pixels.soft_alpha if isinstance(self.pixels, Decoded) else 0.0
+
+    @property
     def area(self) -> Window:
         """The image without the border that the manifest trims."""
         left, top, right, bottom = self.source.trim

@@ -10,7 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curation import exclude, slicing, strips
+from curation import exclude, slicing, statistics, strips, watchdog
 from curation.catalogue import Window, open_table, read_table, table_from_rows, tile_id, write_table
 from curation.errors import UnreadableImage
 from curation.exclude import Reason
@@ -258,7 +258,7 @@ def _scene_limits(images: Sequence[Mapping[str, Any]], part: Part) -> dict[str, 
         samples = []
         for listed in members:
             try:
-                with open_image(_location(listed, part.job), source, part.job.exclude) as image:
+                with _opened(listed, part.job) as image, watchdog.deadline(_seconds(image)):
                     samples.append(image.samples())
             except UnreadableImage:
                 continue
@@ -274,17 +274,31 @@ def _scan_image(
     reason = exclude.by_licence(source, job.exclude) or exclude.by_split(listed["split"], job.exclude)
     if reason is not None:
         return [(_image_row(listed, job, reason), None)]
-    with ExitStack() as stack:
-        facts: dict[str, Any] = {}
-        try:
-            image = stack.enter_context(open_image(_location(listed, job), source, job.exclude, limits))
+    facts: dict[str, Any] = {}
+    try:
+        with _opened(listed, job, limits) as image:
             facts = _facts(image)
             reason = exclude.by_header(image, source, job.exclude)
             if reason is not None:
                 return [(_image_row(listed, job, reason, facts), None)]
-            return _scan_pixels(image, listed, job, facts)
-        except UnreadableImage as error:
-            return [(_image_row(listed, job, Reason("unreadable", str(error)), facts), None)]
+            with watchdog.deadline(_seconds(image)):
+                return _scan_pixels(image, listed, job, facts)
+    except UnreadableImage as error:
+        return [(_image_row(listed, job, Reason("unreadable", str(error)), facts), None)]
+
+
+@contextmanager
+def _opened(listed: Mapping[str, Any], job: ScanJob, limits: tuple[float, ...] | None = None) -> Iterator[Image]:
+    """Open a listed image; what is decoded whole is decoded here."""
+    with ExitStack() as stack:
+        with watchdog.deadline(watchdog.seconds(job.exclude.max_pixels, listed["bytes"], slow=False)):
+            image = stack.enter_context(open_image(_location(listed, job), job.source.source, job.exclude, limits))
+        yield image
+
+
+def _seconds(image: Image) -> float:
+    slow = image.dtype not in ("uint8", "bool") or image.format == "JP2OpenJPEG"
+    return watchdog.seconds(image.width * image.height, image.file_bytes, slow)
 
 
 def _scan_pixels(
@@ -292,11 +306,12 @@ def _scan_pixels(
 ) -> list[tuple[dict[str, Any], Reduced | None]]:
     source = job.source.source
     patches = strips.patches(image)
-    reason = exclude.by_content([(patch.rgb, patch.valid) for patch in patches], source, job.exclude)
+    found = statistics.together(statistics.measure(patch.rgb, patch.valid) for patch in patches)
+    reason = exclude.by_content(image, found, job.exclude)
     whole = patches[0] if len(patches) == 1 and patches[0].window == image.area else None
     windows: list[Window] = []
     if reason is None:
-        share = exclude.valid_share(patches)
+        share = exclude.valid_share(patches, found)
         windows = slicing.windows(image.area, job.source.slice, job.seed, source.id, listed["image"], share)
         if not windows:
             reason = Reason("too_small", f"slice: {image.width} x {image.height} pixels give no tile")
@@ -306,7 +321,9 @@ def _scan_pixels(
     for patch in walk:
         is_all = patch.window == image.area
         reduced = walk.reduced() if is_all else reduce(patch.rgb, patch.valid)
-        tiles.append((_tile_row(patch, reduced, image, listed, job, facts), reduced))
+        share = exclude.valid_share([patch], found if is_all else statistics.measure(patch.rgb, patch.valid))
+        verdict = exclude.by_nodata(share, job.exclude) or exclude.by_texture(reduced.std, job.exclude)
+        tiles.append((_tile_row(patch.window, verdict, share, image, listed, job, facts), reduced))
     row = _image_row(listed, job, reason, facts)
     return [(row, walk.reduced()), *tiles]
 
@@ -351,11 +368,14 @@ def _image_row(
 
 
 def _tile_row(
-    patch: strips.Patch, reduced: Reduced, image: Image, listed: Mapping[str, Any], job: ScanJob, facts: dict[str, Any]
+    window: Window,
+    reason: Reason | None,
+    valid_share: float,
+    image: Image,
+    listed: Mapping[str, Any],
+    job: ScanJob,
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    window = patch.window
-    valid_share = exclude.valid_share([patch])
-    reason = exclude.by_nodata(valid_share, job.exclude) or exclude.by_texture(reduced.std, job.exclude)
     is_all = window == Window(0, 0, image.width, image.height)
     return {
         **facts,

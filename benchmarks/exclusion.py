@@ -1,0 +1,101 @@
+"""Confusion of the exclusion rules on a folder of images whose role is known: what is kept, what is left out, and why.
+
+    python benchmarks/exclusion.py DATA [--truth SOURCES.csv] [--show-errors]
+
+DATA holds images and a CSV with columns ``path``, ``role`` and ``optical_keep`` (1 keep, 0 leave out, anything else: depends on the
+policy). Every image goes through the scan as a plain folder source with the default rules. An image counts as kept when at
+least one of its tiles is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from curation import catalogue, scan
+from curation.manifest import Recipe, resolve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--truth", type=Path)
+    parser.add_argument("--show-errors", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    truth = read_truth(options.truth or options.data / "SOURCES.csv")
+    start = time.perf_counter()
+    outcome = scan_all(options.data, sorted(truth))
+    print(f"{len(truth)} files in {time.perf_counter() - start:.0f} s")
+    table = confusion(truth, outcome)
+    show(table)
+    if options.show_errors:
+        for path, (role, keep) in sorted(truth.items()):
+            kept, why = outcome[path]
+            if keep in ("0", "1") and kept != (keep == "1"):
+                print(f"{'kept' if kept else 'left out'}: {path} ({role}) {why}")
+    if options.json:
+        options.json.write_text(json.dumps(table, indent=1))
+
+
+def read_truth(path: Path) -> dict[str, tuple[str, str]]:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {row["path"]: (row["role"], row["optical_keep"]) for row in rows if row["optical_keep"] != "n/a"}
+
+
+def scan_all(data: Path, paths: list[str]) -> dict[str, tuple[bool, str]]:
+    """Whether an image is kept, and its reason or its tiles' reasons."""
+    recipe = Recipe(name="exclusion", sources=[{"id": "all", "path": str(data.resolve())}])
+    source = resolve(recipe, None)[0]
+    rows = [{"source": "all", "image": path, "file": path, "bytes": (data / path).stat().st_size, "mtime_ns": 0} for path in paths]
+    with tempfile.TemporaryDirectory() as folder:
+        listing = Path(folder) / "images.parquet"
+        catalogue.write_table(catalogue.table_from_rows("images", rows), listing, "images")
+        parts = scan.plan_parts(listing, Path(folder), scan.ScanJob.of(source, recipe))
+        reasons: dict[str, Counter[str]] = defaultdict(Counter)
+        for part in parts:
+            scan.scan_part(part)
+            table = pq.read_table(part.out, columns=["kind", "image", "verdict", "detail"])
+            for row in table.to_pylist():
+                if row["kind"] == "tile" or row["verdict"]:
+                    reasons[row["image"]][f"{row['verdict']}: {row['detail']}" if row["verdict"] else "kept"] += 1
+    return {path: (reasons[path]["kept"] > 0, "; ".join(list(reasons[path])[:3])) for path in paths}
+
+
+def confusion(truth: dict[str, tuple[str, str]], outcome: dict[str, tuple[bool, str]]) -> list[dict[str, object]]:
+    groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for path, (role, keep) in truth.items():
+        kept, why = outcome[path]
+        groups[role, keep]["kept" if kept else "out"] += 1
+        if not kept:
+            groups[role, keep][why.split(";")[0].split(":")[0] + ": " + why.split(":")[1].strip()] += 1
+    table = []
+    for (role, keep), counts in sorted(groups.items(), key=lambda item: (-item[0][1].isdigit(), item[0][1], item[0][0])):
+        reasons = {name: n for name, n in counts.most_common() if name not in ("kept", "out")}
+        table.append({"role": role, "should": keep, "kept": counts["kept"], "out": counts["out"], "reasons": reasons})
+    return table
+
+
+def show(table: list[dict[str, object]]) -> None:
+    print("| role | should be | kept | left out | by |\n|---|---|---|---|---|")
+    for row in table:
+        should = {"1": "kept", "0": "left out"}.get(str(row["should"]), "policy")
+        reasons = ", ".join(f"{name} {count}" for name, count in dict(row["reasons"]).items()) if row["reasons"] else ""  # type: ignore[call-overload]
+        print(f"| {row['role']} | {should} | {row['kept']} | {row['out']} | {reasons} |")
+    for should, wanted in (("1", "kept"), ("0", "out")):
+        chosen = [row for row in table if row["should"] == should]
+        right = sum(int(str(row[wanted])) for row in chosen)
+        total = sum(int(str(row["kept"])) + int(str(row["out"])) for row in chosen)
+        print(f"{right} of {total} ({right / max(total, 1):.1%}) rightly {'kept' if should == '1' else 'left out'}")
+
+
+if __name__ == "__main__":
+    main()
