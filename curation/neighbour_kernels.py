@@ -17,11 +17,13 @@ from numba.extending import intrinsic
 
 _u64, _i64, _i32 = types.uint64, types.int64, types.int32
 _codes, _ids, _starts = types.Array(_u64, 1, "C"), types.Array(_i32, 1, "C"), types.Array(_i64, 1, "C")
+_keys = types.Array(types.uint16, 1, "C")
 _table, _tables = types.Array(_i64, 2, "C"), types.Array(_i64, 3, "C")
 _reached = types.Tuple((_i64, _i64))
 
 _SMALL = 24
 """Largest bucket in which all pairs are tried one by one; larger ones are explored."""
+_BLOCK = 8
 
 
 @intrinsic
@@ -77,25 +79,49 @@ def _belongs(difference: int, flags: int, masks: Any, chosen: int, every_pair: b
     return own == flags if every_pair else own <= flags
 
 
-@numba.njit(_i64(_codes, _ids, _i64, _table, _codes, _ids, _starts), nogil=True, cache=True)
-def _sort_bucket(codes: Any, ids: Any, size: int, segments: Any, out_codes: Any, out_ids: Any, edges: Any) -> int:
+@numba.njit(_i64(_codes, _ids, _table, _keys, _codes, _ids, _ids), nogil=True, cache=True)
+def _sort_bucket(codes: Any, ids: Any, segments: Any, keys: Any, out_codes: Any, out_ids: Any, edges: Any) -> int:
     """Counting sort of one bucket; a key's codes are ``edges[key]`` to ``edges[key + 1]``. Returns the keys' number."""
-    bits = 0
+    size, bits = codes.shape[0], 0
+    keys[:size] = 0
     for part in range(segments.shape[0]):
+        shift, mask = np.uint64(segments[part, 0]), np.uint64((1 << segments[part, 1]) - 1)
+        for i in range(size):
+            keys[i] |= np.uint16(((codes[i] >> shift) & mask) << np.uint64(bits))
         bits += segments[part, 1]
-    keys = 1 << bits
-    edges[: keys + 2] = 0
+    count = 1 << bits
+    edges[: count + 2] = 0
     for i in range(size):
-        edges[_key(codes[i], segments) + 2] += 1
-    for key in range(2, keys + 2):
+        edges[np.int64(keys[i]) + 2] += np.int32(1)
+    for key in range(2, count + 2):
         edges[key] += edges[key - 1]
     for i in range(size):
-        key = _key(codes[i], segments) + 1
+        key = np.int64(keys[i]) + 1
         place = edges[key]
-        edges[key] = place + 1
+        edges[key] = place + np.int32(1)
         out_codes[place] = codes[i]
         out_ids[place] = ids[i]
-    return keys
+    return count
+
+
+@numba.njit(_i64(_u64, _codes, _i64, _i64, _i64), nogil=True, cache=True)
+def _next_near(code: int, codes: Any, low: int, high: int, radius: int) -> int:
+    """First place from ``low`` on whose code lies within the radius; ``high`` where there is none.
+
+    Blocks are counted without a branch, which the compiler turns into vector instructions; few contain anything. The
+    last block is read beyond ``high``: ``codes`` has room for that.
+    """
+    limit = np.uint64(radius)
+    while low < high:
+        hits, first = 0, np.uint64(low)
+        for step in range(_BLOCK):
+            hits += np.int64(popcount(code ^ codes[first + np.uint64(step)]) <= limit)
+        if hits:
+            for j in range(low, min(low + _BLOCK, high)):
+                if popcount(code ^ codes[j]) <= limit:
+                    return j
+        low += _BLOCK
+    return high
 
 
 @numba.njit(
@@ -109,13 +135,14 @@ def _all_pairs(
     room = out_a.shape[0]
     for i in range(low, high - 1):
         code = codes[i]
-        for j in range(i + 1, high):
-            difference = code ^ codes[j]
-            if np.int64(popcount(difference)) <= radius and _belongs(difference, flags, masks, chosen, every):
+        j = _next_near(code, codes, i + 1, high, radius)
+        while j < high:
+            if _belongs(code ^ codes[j], flags, masks, chosen, every):
                 if used == room:
                     return -1
                 out_a[used], out_b[used] = ids[i], ids[j]
                 used += 1
+            j = _next_near(code, codes, j + 1, high, radius)
     return used
 
 
@@ -136,15 +163,15 @@ def _explore(
         if reached <= pivot:
             reached = pivot + 1
         code = codes[pivot]
-        for j in range(reached, high):
-            difference = code ^ codes[j]
-            if np.int64(popcount(difference)) <= radius:
-                if _belongs(difference, flags, masks, chosen, False):
-                    out_a[used], out_b[used] = ids[pivot], ids[j]
-                    used += 1
-                codes[j], codes[reached] = codes[reached], codes[j]
-                ids[j], ids[reached] = ids[reached], ids[j]
-                reached += 1
+        j = _next_near(code, codes, reached, high, radius)
+        while j < high:
+            if _belongs(code ^ codes[j], flags, masks, chosen, False):
+                out_a[used], out_b[used] = ids[pivot], ids[j]
+                used += 1
+            codes[j], codes[reached] = codes[reached], codes[j]
+            ids[j], ids[reached] = ids[reached], ids[j]
+            reached += 1
+            j = _next_near(code, codes, j + 1, high, radius)
     return used
 
 
@@ -163,8 +190,8 @@ def within(
     longest = 0
     for bucket in range(first, last):
         longest = max(longest, starts[bucket + 1] - starts[bucket])
-    own_codes, own_ids = np.empty(longest, np.uint64), np.empty(longest, np.int32)
-    edges = np.empty((1 << 12) + 2, np.int64)
+    own_codes, own_ids, keys = np.empty(longest + _BLOCK, np.uint64), np.empty(longest, np.int32), np.empty(longest, np.uint16)
+    edges = np.empty((1 << 12) + 2, np.int32)
     used = 0
     for bucket in range(first, last):
         low, high = starts[bucket], starts[bucket + 1]
@@ -172,9 +199,9 @@ def within(
             continue
         before = used
         for table in range(flags.shape[0]):
-            keys = _sort_bucket(codes[low:high], ids[low:high], high - low, segments[table], own_codes, own_ids, edges)
-            for key in range(keys):
-                a, b = edges[key], edges[key + 1]
+            count = _sort_bucket(codes[low:high], ids[low:high], segments[table], keys, own_codes, own_ids, edges)
+            for key in range(count):
+                a, b = np.int64(edges[key]), np.int64(edges[key + 1])
                 if b - a < 2:
                     continue
                 if every or b - a <= _SMALL:
@@ -206,8 +233,8 @@ def between(
     longest = 0
     for bucket in range(first, last):
         longest = max(longest, starts_a[bucket + 1] - starts_a[bucket])
-    own_codes, own_ids = np.empty(longest, np.uint64), np.empty(longest, np.int32)
-    edges = np.empty((1 << 12) + 2, np.int64)
+    own_codes, own_ids, keys = np.empty(longest + _BLOCK, np.uint64), np.empty(longest, np.int32), np.empty(longest, np.uint16)
+    edges = np.empty((1 << 12) + 2, np.int32)
     room, labelled, used = out_a.shape[0], label_a.shape[0] > 0, 0
     for bucket in range(first, last):
         low, high = starts_a[bucket], starts_a[bucket + 1]
@@ -215,26 +242,22 @@ def between(
             continue
         before = used
         for table in range(flags.shape[0]):
-            _sort_bucket(codes_a[low:high], ids_a[low:high], high - low, segments[table], own_codes, own_ids, edges)
+            _sort_bucket(codes_a[low:high], ids_a[low:high], segments[table], keys, own_codes, own_ids, edges)
             for j in range(starts_b[bucket], starts_b[bucket + 1]):
                 code, item = codes_b[j], ids_b[j]
                 key = _key(code, segments[table])
                 met = label_b[item] if labelled else -1
-                skip = met
-                for i in range(edges[key], edges[key + 1]):
-                    difference = code ^ own_codes[i]
-                    if np.int64(popcount(difference)) > radius:
-                        continue
+                skip, end = met, np.int64(edges[key + 1])
+                i = _next_near(code, own_codes, np.int64(edges[key]), end, radius)
+                while i < end:
                     label = label_a[own_ids[i]] if labelled else -2
-                    if label in (met, skip):
-                        continue
-                    if not _belongs(difference, flags[table], masks, chosen, True):
-                        continue
-                    if used == room:
-                        return bucket, before
-                    out_a[used], out_b[used] = own_ids[i], item
-                    used += 1
-                    skip = label if labelled else skip
+                    if label not in (met, skip) and _belongs(code ^ own_codes[i], flags[table], masks, chosen, True):
+                        if used == room:
+                            return bucket, before
+                        out_a[used], out_b[used] = own_ids[i], item
+                        used += 1
+                        skip = label if labelled else skip
+                    i = _next_near(code, own_codes, i + 1, end, radius)
     return last, used
 
 
@@ -267,11 +290,20 @@ def roots(parent: Any) -> Any:
     return result
 
 
-@numba.njit(types.void(_codes, _ids, _ids), nogil=True, cache=True)
-def link_equal(codes: Any, order: Any, parent: Any) -> None:
-    """Point every code at the first that equals it; ``order`` sorts the codes, stably."""
-    first = 0
-    for place in range(1, order.shape[0]):
-        if codes[order[place]] != codes[order[first]]:
-            first = place
-        parent[order[place]] = order[first]
+@numba.njit(types.void(_codes, _ids, _starts, _i64, _i64, _ids), nogil=True, cache=True)
+def link_equal(codes: Any, ids: Any, starts: Any, first: int, last: int, parent: Any) -> None:
+    """Point every code of the buckets ``first`` to ``last`` at the first one of its bucket that equals it."""
+    for bucket in range(first, last):
+        low, high = starts[bucket], starts[bucket + 1]
+        bits = 4
+        while (1 << bits) < 2 * (high - low):
+            bits += 1
+        slots = np.full(1 << bits, -1, np.int32)
+        for place in range(low, high):
+            slot = np.int64((codes[place] * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits))
+            while slots[slot] >= 0 and codes[low + slots[slot]] != codes[place]:
+                slot = (slot + 1) & ((1 << bits) - 1)
+            if slots[slot] < 0:
+                slots[slot] = place - low
+            else:
+                parent[ids[place]] = ids[low + slots[slot]]

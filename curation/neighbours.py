@@ -97,7 +97,7 @@ def groups_within(codes: Codes, radius: int, threads: int | None = None) -> Pair
     """
     codes = _checked(codes)
     parent = np.arange(len(codes), dtype=np.int32)
-    _join_equal(codes, parent)
+    _join_equal(codes, parent, _threads(threads))
     _join_within(codes, parent, radius, _threads(threads))
     return np.asarray(kernels.roots(parent), np.int64)
 
@@ -116,7 +116,7 @@ def groups_in_orientations(orientations: Codes, radius: int, threads: int | None
     upright = _checked(orientations[:, 0])
     workers = _threads(threads)
     parent = np.arange(len(upright), dtype=np.int32)
-    _join_equal(upright, parent)
+    _join_equal(upright, parent, workers)
     (first,) = np.nonzero(parent == np.arange(len(parent)))
     _join_within(upright, parent, radius, workers)
     scheme = make_scheme(len(upright), radius)
@@ -146,7 +146,7 @@ def _cost(scheme: Scheme, count: int) -> float:
     """Rough nanoseconds: sorting every code in every table, comparing it with those that it meets."""
     tables = sum(len(tables) for _, tables in scheme.groups)
     bits = 64 * scheme.chosen / len(scheme.masks)
-    return float(count * (tables * (3.0 + 0.25 * count / 2.0 ** (bits + 1)) + 10.0 * len(scheme.groups)))
+    return count * (tables * (10.0 + 0.35 * count / 2.0 ** (bits + 1)) + 25.0 * len(scheme.groups))
 
 
 def _scheme(count: int, radius: int, chosen: int) -> Scheme:
@@ -183,10 +183,13 @@ def _take(spans: list[tuple[int, int]], bits: int) -> tuple[list[tuple[int, int]
 # ------------------------------------------------------------------------------------------------ joins
 
 
-def _join_equal(codes: Codes, parent: npt.NDArray[np.int32]) -> None:
+def _join_equal(codes: Codes, parent: npt.NDArray[np.int32], threads: int) -> None:
     """Point every code at the first that equals it."""
-    order = np.argsort(codes, kind="stable").astype(np.int32)
-    kernels.link_equal(codes, order, parent)
+    bits = min(_LEVEL_BITS, max(0, len(codes).bit_length() - 11))
+    with ThreadPoolExecutor(threads) as pool:
+        side = _partition(codes, np.arange(len(codes), dtype=np.int32), ((0, bits),) if bits else (), pool, threads)
+        edges = np.linspace(0, len(side[2]) - 1, 8 * threads + 1).astype(np.int64)
+        list(pool.map(lambda pair: kernels.link_equal(*side, *pair, parent), itertools.pairwise(edges)))
 
 
 def _join_within(codes: Codes, parent: npt.NDArray[np.int32], radius: int, threads: int) -> None:
