@@ -160,7 +160,7 @@ def _judge(source: Source, root: Path, listing: SourceListing) -> None:
 
 def _select(source: Source, entries: Iterator[Entry], listing: SourceListing) -> Iterator[Entry]:
     """The entries that the manifest takes, counted per glob."""
-    patterns = _patterns(source)
+    patterns = patterns_of(source)
     matchers = [(pattern, compile_globs([pattern])) for pattern in patterns]
     listing.globs = dict.fromkeys(patterns, 0)
     taken, left = compile_globs(patterns), compile_globs(source.leave)
@@ -172,7 +172,8 @@ def _select(source: Source, entries: Iterator[Entry], listing: SourceListing) ->
             yield entry
 
 
-def _patterns(source: Source) -> tuple[str, ...]:
+def patterns_of(source: Source) -> tuple[str, ...]:
+    """Globs of the files that become images: ``images``, or the three of ``bands_in_files``."""
     if source.bands_in_files:
         return (source.bands_in_files.r, source.bands_in_files.g, source.bands_in_files.b)
     if source.container == "parquet" and source.images == (EVERY_IMAGE,):

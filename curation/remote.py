@@ -92,6 +92,18 @@ def open_at(url: str, offset: int, validator: str | None, ends: Endpoints) -> It
             opened.stream.close()
 
 
+def size_at(url: str, ends: Endpoints) -> int | None:
+    """A remote file's size, or None when the server does not tell without sending it."""
+    with contextlib.suppress(Transient, Gone, ValueError, KeyError):
+        if url.startswith("s3://"):
+            with open_at(url, 0, None, ends) as opened:
+                return opened.total
+        with contextlib.closing(_request(url, {}, ends, method="HEAD")) as response:
+            if response.headers.get_content_type() != "text/html":
+                return int(response.headers["Content-Length"])
+    return None
+
+
 # ------------------------------------------------------------------------------------------------ HTTP
 
 
@@ -129,10 +141,10 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _request(url: str, headers: dict[str, str], ends: Endpoints) -> Any:
+def _request(url: str, headers: dict[str, str], ends: Endpoints, method: str = "GET") -> Any:
     headers = {"User-Agent": AGENT, "Accept-Encoding": "identity", **headers}
     try:
-        return _opener().open(urllib.request.Request(url, headers=headers), timeout=ends.timeout)
+        return _opener().open(urllib.request.Request(url, headers=headers, method=method), timeout=ends.timeout)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:
