@@ -167,6 +167,8 @@ class Source(Strict):
     gsd_m: float | tuple[float, float] | None = None
     """Metres per pixel, or a range; null: from the file."""
     native_size: str = ""
+    listed_megabytes: float | None = Field(None, gt=0)
+    """Download volume as lists of datasets print it, where the sizes of the files are not known."""
     expected_images: int | None = Field(None, ge=0)
     shares_images_with: tuple[Identifier, ...] = ()
     examples: Examples = Examples()
