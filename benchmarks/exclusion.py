@@ -2,9 +2,9 @@
 
     python benchmarks/exclusion.py DATA [--truth SOURCES.csv] [--show-errors]
 
-DATA holds images and a CSV with columns ``path``, ``role`` and ``optical_keep`` (1 keep, 0 leave out, anything else: depends on the
-policy). Every image goes through the scan as a plain folder source with the default rules. An image counts as kept when at
-least one of its tiles is.
+DATA holds images and a CSV with columns ``path``, ``role`` and ``optical_keep`` (1 keep, 0 leave out, anything else:
+depends on the policy). Every image goes through the scan as a plain folder source with the default rules. An image
+counts as kept when at least one of its tiles is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -55,7 +56,10 @@ def scan_all(data: Path, paths: list[str]) -> dict[str, tuple[bool, str]]:
     """Whether an image is kept, and its reason or its tiles' reasons."""
     recipe = Recipe(name="exclusion", sources=[{"id": "all", "path": str(data.resolve())}])
     source = resolve(recipe, None)[0]
-    rows = [{"source": "all", "image": path, "file": path, "bytes": (data / path).stat().st_size, "mtime_ns": 0} for path in paths]
+    rows = [
+        {"source": "all", "image": path, "file": path, "bytes": (data / path).stat().st_size, "mtime_ns": 0}
+        for path in paths
+    ]
     with tempfile.TemporaryDirectory() as folder:
         listing = Path(folder) / "images.parquet"
         catalogue.write_table(catalogue.table_from_rows("images", rows), listing, "images")
@@ -70,25 +74,27 @@ def scan_all(data: Path, paths: list[str]) -> dict[str, tuple[bool, str]]:
     return {path: (reasons[path]["kept"] > 0, "; ".join(list(reasons[path])[:3])) for path in paths}
 
 
-def confusion(truth: dict[str, tuple[str, str]], outcome: dict[str, tuple[bool, str]]) -> list[dict[str, object]]:
+def confusion(truth: dict[str, tuple[str, str]], outcome: dict[str, tuple[bool, str]]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for path, (role, keep) in truth.items():
+    for path, group in truth.items():
         kept, why = outcome[path]
-        groups[role, keep]["kept" if kept else "out"] += 1
+        groups[group]["kept" if kept else "out"] += 1
         if not kept:
-            groups[role, keep][why.split(";")[0].split(":")[0] + ": " + why.split(":")[1].strip()] += 1
+            groups[group][": ".join(part.strip() for part in why.split(":")[:2])] += 1
     table = []
-    for (role, keep), counts in sorted(groups.items(), key=lambda item: (-item[0][1].isdigit(), item[0][1], item[0][0])):
+    for (role, keep), counts in sorted(
+        groups.items(), key=lambda item: (-item[0][1].isdigit(), item[0][1], item[0][0])
+    ):
         reasons = {name: n for name, n in counts.most_common() if name not in ("kept", "out")}
         table.append({"role": role, "should": keep, "kept": counts["kept"], "out": counts["out"], "reasons": reasons})
     return table
 
 
-def show(table: list[dict[str, object]]) -> None:
+def show(table: list[dict[str, Any]]) -> None:
     print("| role | should be | kept | left out | by |\n|---|---|---|---|---|")
     for row in table:
         should = {"1": "kept", "0": "left out"}.get(str(row["should"]), "policy")
-        reasons = ", ".join(f"{name} {count}" for name, count in dict(row["reasons"]).items()) if row["reasons"] else ""  # type: ignore[call-overload]
+        reasons = ", ".join(f"{name} ({count})" for name, count in row["reasons"].items())
         print(f"| {row['role']} | {should} | {row['kept']} | {row['out']} | {reasons} |")
     for should, wanted in (("1", "kept"), ("0", "out")):
         chosen = [row for row in table if row["should"] == should]

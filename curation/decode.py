@@ -1,4 +1,7 @@
-"""Whole images decoded in memory: JPEG, PNG, BMP, WebP. The integrity of the stream is checked; EXIF rotation is undone."""
+"""Whole images decoded in memory: JPEG, PNG, BMP, WebP.
+
+The integrity of the stream is checked, and EXIF rotation is undone.
+"""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def by_values(image: Image) -> Reason | None:
 
 
 def by_transparency(image: Image, rules: ExcludeRules) -> Reason | None:
-    """Figures: their lines and letters are smoothed into a transparent canvas; a mask of valid pixels has hard edges."""
+    """Figures: lines and letters are smoothed into a transparent canvas; a mask of valid pixels has hard edges."""
     share = image.soft_alpha
     if share <= rules.max_soft_alpha or image.georeference is not None:
         return None

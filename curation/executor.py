@@ -1,7 +1,8 @@
 """The one room where Dask lives: map a function over parts on local processes or on a running cluster.
 
-A part is one task and one file, never one image. A bounded window of tasks is in flight. A part whose process dies or hangs is
-run again in throw-away processes, halved until the image at fault is alone and gives its reason; a part is never lost whole.
+A part is one task and one file, never one image. A bounded window of tasks is in flight. A part whose process dies or
+hangs is run again in throw-away processes, halved until the image at fault is alone and gives its reason; a part is
+never lost whole.
 """
 
 from __future__ import annotations

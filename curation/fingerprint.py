@@ -1,8 +1,9 @@
 """Perceptual hashes of tiles, bit for bit imagehash's, and what deduplication needs beside them.
 
-A tile is *reduced* once, when its pixels are at hand: three small grey images and the statistics of its luma. Whole batches of
-reduced tiles are then *finished*: DCT, hashes of the eight orientations, second opinion. The order of the orientations is
-identity, rot90, rot180, rot270, flip, flip+rot90, flip+rot180, flip+rot270 (counter-clockwise; flip is left-right and first).
+A tile is *reduced* once, when its pixels are at hand: three small grey images and the statistics of its luma. Whole
+batches of reduced tiles are then *finished*: DCT, hashes of the eight orientations, second opinion. The order of the
+orientations is identity, rot90, rot180, rot270, flip, flip+rot90, flip+rot180, flip+rot270 (counter-clockwise; flip
+is left-right and first).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SMALL, LARGE = 32, 64
 ORIENTATIONS = ("identity", "rot90", "rot180", "rot270", "flip", "flip+rot90", "flip+rot180", "flip+rot270")
 
 _SAFE_MARGIN = 1e-9
-"""Distance from the median, relative to the largest coefficient, below which a matrix product may round to the other side."""
+"""Distance from the median, relative to the largest coefficient, below which a matrix product may err."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Reduced:
     small: Bytes
     """``(32, 32)``"""
     small_turned: Bytes
-    """``(32, 32)``: reduction of the transposed tile; not the transpose of ``small``, since Pillow rounds between passes."""
+    """``(32, 32)`` of the transposed tile; not the transpose of ``small``, since Pillow rounds between passes."""
     large: Bytes
     """``(64, 64)``"""
     content_hash: bytes
@@ -68,8 +69,11 @@ class Fingerprints:
     std: npt.NDArray[np.float32]
     """``(N,)`` standard deviation of the luma."""
     ac_energy: npt.NDArray[np.float32]
-    """``(N,)`` median size of the 63 AC coefficients that the hash compares, orthonormal, in grey levels. Rounding to 8 bits alone
-    gives about 0.2; where a tile is near that, its bits are noise. A median, since one strong gradient is no texture."""
+    """``(N,)`` median size of the 63 AC coefficients that the hash compares, orthonormal, in grey levels.
+
+    Rounding to 8 bits alone gives about 0.2; where a tile is near that, its bits are noise. A median, since one strong
+    gradient is no texture.
+    """
 
 
 def content_hash(rgb: Bytes) -> bytes:

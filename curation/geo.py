@@ -40,6 +40,12 @@ class Georeference:
         return Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
 
     @cached_property
+    def _geographic(self) -> bool:
+        from pyproj import CRS
+
+        return bool(CRS.from_user_input(self.wkt).is_geographic)
+
+    @cached_property
     def _geod(self) -> Any:
         from pyproj import CRS
 
@@ -56,7 +62,7 @@ class Georeference:
         return self._to_degrees.transform(a * columns + b * rows + c, d * columns + e * rows + f)  # type: ignore[no-any-return]
 
     def gsd(self, window: Window) -> float | None:
-        """Geometric mean of the ground length, in metres, of one pixel step in both directions at the window's centre."""
+        """Geometric mean of the ground lengths, in metres, of a pixel step right and down at the window's centre."""
         column, row = window.col_off + window.width / 2, window.row_off + window.height / 2
         lon, lat = self._degrees([column - 0.5, column + 0.5, column, column], [row, row, row - 0.5, row + 0.5])
         if not np.all(np.isfinite(lon)) or not np.all(np.isfinite(lat)):
@@ -66,17 +72,20 @@ class Georeference:
         return math.sqrt(product) if product > 0 else None
 
     def bounds(self, window: Window) -> Bounds | None:
-        """Box around the window's outline, corners and midpoints of its sides; null where the projection has no answer."""
+        """Box around the window's corners and the midpoints of its sides; null where the projection has no answer."""
         left, top, width, height = window
         across = left + width * np.array([0, 0.5, 1, 1, 1, 0.5, 0, 0])
         down = top + height * np.array([0, 0, 0, 0.5, 1, 1, 1, 0.5])
         lon, lat = self._degrees(across, down)
         if not np.all(np.isfinite(lon)) or not np.all(np.isfinite(lat)):
             return None
-        turn = (lon - lon[0] + 180.0) % 360.0 - 180.0  # relative to one corner, so that 180 degrees is no edge
-        if lon.max() - lon.min() >= 359.0 and turn.max() - turn.min() < 1.0:
-            turn = lon - lon[0]  # the whole circle, not nothing
-        west, east = float(lon[0] + turn.min()), float(lon[0] + turn.max())
+        if self._geographic:  # read off, so that a map of the whole Earth is not taken for nothing
+            west, east = float(lon.min()), float(lon.max())
+        else:
+            turn = (lon - lon[0] + 180.0) % 360.0 - 180.0  # relative to one corner, so that 180 degrees is no edge
+            west, east = float(lon[0] + turn.min()), float(lon[0] + turn.max())
+        if east - west >= 360.0:
+            return (-180.0, float(lat.min()), 180.0, float(lat.max()))
         return (_wrapped(west), float(lat.min()), _wrapped(east), float(lat.max()))
 
 

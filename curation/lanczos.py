@@ -1,8 +1,8 @@
 """Pillow's 8-bit Lanczos, compiled: the reduction that every perceptual hash starts from, bit for bit.
 
-Pillow resizes an 8-bit image in two passes (columns, then rows) with integer weights of 22 fractional bits and rounds to
-8 bits between the passes (``src/libImaging/Resample.c``); ``imagehash`` inherits every one of those roundings, so an
-"equivalent" resize flips bits. The weights are computed here in the same order of floating-point operations.
+Pillow resizes an 8-bit image in two passes (columns, then rows) with integer weights of 22 fractional bits and rounds
+to 8 bits between the passes (``src/libImaging/Resample.c``); ``imagehash`` inherits every one of those roundings, so
+an "equivalent" resize flips bits. The weights are computed here in the same order of floating-point operations.
 """
 
 from __future__ import annotations

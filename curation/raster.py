@@ -1,7 +1,7 @@
 """Open any raw image as upright 8-bit RGB windows with their valid pixels, their place and their GSD.
 
-JPEG, PNG, BMP and WebP are decoded whole; TIFF, JPEG 2000, 16-bit PNG, one-band-per-file groups and very large JPEG and PNG are
-read by windows. What a file *is* is told by its first bytes, never by its name.
+JPEG, PNG, BMP and WebP are decoded whole; TIFF, JPEG 2000, 16-bit PNG, one-band-per-file groups and very large JPEG
+and PNG are read by windows. What a file *is* is told by its first bytes, never by its name.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Image:
         return self.pixels.affine
 
     def gsd(self, window: Window) -> tuple[float | None, str]:
-        """Metres per pixel at the window's centre, and whether the ``file``, the ``manifest`` or nothing (``none``) says so."""
+        """Metres per pixel at the window's centre, and who says so: ``file``, ``manifest`` or ``none``."""
         found = self._on_ground("gsd", window)
         if isinstance(found, float):
             return found, "file"
@@ -154,7 +154,7 @@ class Image:
 
     @cached_property
     def stretch(self) -> tuple[float, ...] | None:
-        """Low and high of red, green, blue that become 0 and 255; null where the pixels are 8-bit and stay as they are."""
+        """Low and high of red, green, blue that become 0 and 255; null where 8-bit pixels stay as they are."""
         how = self.source.stretch
         if self.given_stretch is not None:
             return tuple(self.given_stretch)
@@ -193,9 +193,15 @@ class Image:
     def read(self, window: Window) -> tuple[Bytes, Mask | None]:
         """8-bit RGB ``(h, w, 3)`` of a window, zero where it is not valid, and its valid pixels (null: all).
 
+        A window may reach beyond the lower and the right edge; there it is not valid.
+
         Raises:
             UnreadableImage: a block cannot be decoded.
         """
+        width = min(window.width, self.width - window.col_off)
+        height = min(window.height, self.height - window.row_off)
+        if (width, height) != (window.width, window.height):
+            return padded(*self.read(Window(window.col_off, window.row_off, width, height)), window)
         pixels, valid = self._native(window)
         limits = self.stretch
         rgb = np.asarray(pixels if limits is None else stretching.apply(pixels, limits)).astype(np.uint8, copy=False)
@@ -207,6 +213,13 @@ class Image:
         if valid is None or valid.all():
             return np.ascontiguousarray(rgb), None
         return np.where(valid[..., None], rgb, np.uint8(0)), valid
+
+
+def padded(rgb: Bytes, valid: Mask | None, window: Window) -> tuple[Bytes, Mask]:
+    """Pixels that cover only the upper left of a window, filled up with zeros that are not valid."""
+    missing = ((0, window.height - rgb.shape[0]), (0, window.width - rgb.shape[1]))
+    inside = np.ones(rgb.shape[:2], bool) if valid is None else valid
+    return np.pad(rgb, (*missing, (0, 0))), np.pad(inside, missing)
 
 
 def raw_bytes(location: Location) -> bytes:

@@ -1,7 +1,8 @@
 """The scan stage: from raw images to rows of tiles, one part of images to one Parquet part.
 
-Every raw image gives a row of its own (null window, fingerprint of the whole image) and, unless it is left out, a row per
-tile. A tile that is left out keeps its row, with verdict and reason. Nothing here knows on how many machines it runs.
+Every raw image gives a row of its own (null window, fingerprint of the whole image) and, unless it is left out, a row
+per tile. A tile that is left out keeps its row, with verdict and reason. Nothing here knows on how many machines it
+runs.
 """
 
 from __future__ import annotations

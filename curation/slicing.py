@@ -37,10 +37,11 @@ def windows(
 
 
 def grid(area: Window, rules: SliceRules) -> list[Window]:
-    """Regular windows of ``rules.tile``. What remains at the right and lower edge is dropped, covered by a window
-    shifted back, or covered by a window that reaches beyond the image (``pad``).
+    """Regular windows of ``rules.tile``.
 
-    An axis shorter than a tile gives one window of its own length under ``shift``, a padded one under ``pad``.
+    What remains at the right and lower edge is dropped, covered by a window shifted back, or covered by a window that
+    reaches beyond the image (``pad``). An axis shorter than a tile gives one window of its own length under ``shift``,
+    a padded one under ``pad``.
     """
     rows = _steps(area.height, rules)
     columns = _steps(area.width, rules)

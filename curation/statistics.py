@@ -1,7 +1,7 @@
 """What the exclusion rules look at, measured in one pass over an image's pixels.
 
-Rows are sampled evenly (at least :data:`ROWS` of them where there are as many); each sampled pixel is compared with its right and
-its lower neighbour. Measurements of several patches add up.
+Rows are sampled evenly (at least :data:`ROWS` of them where there are as many); each sampled pixel is compared with
+its right and its lower neighbour. Measurements of several patches add up.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ class Statistics:
     def colour_spread(self) -> float:
         """Standard deviation of the opponent colours red-green and yellow-blue, in grey levels.
 
-        The first term of the colourfulness of Hasler and Suesstrunk (2003); without their second, since a colour cast is
-        no sign of a map.
+        The first term of the colourfulness of Hasler and Suesstrunk (2003); without their second, since a colour cast
+        is no sign of a map.
         """
         count = max(self.pixels, 1)
         rg, yb = self.sums[_RG] / count, self.sums[_YB] / count
@@ -151,8 +151,8 @@ class Statistics:
     def agreement(self) -> float:
         """How well the channels' fine detail agrees, -1 to 1.
 
-        Of every channel, the correlation of its differences between neighbours with those of the channel most like it; of
-        the three, the least.
+        Of every channel, the correlation of its differences between neighbours with those of the channel most like
+        it; of the three, the least.
         """
         rr, gg, bb = (float(value) for value in self.sums[[_RR, _GG, _BB]])
         rg, gb, rb = (

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from curation import fingerprint
 from curation.catalogue import Window
 from curation.fingerprint import Reduced
-from curation.raster import Image
+from curation.raster import Image, padded
 
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -90,7 +90,7 @@ class Walk:
                 if self._rows is None or not self._rows.complete:
                     for _ in self._by_strips():
                         pass
-                assert self._rows is not None  # noqa: S101 (told to mypy)
+                assert self._rows is not None  # mypy cannot see the loop
                 self._reduced = self._rows.reduced()
         return self._reduced
 
@@ -138,10 +138,8 @@ def cut(patch: Patch, window: Window) -> Patch:
     top, left = window.row_off - patch.window.row_off, window.col_off - patch.window.col_off
     rgb = patch.rgb[top : top + window.height, left : left + window.width]
     valid = None if patch.valid is None else patch.valid[top : top + window.height, left : left + window.width]
-    missing = ((0, window.height - rgb.shape[0]), (0, window.width - rgb.shape[1]))
-    if missing != ((0, 0), (0, 0)):
-        valid = np.pad(np.ones(rgb.shape[:2], bool) if valid is None else valid, missing)
-        rgb = np.pad(rgb, (*missing, (0, 0)))
+    if rgb.shape[:2] != (window.height, window.width):
+        rgb, valid = padded(rgb, valid, window)
     if valid is not None and valid.all():
         valid = None
     return Patch(window, np.ascontiguousarray(rgb), valid)

@@ -1,7 +1,7 @@
 """End a worker process that hangs in a decoder.
 
-A decoder that loops inside C code cannot be interrupted from Python, so the process ends itself; the executor then finds
-the image at fault. Outside of the executor's processes nothing is watched.
+A decoder that loops inside C code cannot be interrupted from Python, so the process ends itself; the executor then
+finds the image at fault. Outside of the executor's processes nothing is watched.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SECONDS = 10.0
 PER_SECOND = 20_000_000
 """Pixels, and bytes of the file, that every further second is given for."""
 SLOW = 4.0
-"""Factor for what is not 8-bit or comes as JPEG 2000: more bytes, a pass of their own for the limits, a slower decoder."""
+"""Factor for what is not 8-bit (more bytes, a pass of its own for the limits) and for JPEG 2000."""
 
 _SWITCH = "OPTICALRS_WATCHDOG"
 

@@ -28,11 +28,10 @@ DRIVERS = {"TIFF": "GTiff", "JP2": "JP2OpenJPEG", "PNG": "PNG", "JPEG": "JPEG"}
 """GDAL's driver of each format. These hold their own pixels; others (VRT, WMS, ...) can name further files and URLs."""
 
 GDAL_OPTIONS = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # listing a folder of a million files for every open takes longer than reading
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # listing a folder of a million files takes longer than reading one
     "GDAL_NUM_THREADS": "1",
     "GDAL_CACHEMAX": 256,  # MB; every block of the rows in work stays decoded
     "GDAL_PAM_ENABLED": "NO",  # no .aux.xml beside the user's data
-    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "none",
 }
 
 _CYAN = (ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow, ColorInterp.black)
@@ -133,7 +132,7 @@ class Raster:
         return None
 
     def _coloured(self, indexes: Pixels, valid: Mask | None) -> tuple[Pixels, Mask | None]:
-        assert self.palette is not None  # noqa: S101 (told to mypy; read() has asked)
+        assert self.palette is not None  # read() has asked
         colours = self.palette[indexes[..., 0]]
         opaque = colours[..., 3] > 0
         inside = self._without_nodata(indexes, opaque if valid is None else valid & opaque)
@@ -148,7 +147,7 @@ class Raster:
         if nodata is None and pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 1:
             nodata = 0
         if nodata is not None and not np.isnan(nodata):
-            same = (pixels == nodata).all(axis=-1)
+            same: Mask = np.all(pixels == nodata, axis=-1)
             empty = same if empty is None else empty | same
         if empty is None:
             return valid
