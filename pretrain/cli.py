@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a table (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a vanished mount
+        print(f"rs-pretrain: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("rs-pretrain: stopped", file=sys.stderr)
         return 130
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rs-pretrain", description="Pretrain vision transformers on shards.")
     parser.add_argument("--version", action="version", version=f"opticalrs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_train, _add_index):
+    for add in (_add_train, _add_evaluate, _add_visualise, _add_plot, _add_export, _add_index, _add_bench):
         add(commands)
     return parser
 
@@ -113,6 +116,93 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_evaluate(commands: Commands[argparse.ArgumentParser]) -> None:
+    evaluate = commands.add_parser("evaluate", help="kNN accuracy, pretrained against untrained", description=_EVALUATE)
+    encoder = evaluate.add_mutually_exclusive_group(required=True)
+    encoder.add_argument("--run", type=Path, help="folder of a run; its newest checkpoint is taken")
+    encoder.add_argument("--weights", type=Path, help="folder that rs-pretrain export wrote, or the weights in it")
+    evaluate.add_argument(
+        "--data", type=Path, required=True, help="folder with one folder of images per class, or shards"
+    )
+    evaluate.add_argument("--test-data", type=Path, help="the same, for testing; by default --data is split")
+    evaluate.add_argument(
+        "--train-share", type=_share, default=0.5, help="share of each class to train on (default 0.5)"
+    )
+    evaluate.add_argument("--k", type=_positive, nargs="+", default=[1, 5, 20], help="neighbours (default 1 5 20)")
+    evaluate.add_argument("--pool", choices=("mean", "token"), default="mean", help="patch tokens' mean or class token")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the split and of the untrained encoder (default 0)")
+    evaluate.add_argument("--out", type=Path, help="JSON file to write")
+    evaluate.set_defaults(command=_evaluate)
+
+
+_EVALUATE = """Classify labelled images by their nearest neighbours in feature space (cosine, temperature 0.07), once
+with the pretrained encoder and once with an untrained one of the same architecture. An image's class is its folder."""
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from pretrain.evaluate.compare import Protocol, compare, image_count, load_encoder, write_comparison
+
+    protocol = Protocol(tuple(options.k), options.train_share, options.pool, seed=options.seed)
+    encoder, card = load_encoder(options.run, options.weights)
+    total = image_count(options.data, options.test_data)
+    with Terminal().progress("evaluate", total, "images") as progress:
+        result = compare(encoder, card, options.data, protocol, options.test_data, progress.advance)
+    print(f"{result.train_images} training and {result.test_images} test images in {result.classes} classes")
+    print(f"{'k':>4}  {'pretrained':>10}  {'untrained':>9}")
+    for k, accuracy in result.pretrained.items():
+        print(f"{k:>4}  {accuracy:>10.1%}  {result.untrained[k]:>9.1%}")
+    if options.out:
+        write_comparison(result, options.out)
+        print(f"  {options.out}")
+
+
+def _add_visualise(commands: Commands[argparse.ArgumentParser]) -> None:
+    visualise = commands.add_parser("visualise", help="picture: original, chosen tokens, reconstruction")
+    visualise.add_argument("--run", type=Path, required=True, help="folder of a run; its newest checkpoint is taken")
+    visualise.add_argument("--data", type=Path, action="append", help="other shards than those of the training")
+    visualise.add_argument("--count", type=_positive, default=8, help="images from the shards (default 8)")
+    visualise.add_argument("--images", type=Path, nargs="+", default=[], help="image files to draw instead")
+    visualise.add_argument("--out", type=Path, required=True, help="picture to write, .png or .jpg")
+    visualise.set_defaults(command=_visualise)
+
+
+def _visualise(options: argparse.Namespace) -> None:
+    from pretrain.visualise import draw_run, write_picture
+
+    write_picture(draw_run(options.run, options.count, options.data, options.images), options.out)
+    print(f"  {options.out}")
+
+
+def _add_plot(commands: Commands[argparse.ArgumentParser]) -> None:
+    plot = commands.add_parser("plot", help="loss curve as PNG or SVG")
+    plot.add_argument("--run", type=Path, action="append", required=True, help="folder of a run; may be given again")
+    plot.add_argument("--out", type=Path, required=True, help="picture to write, .png or .svg")
+    plot.set_defaults(command=_plot)
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from pretrain.plot import plot_runs
+
+    plot_runs(options.run, options.out)
+    print(f"  {options.out}")
+
+
+def _add_export(commands: Commands[argparse.ArgumentParser]) -> None:
+    export = commands.add_parser("export", help="the encoder's weights for timm, with a card")
+    export.add_argument("--run", type=Path, required=True, help="folder of a run; its newest checkpoint is taken")
+    export.add_argument("--out", type=Path, required=True, help="folder for model.safetensors and card.json")
+    export.set_defaults(command=_export)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from pretrain.export import CARD, WEIGHTS, export
+
+    card = export(options.run, options.out)
+    arguments = "".join(f", {name}={value!r}" for name, value in card.encoder.args.items())
+    print(f"  {options.out / WEIGHTS}\n  {options.out / CARD}")
+    print(f"timm.create_model({card.encoder.name!r}, num_classes=0{arguments}).load_state_dict(...) takes them")
+
+
 def _add_index(commands: Commands[argparse.ArgumentParser]) -> None:
     index = commands.add_parser("index", help="index tars that another tool wrote", description=_INDEX)
     index.add_argument("folder", type=Path, help="folder of uncompressed .tar files")
@@ -142,3 +232,51 @@ def _index(options: argparse.Namespace) -> None:
     write_index(infos, options.folder)
     write_checksums(infos, options.folder)
     print(f"{sum(info.samples for info in infos):,} samples in {len(infos):,} shards")
+
+
+def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser("bench", help="measure the speed of this machine")
+    kinds = bench.add_subparsers(required=True, metavar="WHAT")
+    step = kinds.add_parser("step", help="training steps: MAE against SelectiveMAE")
+    step.add_argument("--encoder", nargs="+", default=["vit_base_patch16_224"], help="names of timm models")
+    step.add_argument("--batch", type=_positive, nargs="+", default=[16, 32], help="batch sizes (default 16 32)")
+    step.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
+    step.add_argument("--repeats", type=_positive, default=5, help="rounds, of which the median counts (default 5)")
+    step.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    step.add_argument("--compile", action="store_true", help="with torch.compile")
+    step.add_argument("--threads", type=_positive, default=1, help="of the CPU (default 1)")
+    step.add_argument("--json", type=Path, help="file for the results")
+    step.set_defaults(command=_bench_step)
+
+
+def _bench_step(options: argparse.Namespace) -> None:
+    import json
+
+    from pretrain.bench import format_table, step_bench
+    from pretrain.run import writing
+
+    rows = step_bench(
+        options.encoder, options.batch, options.precision, repeats=options.repeats, device=options.device,
+        compiled=options.compile, threads=options.threads,
+    )  # fmt: skip
+    print(format_table(rows))
+    if options.json:
+        with writing(options.json) as aside:
+            aside.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        print(f"  {options.json}")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above 0")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number between 0 and 1")
+    return share

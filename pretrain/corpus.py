@@ -47,8 +47,8 @@ class Rows(NamedTuple):
     size: npt.NDArray[np.int32]
     gsd_m: Floats
 
-    def at(self, where: npt.NDArray[np.int64] | slice) -> Rows:
-        """The chosen rows."""
+    def at(self, where: npt.NDArray[np.int64] | np.int64 | slice) -> Rows:
+        """The chosen rows; of one row the columns are scalars."""
         return Rows(*[column[where] for column in self])  # type: ignore[arg-type]
 
 

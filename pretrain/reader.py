@@ -111,14 +111,23 @@ class ShardReader:
         return self._open[shard]
 
 
-def decode(data: bytes) -> npt.NDArray[np.uint8]:
+SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
+EVALUATION_FORMATS = (*SHARD_FORMATS, "TIFF", "BMP")
+"""Benchmarks are folders of files as their authors made them."""
+
+
+def decode(data: bytes, formats: tuple[str, ...] = SHARD_FORMATS) -> npt.NDArray[np.uint8]:
     """Decode an image to (H, W, 3) uint8.
+
+    Args:
+        data: the file's bytes.
+        formats: Pillow's names of the formats that are tried.
 
     Raises:
         UnreadableImage: damaged, cut short, of another format, or larger than ``MAX_PIXELS``.
     """
     try:
-        return _decode_jpeg(data) if data[:2] == b"\xff\xd8" else _decode_any(data)
+        return _decode_jpeg(data) if data[:2] == b"\xff\xd8" else _decode_any(data, formats)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"cannot be decoded ({error})") from None
 
@@ -127,13 +136,13 @@ def _decode_jpeg(data: bytes) -> npt.NDArray[np.uint8]:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width, height)
     if colours not in ("YCbCr", "Gray", "RGB"):  # libjpeg-turbo does not turn CMYK into RGB
-        return _decode_any(data)
+        return _decode_any(data, SHARD_FORMATS)
     rgb: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
     return rgb
 
 
-def _decode_any(data: bytes) -> npt.NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+def _decode_any(data: bytes, formats: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=formats) as image:
         _check_size(*image.size)
         return np.array(image.convert("RGB"))
 

@@ -75,13 +75,26 @@ def begin(folder: RunFolder, config: TrainConfig) -> None:
     Raises:
         InputError: the folder cannot be written.
     """
+    with writing(folder.config) as aside:
+        aside.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """:func:`curation.catalogue.atomic`, for a path that the user gave.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
     try:
-        with atomic(folder.config) as aside:
-            aside.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{folder.path}: is a file; give a folder as --out") from None
-    except OSError as error:
-        raise InputError(f"{folder.path}: cannot be written ({error.strerror}); give another --out") from None
+        with atomic(path) as aside:
+            yield aside
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(
+            f"{path}: there is a file where a folder must be, or a folder of this name ({error})"
+        ) from None
+    except PermissionError:
+        raise InputError(f"{path}: cannot be written; give another --out") from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,15 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from curation.catalogue import atomic
+from curation.errors import InputError, UnreadableImage
+from pretrain.augment import CropRule, resize_whole
+from pretrain.corpus import Corpus, Rows, SampleRule, join, open_corpus
+from pretrain.export import load_run
 from pretrain.models import Objective, Output
+from pretrain.noise import Purpose, torch_uniform
+from pretrain.order import epoch_order
+from pretrain.reader import EVALUATION_FORMATS, ShardReader, decode
+from pretrain.run import writing
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -93,7 +101,65 @@ def _sheet(columns: list[Pixels], legend: list[tuple[str, tuple[int, int, int]]]
     return sheet
 
 
+def draw_run(run: Path, count: int, data: Sequence[Path] | None = None, files: Sequence[Path] = ()) -> Image.Image:
+    """Draw what a run's newest checkpoint makes of some images.
+
+    Args:
+        run: folder of the run.
+        count: images taken from the shards, by a fixed permutation.
+        data: other shards than those of the training.
+        files: image files to draw instead.
+
+    Raises:
+        InputError: there is no run, no shards, or an image cannot be read.
+    """
+    model, config, card = load_run(run)
+    if files:
+        images = torch.stack([_read_file(path, model.crop_size) for path in files])
+        sample_id, gsd = torch.arange(len(files)), torch.ones(len(files))
+    else:
+        rule = SampleRule(1, model.uses_gsd, "drop" if model.uses_gsd else "refuse")
+        images, gsd, sample_id = _sample(open_corpus(data or config.data.folders, rule), count, model.crop_size)
+    noise = torch_uniform(config.seed, Purpose.MASK, torch.zeros_like(sample_id), sample_id, model.noise_size)
+    return draw(model, images, gsd, noise, torch.tensor(card.step / card.total_steps))
+
+
+def _read_file(path: Path, size: int) -> Tensor:
+    try:
+        return resize_whole(decode(path.read_bytes(), EVALUATION_FORMATS), size)
+    except (OSError, UnreadableImage) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _sample(corpus: Corpus, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (B, 3, S, S), GSD (B,) and ids (B,) of a fixed choice of samples; unreadable ones are passed over."""
+    reader = ShardReader(corpus.paths, CropRule(size, (1.0, 1.0), (1.0, 1.0), 1e9))
+    images: list[Tensor] = []
+    gsd: list[float] = []
+    ids: list[int] = []
+    for row in _in_order(corpus):
+        try:
+            rgb = decode(reader.read(int(row.shard), int(row.offset), int(row.size)))
+        except UnreadableImage:
+            continue
+        images.append(resize_whole(rgb, size))
+        gsd.append(float(row.gsd_m) * min(rgb.shape[:2]) / size)
+        ids.append(int(row.sample_id))
+        if len(images) == count:
+            break
+    if not images:
+        raise InputError(f"{corpus.paths[0].parent}: no image in it can be read; rs-curate verify says why")
+    return torch.stack(images), torch.tensor(gsd), torch.tensor(ids)
+
+
+def _in_order(corpus: Corpus) -> Iterator[Rows]:
+    """Single samples in a fixed, mixed order, a few shards at a time."""
+    for window in epoch_order(corpus.sizes, 0, 0, window=4):
+        rows = join([corpus.rows(int(shard)) for shard in window.shards])
+        yield from (rows.at(index) for index in window.permutation)
+
+
 def write_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture atomically; the format follows the file name's ending."""
-    with atomic(path) as aside:
+    with writing(path) as aside:
         picture.save(aside, format="JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG")

@@ -1,0 +1,1 @@
+"""Evaluation of encoders: features of labelled images, and classifiers on them."""

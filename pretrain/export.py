@@ -1,0 +1,175 @@
+"""Export: the encoder's weights as timm takes them, and a card that says what they are.
+
+OUT/model.safetensors   ``timm.create_model(name, num_classes=0, **args).load_state_dict(..., strict=True)``
+OUT/card.json           encoder, normalisation, training, data and their licences
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from curation import __version__, settings
+from curation.errors import FormatVersionError, InputError
+from curation.settings import Strict
+from curation.shards import open_index, read_checksums
+from pretrain.checkpoint import load_model
+from pretrain.config import EncoderConfig, TrainConfig
+from pretrain.models import Objective, build_objective
+from pretrain.models.encoder import build_encoder
+from pretrain.run import open_run, writing
+
+FORMAT_VERSION = 1
+WEIGHTS, CARD = "model.safetensors", "card.json"
+
+
+class DataFacts(Strict):
+    """What an encoder was trained on."""
+
+    key: list[str]
+    """Keys of the shards' ``checksums.json``."""
+    fingerprint: str
+    """Hash over all shards' checksums."""
+    samples: dict[str, int]
+    """Samples in the shards, per source."""
+    licences: dict[str, int]
+    """The same samples, per licence."""
+
+
+class Card(Strict):
+    """What exported weights are."""
+
+    format_version: int = FORMAT_VERSION
+    made_by: str = f"opticalrs {__version__}"
+    encoder: EncoderConfig
+    input_size: int
+    """Side of the images in pixels."""
+    interpolation: str = "bicubic"
+    mean: list[float]
+    std: list[float]
+    """Of RGB in 0 to 1, by which images are normalised."""
+    parameters: int
+    objective: str
+    step: int
+    total_steps: int
+    data: DataFacts | None
+    """Null when the shards were not at hand at the export."""
+    config: dict[str, Any]
+    """The whole training configuration."""
+
+
+def export(run: Path, out: Path) -> Card:
+    """Export the encoder of a run's newest checkpoint.
+
+    Raises:
+        InputError: there is no run or checkpoint, or ``out`` cannot be written.
+    """
+    model, config, card = load_run(run)
+    weights = {name: tensor.detach().float().contiguous() for name, tensor in model.encoder.state_dict().items()}
+    _check_loads(card.encoder, weights)
+    with writing(out / WEIGHTS) as aside:
+        save_file(weights, aside, metadata={"format": "pt"})
+    card = card.model_copy(update={"data": data_facts(config.data.folders)})
+    with writing(out / CARD) as aside:
+        aside.write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    return card
+
+
+def load_run(run: Path) -> tuple[Objective, TrainConfig, Card]:
+    """The objective with the weights of a run's newest checkpoint, its configuration, and its card without data.
+
+    Raises:
+        InputError: see :func:`pretrain.run.open_run`.
+    """
+    config, checkpoint, state = open_run(run)
+    model = build_objective(config.objective, config.encoder)
+    load_model(checkpoint, model)
+    card = Card(
+        encoder=config.encoder,
+        input_size=model.encoder.patch_embed.img_size[0],
+        mean=[round(value, 6) for value in model.mean.tolist()],
+        std=[round(value, 6) for value in model.std.tolist()],
+        parameters=sum(parameter.numel() for parameter in model.encoder.parameters()),
+        objective=config.objective.name,
+        step=state.step,
+        total_steps=state.total_steps,
+        data=None,
+        config=config.model_dump(mode="json"),
+    )
+    return model.eval(), config, card
+
+
+def load_export(path: Path) -> tuple[VisionTransformer, Card]:
+    """The encoder of exported weights and its card.
+
+    Args:
+        path: the folder that ``export`` wrote, or the weights in it.
+
+    Raises:
+        InputError: a file is absent or damaged, or holds other weights than the card says.
+        FormatVersionError: another version wrote the card.
+    """
+    folder = path if path.is_dir() else path.parent
+    card_path, weights_path = folder / CARD, (folder / WEIGHTS if path.is_dir() else path)
+    try:
+        data = json.loads(card_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{card_path}: no such file; give a folder that rs-pretrain export wrote") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{card_path}: cannot be read ({error})") from None
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{card_path}: card format version {version}, this release reads {FORMAT_VERSION}; export again"
+        )
+    card = settings.validate(Card, data, str(card_path))
+    encoder = build_encoder(card.encoder)
+    try:
+        encoder.load_state_dict(load_file(weights_path), strict=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(f"{weights_path}: cannot be loaded ({' '.join(str(error).split())[:200]})") from None
+    return encoder.eval(), card
+
+
+def data_facts(folders: list[Path]) -> DataFacts | None:
+    """Keys, sources and licences of shards; None when they are gone."""
+    from pretrain.corpus import fingerprint
+
+    if not all(folder.is_dir() for folder in folders):
+        return None
+    keys = []
+    tables = []
+    for folder in folders:
+        checksums = read_checksums(folder)
+        assert checksums is not None
+        keys.append(checksums.key)
+        index, _ = open_index(folder)
+        with index:
+            tables.append(index.read(columns=["source", "licence"]).cast(_NAMES))
+    counts = [_counts(pa.concat_tables(tables)[name]) for name in ("source", "licence")]
+    return DataFacts(key=keys, fingerprint=fingerprint(folders), samples=counts[0], licences=counts[1])
+
+
+_NAMES = pa.schema([("source", pa.string()), ("licence", pa.string())])
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    pairs = pc.value_counts(column).to_pylist()
+    return dict(sorted((pair["values"] or "unknown", pair["counts"]) for pair in pairs))
+
+
+def _check_loads(config: EncoderConfig, weights: dict[str, Tensor]) -> None:
+    """Load the weights as a user will: a failure here must not wait until they are published."""
+    with torch.device("meta"):
+        fresh = timm.create_model(config.name, num_classes=0, **config.args)
+    fresh.load_state_dict(weights, strict=True, assign=True)
