@@ -33,6 +33,9 @@ MAX_FILE = 2 << 30
 WHOLE_PIXELS = 64_000_000
 """JPEG and PNG of more pixels are read by windows."""
 
+DENSEST = {"PNG": 8 * 1032, "JPEG": 1024}
+"""Most pixels that one byte can hold: deflate's limit at one bit a pixel; two bits for a block of 64 pixels."""
+
 
 @dataclass(frozen=True)
 class Location:
@@ -316,9 +319,18 @@ def _deep_png(kind: str, head: bytes) -> bool:
 
 
 def _is_huge(kind: str, data: bytes) -> bool:
+    """Whether a JPEG or PNG is better read by windows.
+
+    Raises:
+        UnreadableImage: it declares more pixels than its bytes can hold, however well they are compressed.
+    """
     if kind == "PNG":
-        return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") > WHOLE_PIXELS
-    if kind == "JPEG":
+        pixels = int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
+    elif kind == "JPEG":
         header = jpeg_header(data)
-        return header.width * header.height > WHOLE_PIXELS and header.orientation == 1
-    return False
+        pixels = header.width * header.height if header.orientation == 1 else 0
+    else:
+        return False
+    if pixels > max(len(data) * DENSEST[kind], WHOLE_PIXELS):
+        raise UnreadableImage(f"{kind}: declares {pixels} pixels, more than {len(data)} bytes can hold")
+    return pixels > WHOLE_PIXELS
