@@ -6,24 +6,23 @@ is neither fetched nor unpacked again. One lock per folder keeps two runs from w
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from curation.containers import kind_of
 from curation.download import PATIENT, Patience, download, verify
 from curation.errors import InputError, OpticalrsError, WorkError
+from curation.fetched import is_done, locked, note_path, remember
 from curation.globs import compile_globs
 from curation.inventory import TOLERANCE, list_images, patterns_of
 from curation.manifest import RemoteFile, ResolvedSource, Source
@@ -127,7 +126,7 @@ def fetch_source(
     root.mkdir(parents=True, exist_ok=True)
     with locked(root):
         files = files_of(source, options.ends)
-        left = [file for file in files if not _is_done(root, file)]
+        left = [file for file in files if not is_done(root, file)]
         if left and _is_complete(source, root):
             result.notes.append("its images are there already")
             return result
@@ -184,56 +183,6 @@ def files_of(source: Source, ends: Endpoints = PUBLIC) -> list[RemoteFile]:
         if not left(file.name)
         and (taken(file.name) or archive_of(file.name) or (tables and file.name.endswith(".parquet")))
     ]
-
-
-# ------------------------------------------------------------------------------------------------ state on disk
-
-
-@contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system frees it when the process dies, however it dies.
-
-    Raises:
-        InputError: another process holds it.
-    """
-    with (root / ".fetch.lock").open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            stream.seek(0)
-            raise InputError(f"{root}: process {stream.read().strip() or '?'} fetches into it; wait for it") from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield
-
-
-def _note(root: Path, name: str) -> Path:
-    return root / ".fetched" / f"{quote(name, safe='')}.json"
-
-
-def _is_done(root: Path, file: RemoteFile) -> bool:
-    """True when the file was found right before, and is unchanged, or was unpacked and removed since."""
-    try:
-        note = json.loads(_note(root, file.name).read_text())
-    except (OSError, ValueError):
-        return False
-    path = root / file.name
-    if not path.exists():
-        return bool(note.get("removed"))
-    status = path.stat()
-    same = (note.get("size"), note.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
-    return same and (note.get("md5"), note.get("sha256")) == (file.md5, file.sha256)
-
-
-def _remember(root: Path, file: RemoteFile, *, removed: bool = False) -> None:
-    note = _note(root, file.name)
-    note.parent.mkdir(exist_ok=True)
-    status = (root / file.name).stat()
-    facts = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "md5": file.md5, "sha256": file.sha256}
-    aside = note.with_suffix(".part")
-    aside.write_text(json.dumps({**facts, "removed": removed}))
-    os.replace(aside, note)
 
 
 def _is_complete(source: Source, root: Path) -> bool:
@@ -307,7 +256,7 @@ def _download_all(
             download(file, root / file.name, ends=options.ends, patience=options.patience, progress=on_bytes)
         except WorkError as error:
             return str(error)
-        _remember(root, file)
+        remember(root, file)
         return None
 
     with ThreadPoolExecutor(max(1, options.connections)) as pool:
@@ -338,12 +287,12 @@ def _unpack_all(
     """
     listed = list(files) or _dropped(root)
     for file in listed:
-        if (root / file.name).is_file() and not _is_done(root, file):
+        if (root / file.name).is_file() and not is_done(root, file):
             try:
                 verify(root / file.name, file)
             except Gone as wrong:
                 raise InputError(f"source {source.id}: {wrong}; remove it and fetch it again") from None
-            _remember(root, file)
+            remember(root, file)
     groups: dict[str, list[RemoteFile]] = defaultdict(list)
     for file in listed:
         if archive := archive_of(file.name):
@@ -368,7 +317,7 @@ def _unpack_one(
     """Unpack one archive unless that was done, or is not needed; True when it was unpacked now."""
     files = sorted(files, key=_part_order)
     parts = [root / file.name for file in files]
-    done = _note(root, f"{name}.unpacked")
+    done = note_path(root, f"{name}.unpacked")
     stamp = json.dumps([[file.name, file.md5 or file.sha256 or file.size] for file in files])
     if done.exists() and done.read_text() == stamp:
         return False
@@ -388,7 +337,7 @@ def _unpack_one(
     unpack(parts, into, Limits(min(options.limits.bytes, free), options.limits.ratio, options.limits.ratio_from))
     if not options.keep_archives:
         for file in files:
-            _remember(root, file, removed=True)
+            remember(root, file, removed=True)
             (root / file.name).unlink()
     done.parent.mkdir(exist_ok=True)
     done.write_text(stamp)

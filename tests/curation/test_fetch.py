@@ -25,7 +25,8 @@ import pytest
 
 from curation.download import Patience, download
 from curation.errors import InputError, WorkError
-from curation.fetch import Event, FetchOptions, fetch, fetch_source, locked
+from curation.fetch import Event, FetchOptions, fetch, fetch_source
+from curation.fetched import locked
 from curation.inventory import list_images
 from curation.manifest import RemoteFile, ResolvedSource, SliceRules, Source
 from curation.remote import Endpoints, list_repository

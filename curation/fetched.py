@@ -1,0 +1,63 @@
+"""What a fetch remembers in a source's folder, and the lock that keeps two runs from writing one file."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from curation.errors import InputError
+from curation.manifest import RemoteFile
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system frees it when the process dies, however it dies.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    with (root / ".fetch.lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            raise InputError(f"{root}: process {stream.read().strip() or '?'} fetches into it; wait for it") from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+def note_path(root: Path, name: str) -> Path:
+    """Where it is noted that a file is right, or an archive unpacked."""
+    return root / ".fetched" / f"{quote(name, safe='')}.json"
+
+
+def is_done(root: Path, file: RemoteFile) -> bool:
+    """True when the file was found right before, and is unchanged, or was unpacked and removed since."""
+    try:
+        note = json.loads(note_path(root, file.name).read_text())
+    except (OSError, ValueError):
+        return False
+    path = root / file.name
+    if not path.exists():
+        return bool(note.get("removed"))
+    status = path.stat()
+    same = (note.get("size"), note.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
+    return same and (note.get("md5"), note.get("sha256")) == (file.md5, file.sha256)
+
+
+def remember(root: Path, file: RemoteFile, *, removed: bool = False) -> None:
+    """Note that a file is the one that was wanted; ``removed``: and that it may be absent from now on."""
+    note = note_path(root, file.name)
+    note.parent.mkdir(exist_ok=True)
+    status = (root / file.name).stat()
+    facts = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "md5": file.md5, "sha256": file.sha256}
+    aside = note.with_suffix(".part")
+    aside.write_text(json.dumps({**facts, "removed": removed}))
+    os.replace(aside, note)
