@@ -1,0 +1,170 @@
+"""Exclusion rules on images whose kind is known, generated here or read from the reference folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+
+from curation import exclude, statistics
+from curation.catalogue import Window
+from curation.manifest import ExcludeRules, Source
+from curation.raster import Location, open_image
+
+RULES = ExcludeRules()
+
+
+def scene(height: int = 256, width: int = 256, seed: int = 0) -> np.ndarray:
+    """Ground as a camera sees it: shapes at several scales, a little colour, noise that the channels share."""
+    noise = np.random.default_rng(seed)
+    total = np.full((height, width, 3), (120.0, 115.0, 100.0))
+    for side, strength in ((4, 40), (16, 30), (64, 20), (height, 12)):
+        size = (min(side, height), min(side, width))
+        grey = noise.normal(0, strength, (*size, 1)) + noise.normal(0, strength / 6, (*size, 3))
+        for band in range(3):
+            layer = Image.fromarray(grey[..., band].astype(np.float32)).resize((width, height))
+            total[..., band] += np.asarray(layer)
+    return np.clip(total, 0, 255).astype(np.uint8)
+
+
+def verdict(path: Path, **manifest: Any) -> str | None:
+    with open_image(Location(path.parent, path.name), Source(id="s", **manifest), RULES) as image:
+        reason = exclude.by_header(image, image.source, RULES)
+        if reason is None:
+            found = statistics.measure(*image.read(image.area))
+            reason = exclude.by_content(image, found, RULES)
+        return None if reason is None else reason.detail.split(":")[0]
+
+
+def save(folder: Path, pixels: np.ndarray, name: str = "a.png", **options: Any) -> Path:
+    Image.fromarray(pixels).save(folder / name, **options)
+    return folder / name
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.png", {}), ("a.jpg", {"quality": 75}), ("a.webp", {"quality": 70})])
+def test_ground_is_kept_in_every_format(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    assert verdict(save(tmp_path, scene(), name, **options)) is None
+
+
+def test_masks_are_left_out_even_as_rgb_and_jpeg(tmp_path: Path) -> None:
+    small = np.random.default_rng(1).integers(0, 9, (12, 12))
+    colours = np.random.default_rng(2).integers(0, 2, (9, 3)) * 255
+    mask = np.kron(colours[small], np.ones((24, 24, 1))).astype(np.uint8)
+    assert verdict(save(tmp_path, mask)) == "max_flat"
+    assert verdict(save(tmp_path, mask, "a.jpg", quality=60)) in ("max_flat", "max_colour_spread")
+    binary = np.where(mask[..., 0] > 100, 255, 0).astype(np.uint8)
+    assert verdict(save(tmp_path, binary)) in ("max_flat", "min_coloured")
+    assert verdict(save(tmp_path, (small + 1).repeat(20, 0).repeat(20, 1).astype(np.uint8)), kind="grey") == "max_flat"
+
+
+def test_one_band_is_left_out_unless_the_manifest_says_grey(tmp_path: Path) -> None:
+    grey = scene()[..., 1]
+    for pixels in (grey, np.stack([grey] * 3, -1)):
+        assert verdict(save(tmp_path, pixels)) == "min_coloured"
+        assert verdict(save(tmp_path, pixels), kind="grey") is None
+
+
+def test_radar_composites_and_noise_are_left_out(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    vv, vh = noise.gamma(4, 20, (2, 256, 256))
+    composite = np.stack([vv, vh, np.abs(vv - vh)], -1)
+    assert verdict(save(tmp_path, np.clip(composite, 0, 255).astype(np.uint8))) in (
+        "min_agreement",
+        "max_colour_spread",
+    )
+    speckle = np.clip(noise.normal(120, 12, (256, 256, 3)), 0, 255).astype(np.uint8)
+    assert verdict(save(tmp_path, speckle)) == "min_agreement"
+
+
+def test_calm_water_is_not_taken_for_radar(tmp_path: Path) -> None:
+    water = np.clip(np.random.default_rng(0).normal((40, 60, 70), 1.2, (256, 256, 3)), 0, 255).astype(np.uint8)
+    assert verdict(save(tmp_path, water)) is None  # its tiles may be blank, but it is optical
+
+
+def test_figures_with_smooth_transparent_edges_are_left_out(tmp_path: Path) -> None:
+    alpha = np.full((256, 256, 1), 255, np.uint8)
+    assert verdict(save(tmp_path, np.concatenate([scene(), alpha], -1))) is None
+    alpha[::20] = 120
+    assert verdict(save(tmp_path, np.concatenate([scene(), alpha], -1))) == "max_soft_alpha"
+
+
+def test_values_that_are_no_light(tmp_path: Path) -> None:
+    decibels = np.random.default_rng(0).normal(-12, 4, (3, 100, 100)).astype(np.float32)
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", height=100, width=100, count=3, dtype="float32") as out:
+        out.write(decibels)
+    assert verdict(tmp_path / "a.tif") == "values"
+
+
+def test_other_planets(tmp_path: Path) -> None:
+    mars = "+proj=eqc +lat_ts=0 +lon_0=0 +x_0=0 +y_0=0 +R=3396190 +units=m +no_defs"
+    profile = {"driver": "GTiff", "height": 256, "width": 256, "count": 3, "dtype": "uint8", "crs": mars}
+    with rasterio.open(tmp_path / "a.tif", "w", transform=rasterio.Affine(5, 0, 0, 0, -5, 0), **profile) as out:
+        out.write(np.moveaxis(scene(), -1, 0))
+    assert verdict(tmp_path / "a.tif") == "earth_only"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((64, 64), None), ((63, 400), "too_small"), ((64, 512), None), ((64, 513), "aspect"), ((4000, 40), "aspect")],
+)
+def test_shape(size: tuple[int, int], expected: str | None) -> None:
+    reason = exclude.by_shape(Window(0, 0, *size), RULES)
+    assert (None if reason is None else reason.verdict) == expected
+
+
+def test_licence_split_and_declared_false_colour(tmp_path: Path) -> None:
+    source = Source(id="s", licence="CC-BY-4.0", redistributable="no", kind="false_colour")
+    assert exclude.by_licence(source, RULES) is None
+    assert exclude.by_licence(source, ExcludeRules(licences=("CC0-1.0",))).verdict == "licence"  # type: ignore[union-attr]
+    assert exclude.by_licence(source, ExcludeRules(redistributable_only=True)).verdict == "licence"  # type: ignore[union-attr]
+    assert exclude.by_split("test", ExcludeRules(splits=("test",))).verdict == "excluded_split"  # type: ignore[union-attr]
+    assert exclude.by_split(None, ExcludeRules(splits=("test",))) is None
+    with open_image(Location(tmp_path, save(tmp_path, scene()).name), source, RULES) as image:
+        assert exclude.by_header(image, source, RULES).verdict == "false_colour"  # type: ignore[union-attr]
+        assert exclude.by_header(image, source, ExcludeRules(false_colour=True)) is None
+
+
+def test_collars_without_nodata_tag_are_counted_as_nodata() -> None:
+    for value in (0, 255):
+        pixels = scene()
+        pixels[:100] = value
+        found = statistics.measure(pixels)
+        assert found.fill == pytest.approx(100 / 256, abs=0.02)
+        assert found.flat < 0.65
+    assert statistics.measure(scene()).fill < 0.01
+
+
+def test_statistics_equal_numpy() -> None:
+    pixels, valid = scene(64, 90), np.random.default_rng(0).random((64, 90)) > 0.2
+    found = statistics.measure(pixels, valid)
+    r, g, b = (pixels[..., band].astype(int) for band in range(3))
+    ok = valid[:-1, :-1] & valid[:-1, 1:] & valid[1:, :-1]
+    assert found.pixels == ok.sum()
+    rg, yb = (r - g)[:-1, :-1][ok], ((r + g - 2 * b) >> 1)[:-1, :-1][ok]
+    assert found.colour_spread == pytest.approx(np.hypot(rg.std(), yb.std()))
+    across = np.diff(pixels.astype(int), axis=1)[:-1][ok]
+    down = np.diff(pixels.astype(int), axis=0)[:, :-1][ok]
+    steps = np.concatenate([across, down])
+    assert found.edge == pytest.approx(np.sqrt((steps**2).mean(0).max()))
+    product = steps.T @ steps / np.sqrt(np.outer((steps**2).sum(0), (steps**2).sum(0)))
+    np.fill_diagonal(product, -1)
+    assert found.agreement == pytest.approx(product.max(1).min())
+
+
+def test_known_roles_of_real_images(shared: Path) -> None:
+    """A sample of the measurement in docs/exclusion.md: three images of each kind."""
+    import csv
+
+    with (shared / "data" / "SOURCES.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["bytes"]) < 3_000_000 and row["opens"] == "yes"]
+    wrong = []
+    for role in ("optical_rs_scene", "optical_rs_chip", "label_mask", "sar", "dem", "hillshade", "chart_or_screenshot"):
+        for row in [row for row in rows if row["role"] == role][:3]:
+            left_out = verdict(shared / "data" / row["path"]) is not None
+            if left_out == (row["optical_keep"] == "1"):
+                wrong.append(row["path"])
+    assert wrong == []
