@@ -11,6 +11,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -87,6 +88,8 @@ class Executor:
     ) -> None:
         self._stack.close()
         self._client = None
+        if not self._scheduler:
+            shutil.rmtree(self._folder / "dask-scratch-space", ignore_errors=True)
 
     def _cluster(self) -> Any:
         from distributed import LocalCluster
