@@ -30,7 +30,6 @@ class _Objective(Strict):
     decoder_depth: int = Field(8, ge=1)
     decoder_dim: int = Field(512, ge=8)
     decoder_heads: int = Field(16, ge=1)
-    norm_pix: bool = True
 
     @model_validator(mode="after")
     def _heads_divide(self) -> _Objective:
@@ -43,6 +42,8 @@ class MaeObjective(_Objective):
     """Masked autoencoder (He et al. 2022): the baseline."""
 
     name: Literal["mae"]
+    norm_pix: bool = True
+    """Whether each target patch is normalised by its own mean and deviation."""
 
 
 Selection = Literal["hog_sample", "hog_topk", "uniform"]
@@ -55,6 +56,8 @@ class SelectiveMaeObjective(_Objective):
     mask_ratio: float = Field(0.85, gt=0, lt=1)
     target_ratio: float = Field(0.25, gt=0, lt=1)
     decoder_depth: int = Field(12, ge=1)
+    norm_pix: bool = True
+    """Whether each target patch is normalised by its own mean and deviation."""
     seeds: Selection = "hog_sample"
     targets: Selection = "hog_topk"
     temperature: float = Field(1.0, gt=0)
@@ -116,7 +119,8 @@ class DataConfig(Strict):
     max_unreadable: Ratio = 0.001
     """Share of samples that may turn out unreadable before the run stops."""
     workers: int | None = Field(None, ge=0)
-    """Processes that read and decode, per rank; by default all cores but one, at most eight, shared by the ranks."""
+    """Processes that read and decode, per GPU. By default as many as there are cores, at most eight, and one where the
+    CPU computes as well."""
     prefetch: int = Field(2, ge=1)
     """Micro-batches that each worker prepares ahead."""
 
