@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from curation.containers import kind_of
 from curation.download import PATIENT, Patience, download, verify
 from curation.errors import InputError, OpticalrsError, WorkError
 from curation.fetched import is_done, locked, note_path, remember
 from curation.globs import compile_globs
-from curation.inventory import TOLERANCE, list_images, patterns_of
+from curation.inventory import TOLERANCE, list_images, opened_in_place, patterns_of
 from curation.manifest import RemoteFile, ResolvedSource, Source
+from curation.names import archive_of
 from curation.remote import PUBLIC, Endpoints, Gone, Transient, list_repository, size_at
-from curation.unpack import LIMITS, Limits, archive_of, readable_in_place, unpack
+from curation.unpack import LIMITS, Limits, readable_in_place, unpack
 
 BY_SCRIPT = ("direct", "zenodo", "huggingface", "s3")
 """Routes that need no person."""
@@ -171,18 +171,25 @@ def files_of(source: Source, ends: Endpoints = PUBLIC) -> list[RemoteFile]:
     """
     if source.files or source.obtain.repository is None or source.obtain.via not in BY_SCRIPT:
         return list(source.files)
-    taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
     try:
         listed = list(list_repository(source.obtain.via, source.obtain.repository, ends))
     except (Gone, Transient) as error:
         raise WorkError(f"source {source.id}: {error}") from None
-    tables = source.container == "parquet"
-    return [
-        file
-        for file in listed
-        if not left(file.name)
-        and (taken(file.name) or archive_of(file.name) or (tables and file.name.endswith(".parquet")))
-    ]
+    found = _wanted(source, listed)
+    if not found:
+        raise WorkError(f"source {source.id}: none of the {len(listed)} files of {source.obtain.repository} is wanted")
+    return found
+
+
+def _wanted(source: Source, listed: list[RemoteFile]) -> list[RemoteFile]:
+    """The files to fetch: those the manifest names by glob, else the images themselves, else what may hold them."""
+    if source.obtain.wanted:
+        wanted = compile_globs(source.obtain.wanted)
+        return [file for file in listed if wanted(file.name)]
+    taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
+    images = [file for file in listed if taken(file.name) and not left(file.name)]
+    tables = (".parquet",) if source.container == "parquet" else ()
+    return images or [file for file in listed if archive_of(file.name) or file.name.endswith(tables or "\0")]
 
 
 def _is_complete(source: Source, root: Path) -> bool:
@@ -323,12 +330,7 @@ def _unpack_one(
         return False
     if not all(part.is_file() for part in parts):
         return False
-    if (
-        options.unpack == "needed"
-        and len(parts) == 1
-        and _opened_by_inventory(source, name)
-        and readable_in_place(parts[0])
-    ):
+    if options.unpack == "needed" and len(parts) == 1 and opened_in_place(source, name) and readable_in_place(parts[0]):
         return False
     size = sum(part.stat().st_size for part in parts)
     tell(Event(source.id, name, "unpack", 0, size))
@@ -349,11 +351,6 @@ def _part_order(file: RemoteFile) -> tuple[bool, int, str]:
     """Parts in order; of a zip in disks the ``.zip`` is the last, and ``.z100`` follows ``.z99``."""
     number = re.search(r"(\d+)$", file.name)
     return file.name.lower().endswith(".zip"), int(number[1]) if number else 0, file.name
-
-
-def _opened_by_inventory(source: Source, name: str) -> bool:
-    """Inventory opens the archives that the manifest lists, and all of a source whose container they are."""
-    return name in {file.name for file in source.files} or source.container == kind_of(name)
 
 
 def _one_at_a_time(progress: Callable[[Event], None] | None) -> Callable[[Event], None]:

@@ -39,7 +39,12 @@ def note_path(root: Path, name: str) -> Path:
 
 
 def is_done(root: Path, file: RemoteFile) -> bool:
-    """True when the file was found right before, and is unchanged, or was unpacked and removed since."""
+    """True when the file was found right before, and is unchanged, or was unpacked and removed since.
+
+    Of a file without checksum the size is all that could be noted, so that no note is kept of it.
+    """
+    if _needs_no_note(file) and (root / file.name).is_file():
+        return (root / file.name).stat().st_size == file.size
     try:
         note = json.loads(note_path(root, file.name).read_text())
     except (OSError, ValueError):
@@ -54,6 +59,8 @@ def is_done(root: Path, file: RemoteFile) -> bool:
 
 def remember(root: Path, file: RemoteFile, *, removed: bool = False) -> None:
     """Note that a file is the one that was wanted; ``removed``: and that it may be absent from now on."""
+    if _needs_no_note(file) and not removed:
+        return
     note = note_path(root, file.name)
     note.parent.mkdir(exist_ok=True)
     status = (root / file.name).stat()
@@ -61,3 +68,7 @@ def remember(root: Path, file: RemoteFile, *, removed: bool = False) -> None:
     aside = note.with_suffix(".part")
     aside.write_text(json.dumps({**facts, "removed": removed}))
     os.replace(aside, note)
+
+
+def _needs_no_note(file: RemoteFile) -> bool:
+    return file.size is not None and not file.md5 and not file.sha256

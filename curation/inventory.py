@@ -21,6 +21,7 @@ from curation.containers import kind_of, list_members
 from curation.errors import InputError
 from curation.globs import compile_globs
 from curation.manifest import EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, ResolvedSource, Source
+from curation.names import archive_of
 
 TOLERANCE = 0.02
 """Share by which the number of images may differ from the expected one before it is worth a warning."""
@@ -107,7 +108,7 @@ def list_images(source: Source, root: Path, listing: SourceListing | None = None
     listing = listing if listing is not None else SourceListing(source.id)
     listing.expected = source.expected_images
     check_root(source, root)
-    entries = _select(source, list_entries(source, root, listing.warnings), listing)
+    entries = _select(source, list_entries(source, root, listing.warnings, _taker(source)), listing)
     rows = _group(source.bands_in_files, entries, listing) if source.bands_in_files else _single(entries)
     split_of = _splitter(source.splits)
     for row in rows:
@@ -147,12 +148,18 @@ def _judge(source: Source, root: Path, listing: SourceListing) -> None:
             wanted = f"files that end in {', '.join(IMAGE_SUFFIXES)}"
         elif source.bands_in_files:
             wanted = f"{source.bands_in_files.r} {source.bands_in_files.g} {source.bands_in_files.b}"
-        more = f" ({listing.warnings[0]})" if listing.warnings else ""
+        packed = [file.name for file in source.files if _is_packed(source, root, file)]
+        hints = [f"{packed[0]} is not unpacked; rs-curate fetch {source.id} --data {root.parent}"] if packed else []
+        more = f" ({'; '.join([*hints, *listing.warnings[:1]])})" if hints or listing.warnings else ""
         raise InputError(f"source {source.id}: no image in {root}; looked for {wanted}{more}")
     listing.warnings += [f"no file matches {glob}" for glob, count in listing.globs.items() if count == 0]
     expected = listing.expected
     if expected is not None and abs(listing.found - expected) > TOLERANCE * expected:
         listing.warnings.append(f"{listing.found:,} images found, {expected:,} expected")
+
+
+def _is_packed(source: Source, root: Path, file: RemoteFile) -> bool:
+    return archive_of(file.name) is not None and not opened_in_place(source, file.name) and (root / file.name).is_file()
 
 
 # ------------------------------------------------------------------------------------------------ choosing
@@ -163,13 +170,16 @@ def _select(source: Source, entries: Iterator[Entry], listing: SourceListing) ->
     patterns = patterns_of(source)
     matchers = [(pattern, compile_globs([pattern])) for pattern in patterns]
     listing.globs = dict.fromkeys(patterns, 0)
-    taken, left = compile_globs(patterns), compile_globs(source.leave)
     for entry in entries:
-        if taken(entry.path) and not left(entry.path):
-            for pattern, matches in matchers:
-                if len(matchers) == 1 or matches(entry.path):
-                    listing.globs[pattern] += 1
-            yield entry
+        for pattern, matches in matchers:
+            if len(matchers) == 1 or matches(entry.path):
+                listing.globs[pattern] += 1
+        yield entry
+
+
+def _taker(source: Source) -> Callable[[str], bool]:
+    taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
+    return lambda path: taken(path) and not left(path)
 
 
 def patterns_of(source: Source) -> tuple[str, ...]:
@@ -242,15 +252,24 @@ def _join(files: list[Entry | None]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ listing
 
 
-def list_entries(source: Source, root: Path, warnings: list[str]) -> Iterator[Entry]:
-    """List every file of a source, unpacked or in an archive, sorted by image path, each path once.
+def list_entries(
+    source: Source, root: Path, warnings: list[str], wanted: Callable[[str], bool] = bool
+) -> Iterator[Entry]:
+    """List the files of a source, unpacked or in an archive, sorted by image path, each path once.
 
     A file on disk goes before a member of the same path: an archive may lie beside what was unpacked from it.
+
+    Args:
+        source: Its manifest.
+        root: Its folder.
+        warnings: What is left out is told here.
+        wanted: Predicate on image paths; an archive's other members are never held in memory.
     """
     root = root.resolve()
-    listed = {file.name: file for file in source.files if kind_of(file.name) in ("zip", "tar")}
-    streams: list[Iterator[Entry]] = [_walk(root, source, frozenset(listed), warnings)]
-    streams += [_members_listed(root, file, warnings) for file in listed.values() if (root / file.name).is_file()]
+    listed = {file.name: file for file in source.files if opened_in_place(source, file.name)}
+    here = [file for file in listed.values() if (root / file.name).is_file()]
+    streams = [_walk(root, source, frozenset(listed), warnings, wanted)]
+    streams += [_members(root, file.name, file.into, None, warnings, wanted) for file in here]
     previous = None
     for entry in heapq.merge(*streams, key=lambda entry: entry.path):
         if entry.path != previous:
@@ -258,7 +277,18 @@ def list_entries(source: Source, root: Path, warnings: list[str]) -> Iterator[En
         previous = entry.path
 
 
-def _walk(root: Path, source: Source, listed: frozenset[str], warnings: list[str]) -> Iterator[Entry]:
+def opened_in_place(source: Source, name: str) -> bool:
+    """True for archives whose members are listed without unpacking: those the manifest lists, or all of its container.
+
+    Images in one file per band are read by GDAL from files, so their archives are not.
+    """
+    listed = kind_of(name) in ("zip", "tar") and any(file.name == name for file in source.files)
+    return source.bands_in_files is None and (listed or _opens(source, name))
+
+
+def _walk(
+    root: Path, source: Source, listed: frozenset[str], warnings: list[str], wanted: Callable[[str], bool]
+) -> Iterator[Entry]:
     """Depth-first walk in the order of full paths. Names that begin with a dot and links that lead outside are left."""
     outside = 0
     stack: list[Iterator[tuple[str, os.DirEntry[str]]]] = [_names(root, "", source)]
@@ -273,7 +303,7 @@ def _walk(root: Path, source: Source, listed: frozenset[str], warnings: list[str
         elif item.is_dir():
             stack.append(_names(root, relative, source))
         elif item.is_file() and unicodedata.normalize("NFC", relative) not in listed:
-            yield from _open_file(root, relative, item.stat(), source, warnings)
+            yield from _open_file(root, relative, item.stat(), source, warnings, wanted)
     if outside:
         warnings.append(f"{outside} symbolic links lead outside the folder or in a circle and are left out")
 
@@ -291,7 +321,8 @@ def _names(root: Path, folder: str, source: Source) -> Iterator[tuple[str, os.Di
 
 
 def _opens(source: Source, name: str) -> bool:
-    return source.container in ("zip", "tar", "parquet") and kind_of(name) == source.container
+    kinds = ("parquet",) if source.bands_in_files else ("zip", "tar", "parquet")
+    return source.container in kinds and kind_of(name) == source.container
 
 
 def _inside(root: Path, link: str) -> bool:
@@ -301,7 +332,14 @@ def _inside(root: Path, link: str) -> bool:
     return not f"{Path(link).parent.resolve()}{os.sep}".startswith(f"{target}{os.sep}")  # a link to above is a circle
 
 
-def _open_file(root: Path, relative: str, stat: os.stat_result, source: Source, warnings: list[str]) -> Iterator[Entry]:
+def _open_file(
+    root: Path,
+    relative: str,
+    stat: os.stat_result,
+    source: Source,
+    warnings: list[str],
+    wanted: Callable[[str], bool],
+) -> Iterator[Entry]:
     """One plain file, or the members of a container that is read in place."""
     try:
         relative.encode()
@@ -310,16 +348,19 @@ def _open_file(root: Path, relative: str, stat: os.stat_result, source: Source, 
         return
     path = unicodedata.normalize("NFC", relative)
     if _opens(source, relative):
-        yield from _members(root, relative, path, source.image_column, warnings)
-    else:
+        yield from _members(root, relative, path, source.image_column, warnings, wanted)
+    elif wanted(path):
         yield Entry(path, relative, None, stat.st_size, stat.st_mtime_ns)
 
 
-def _members_listed(root: Path, file: RemoteFile, warnings: list[str]) -> Iterator[Entry]:
-    return _members(root, file.name, file.into, None, warnings)
-
-
-def _members(root: Path, file: str, into: str, image_column: str | None, warnings: list[str]) -> Iterator[Entry]:
+def _members(
+    root: Path,
+    file: str,
+    into: str,
+    image_column: str | None,
+    warnings: list[str],
+    wanted: Callable[[str], bool],
+) -> Iterator[Entry]:
     mtime = (root / file).stat().st_mtime_ns
     found: list[Entry] = []
     outside = 0
@@ -329,7 +370,8 @@ def _members(root: Path, file: str, into: str, image_column: str | None, warning
             outside += 1
         elif not any(part.startswith(".") or part == "__MACOSX" for part in parts):
             path = unicodedata.normalize("NFC", str(PurePosixPath(into, *parts)))
-            found.append(Entry(path, file, member.locator, member.bytes, mtime))
+            if wanted(path):
+                found.append(Entry(path, file, member.locator, member.bytes, mtime))
     if outside:
         warnings.append(f"{file}: {outside} names lead outside the archive and are left out")
     found.sort()

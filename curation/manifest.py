@@ -76,6 +76,8 @@ class Obtain(Strict):
     """What to do by hand where no script can: page, button, form, and what to expect."""
     repository: str | None = None
     """Hugging Face dataset, Kaggle slug, Zenodo record or ``s3://bucket/prefix``: files not listed one by one."""
+    wanted: tuple[str, ...] = ()
+    """Globs on the repository's files; empty: the files that the image globs take, else its archives and tables."""
 
 
 class Stretch(Strict):
@@ -277,9 +279,13 @@ class DeduplicateRules(Strict):
     radius: int = Field(4, ge=0, le=10)
     """Hamming distance of the 64-bit pHash within which two tiles are candidates."""
     orientations: bool = True
-    confirm: float = Field(0.90, ge=0, le=1)
-    """Least correlation of the low-frequency DCT blocks for a candidate to be a duplicate."""
-    min_ac_energy: float = Field(4.0, ge=0)
+    confirm: float = Field(0.92, ge=0, le=1)
+    """Least correlation of the clipped 16x16 thumbnails (from ``dct16``) for a candidate to be a duplicate."""
+    soft_ac_energy: float = Field(5.0, ge=0)
+    """Tiles below have so little texture that encoding alone flips bits of their hash; among each other, ..."""
+    soft_radius: int = Field(10, ge=0, le=10)
+    """... they are candidates within this distance (where it is larger than ``radius``)."""
+    min_ac_energy: float = Field(0.5, ge=0)
     """Tiles below are duplicates only when their pixels are equal."""
     keep: tuple[KeepKey, ...] = ("gsd", "area", "bytes_per_pixel", "licence", "priority")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.errors import InputError
-from curation.fetch import BY_SCRIPT, instructions
+from curation.fetch import BY_SCRIPT, FetchResult, instructions
 from curation.inventory import SourceListing, list_images
 from curation.manifest import (
     Benchmark,
@@ -37,6 +37,28 @@ SOURCES_OPTIONS: tuple[Option, ...] = (
     (("--redistributable",), {"action": "store_true", "help": "only sources whose tiles may be published"}),
     (("--obtain",), {"help": "only this route: direct, zenodo, huggingface, s3, kaggle, gdrive, form, ..."}),
     (("--json",), {"action": "store_true", "help": "every field, as JSON"}),
+)
+
+PLAN_OPTIONS: tuple[Option, ...] = (
+    (("recipe",), {"help": "name or path of a recipe"}),
+    (("assignments",), {"nargs": "*", "metavar": "key=value", "help": "fields of the recipe to set"}),
+    (("--data",), {"type": Path, "help": "folder of the raw sources, for the instructions"}),
+    (("--json",), {"action": "store_true", "help": "the rows as JSON"}),
+)
+FETCH_OPTIONS: tuple[Option, ...] = (
+    (("target",), {"metavar": "RECIPE|SOURCE", "help": "a recipe, or the id of a source or benchmark"}),
+    (("--data",), {"type": Path, "required": True, "help": "folder of the raw sources, one folder each"}),
+    (("--connections",), {"type": int, "default": 4, "help": "files that are downloaded at once; default: 4"}),
+    (
+        ("--unpack",),
+        {"choices": ("needed", "all"), "default": "needed", "help": "zip and tar are read in place; or not"},
+    ),
+    (("--remove-archives",), {"action": "store_true", "help": "remove archives once they are unpacked"}),
+)
+CHECK_OPTIONS: tuple[Option, ...] = (
+    (("target",), {"metavar": "RECIPE|SOURCE", "help": "a recipe, or the id of a source or benchmark"}),
+    (("--data",), {"type": Path, "required": True, "help": "folder of the raw sources, one folder each"}),
+    (("--json",), {"action": "store_true", "help": "the rows as JSON"}),
 )
 
 
@@ -302,6 +324,24 @@ def format_check(rows: Sequence[CheckRow]) -> str:
     notes += [f"source {row.id}: {warning}" for row in rows for warning in row.warnings]
     fine = sum(row.fine for row in rows)
     return "\n\n".join([text, *(["\n".join(notes)] if notes else []), f"{fine} of {len(rows)} as expected"])
+
+
+def format_fetch(results: Sequence[FetchResult]) -> str:
+    """What was fetched, what failed, and what a person must do."""
+    lines = [
+        (
+            result.id,
+            number(result.downloaded) if result.downloaded else "",
+            number(result.unpacked) if result.unpacked else "",
+            "failed" if result.error else "by hand" if result.instructions else "; ".join(result.notes) or "ok",
+        )
+        for result in results
+    ]
+    parts = [table(("source", "files fetched", "archives unpacked", ""), lines, right=(1, 2))]
+    parts += [result.instructions for result in results if result.instructions]
+    parts += [result.error for result in results if result.error]
+    done = sum(not result.error and not result.instructions for result in results)
+    return "\n\n".join([*parts, f"{done} of {len(results)} are there"])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

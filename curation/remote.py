@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import functools
 import http.client
 import io
 import json
@@ -55,6 +56,16 @@ class Endpoints:
     """Null: Amazon's."""
     timeout: float = 60.0
     """Seconds without a byte after which a connection is given up."""
+
+    @functools.cached_property
+    def http(self) -> urllib.request.OpenerDirector:
+        """Follows redirects between http and https, and knows no other scheme."""
+        return _opener()
+
+    @functools.cached_property
+    def s3_client(self) -> Any:
+        """An anonymous client; making one takes longer than fetching a small file."""
+        return _client(self)
 
 
 PUBLIC = Endpoints()
@@ -144,7 +155,7 @@ def _opener() -> urllib.request.OpenerDirector:
 def _request(url: str, headers: dict[str, str], ends: Endpoints, method: str = "GET") -> Any:
     headers = {"User-Agent": AGENT, "Accept-Encoding": "identity", **headers}
     try:
-        return _opener().open(urllib.request.Request(url, headers=headers, method=method), timeout=ends.timeout)
+        return ends.http.open(urllib.request.Request(url, headers=headers, method=method), timeout=ends.timeout)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:
@@ -225,7 +236,7 @@ def _s3_errors() -> tuple[type[Exception], type[Exception]]:
 
 
 def _open_s3(url: str, offset: int, validator: str | None, ends: Endpoints) -> Opened:
-    client = _client(ends)
+    client = ends.s3_client
     refused, broken = _s3_errors()
     place = urllib.parse.urlsplit(url)
     asked: dict[str, str] = {"Bucket": place.netloc, "Key": place.path.lstrip("/")}
@@ -264,7 +275,7 @@ class _S3Body:
 def _list_s3(prefix: str, ends: Endpoints) -> Iterator[RemoteFile]:
     place = urllib.parse.urlsplit(prefix)
     start = place.path.lstrip("/")
-    pages = _client(ends).get_paginator("list_objects_v2").paginate(Bucket=place.netloc, Prefix=start)
+    pages = ends.s3_client.get_paginator("list_objects_v2").paginate(Bucket=place.netloc, Prefix=start)
     refused, broken = _s3_errors()
     try:
         for page in pages:

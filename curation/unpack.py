@@ -21,14 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from curation.errors import InputError, WorkError
+from curation.names import DISK, TAR_SUFFIXES, archive_of
 from curation.splitzip import open_members as open_split_members
 from curation.splitzip import zip_name
-
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
-_PART = re.compile(
-    r"(?P<whole>.+\.(?:zip|7z|tar|tar\.gz|tgz|tar\.bz2|tar\.xz))\.?(?P<part>\d{3}|(?:part)?[a-z]{2})", re.I
-)
-_DISK = re.compile(r"(?P<stem>.+)\.z(?P<part>\d{2,3})", re.I)
 
 
 @dataclass(frozen=True)
@@ -50,18 +45,6 @@ class _Member(NamedTuple):
     name: str
     size: int
     open: Callable[[], IO[bytes]]
-
-
-def archive_of(name: str) -> str | None:
-    """Name of the archive that a file is, or is a part of; None when the file is no archive.
-
-    ``a.tar.gzaa`` and ``a.tar.gzab`` are parts of ``a.tar.gz``, ``a.z01`` is a part of ``a.zip``.
-    """
-    if match := _PART.fullmatch(name):
-        return match["whole"]
-    if match := _DISK.fullmatch(name):
-        return f"{match['stem']}.zip"
-    return name if name.lower().endswith((*TAR_SUFFIXES, ".zip", ".7z")) else None
 
 
 def readable_in_place(path: Path) -> bool:
@@ -187,7 +170,7 @@ def _members(parts: Sequence[Path], name: str, stack: contextlib.ExitStack) -> I
     stream: IO[bytes] = stack.enter_context(
         parts[0].open("rb") if len(parts) == 1 else io.BufferedReader(_Joined(parts), 1 << 20)
     )
-    if lower.endswith(".zip") and len(parts) > 1 and _DISK.fullmatch(parts[0].name):
+    if lower.endswith(".zip") and len(parts) > 1 and DISK.fullmatch(parts[0].name):
         sizes = [part.stat().st_size for part in parts]
         return (_Member(*member) for member in open_split_members(stream, sizes))
     if lower.endswith(".zip"):

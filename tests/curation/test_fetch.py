@@ -25,7 +25,7 @@ import pytest
 
 from curation.download import Patience, download
 from curation.errors import InputError, WorkError
-from curation.fetch import Event, FetchOptions, fetch, fetch_source
+from curation.fetch import Event, FetchOptions, fetch, fetch_source, files_of
 from curation.fetched import locked
 from curation.inventory import list_images
 from curation.manifest import RemoteFile, ResolvedSource, SliceRules, Source
@@ -442,6 +442,24 @@ def test_zenodo(server: Server, tmp_path: Path) -> None:
     assert (result.downloaded, result.unpacked) == (1, 1)
     assert server.hits["records/12345/files/a.zip"] >= 1
     assert [row["image"] for row in list_images(source, tmp_path / "s")] == ["1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {"a/1.jpg", "b/2.jpg"}),
+        ({"leave": ["b/**"]}, {"a/1.jpg"}),
+        ({"images": ["**/*.tif"]}, {"all.zip", "more.tar.gzaa"}),
+        ({"images": ["**/*.parquet/*"], "container": "parquet"}, {"all.zip", "more.tar.gzaa", "t.parquet"}),
+        ({"obtain": {"via": "zenodo", "repository": "12345", "wanted": ["*.parquet"]}}, {"t.parquet"}),
+    ],
+)
+def test_which_files_of_a_repository_are_wanted(server: Server, fields: dict[str, object], expected: set[str]) -> None:
+    names = ["a/1.jpg", "b/2.jpg", "README.md", "all.zip", "more.tar.gzaa", "t.parquet"]
+    server.files["12345"] = json.dumps({"files": [{"key": name, "size": 1} for name in names]}).encode()
+    ends = Endpoints(zenodo=server.url("").rstrip("/"))
+    source = Source.model_validate({"id": "s", "obtain": {"via": "zenodo", "repository": "12345"}, **fields})
+    assert {file.name for file in files_of(source, ends)} == expected
 
 
 def test_hugging_face_hub(server: Server, tmp_path: Path) -> None:

@@ -143,6 +143,16 @@ def test_bands_in_files_are_one_image(tmp_path: Path) -> None:
     assert listing.warnings == ["1 images lack a band and are left out; p2/p2_B04.tif is of one"]
 
 
+def test_bands_in_an_archive_wait_for_it_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    with zipfile.ZipFile(tmp_path / "s/x.zip", "w") as archive:
+        for band in ("B02", "B03", "B04"):
+            archive.writestr(f"p/p_{band}.tif", b"1")
+    source = Source.model_validate({"id": "s", "bands_in_files": BANDS, "files": [{"name": "x.zip"}]})
+    with pytest.raises(InputError, match=r"x\.zip is not unpacked; rs-curate fetch s --data"):
+        paths_of(source, tmp_path / "s")
+
+
 def test_bands_in_folders_of_their_own_keep_the_order_of_the_red(tmp_path: Path) -> None:
     grow(tmp_path, *(f"train_{band}/{band}_{n}.TIF" for band in ("red", "green", "blue", "nir") for n in (1, 2, 3)))
     bands = {band[0]: f"**/{band}_*.tif" for band in ("red", "green", "blue")} | {"key": r"_(\d+)\.TIF$"}

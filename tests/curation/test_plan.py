@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
 from curation.errors import InputError
+from curation.fetch import FetchResult
 from curation.manifest import Recipe, Source, load_recipe
 from curation.plan import (
+    CHECK_OPTIONS,
+    FETCH_OPTIONS,
+    PLAN_OPTIONS,
     SOURCES_OPTIONS,
     check,
     format_check,
+    format_fetch,
     format_plan,
     format_sources,
     list_sources,
@@ -76,14 +82,13 @@ def test_sources_by_task_licence_and_route() -> None:
     assert Source.model_validate(parsed[0]) == both[0]
     with pytest.raises(InputError, match=r"--task ships: no such value; one of: .*detection"):
         list_sources(task="ships")
-    flags = [flags[0] for flags, _ in SOURCES_OPTIONS]
-    assert flags == ["--task", "--licence", "--redistributable", "--obtain", "--json"]
+    assert {flags[0] for flags, _ in SOURCES_OPTIONS} == {
         "--task",
         "--licence",
         "--redistributable",
         "--obtain",
         "--json",
-    ]
+    }
 
 
 def test_what_can_be_named(tmp_path: Path) -> None:
@@ -125,6 +130,27 @@ def test_check_of_the_real_rsscn7(shared: Path, tmp_path: Path) -> None:
     (tmp_path / "rsscn7").symlink_to(shared / "data/classification/RSSCN7_256")
     (row,) = check(targets("rsscn7", tmp_path))
     assert (row.found, row.expected, row.missing, row.surplus, row.fine) == (2_800, 2_800, 0, 0, True)
+
+
+def test_what_a_fetch_says(tmp_path: Path) -> None:
+    results = [
+        FetchResult("a", tmp_path, downloaded=3, unpacked=1),
+        FetchResult("b", tmp_path, instructions="b must be fetched by hand:\n  1. open it"),
+        FetchResult("c", tmp_path, error="source c: x.zip was not fetched: 404"),
+        FetchResult("d", tmp_path, notes=["its images are there already"]),
+    ]
+    text = format_fetch(results)
+    for part in ("b must be fetched by hand", "404", "d", "its images are there already"):
+        assert part in text
+    assert text.endswith("2 of 4 are there")
+
+
+def test_options_are_what_argparse_takes() -> None:
+    for options in (SOURCES_OPTIONS, PLAN_OPTIONS, FETCH_OPTIONS, CHECK_OPTIONS):
+        parser = argparse.ArgumentParser()
+        for flags, keywords in options:
+            parser.add_argument(*flags, **keywords)
+        assert "--" in parser.format_help()
 
 
 def test_columns_align() -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from curation.errors import InputError, WorkError
-from curation.unpack import Limits, archive_of, readable_in_place, unpack
+from curation.names import archive_of
+from curation.unpack import Limits, readable_in_place, unpack
 
 FILES = {"a/one.jpg": b"one" * 1000, "b/c/two.tif": random.Random(0).randbytes(200_000), "ü.png": b""}
 
