@@ -29,6 +29,19 @@ class Team:
     device: torch.device
 
     @property
+    def cores(self) -> int:
+        """This process's share of the machine's cores."""
+        here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        return max(1, here // self.local_world)
+
+    @property
+    def workers(self) -> int:
+        """Reading processes that suit this machine: where a CPU computes as well, decoding is the smaller part."""
+        if self.device.type == "cpu":
+            return min(1, self.cores - 1)
+        return min(8, max(1, self.cores - 1))
+
+    @property
     def leads(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
@@ -50,9 +63,15 @@ def joined(device: str) -> Iterator[Team]:
         if here.type == "cuda":
             torch.cuda.set_device(here)
         dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    team = Team(rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)), here)
+    threads = torch.get_num_threads()
+    if here.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # Threads that wait for a core that a reading process holds cost more than they give.
+        torch.set_num_threads(max(1, team.cores - 1))
     try:
-        yield Team(rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)), here)
+        yield team
     finally:
+        torch.set_num_threads(threads)
         if world > 1:
             dist.destroy_process_group()
 

@@ -90,9 +90,7 @@ def writing(path: Path) -> Iterator[Path]:
         with atomic(path) as aside:
             yield aside
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(
-            f"{path}: there is a file where a folder must be, or a folder of this name ({error})"
-        ) from None
+        raise InputError(f"{path}: cannot be made ({error.strerror}); give another --out") from None
     except PermissionError:
         raise InputError(f"{path}: cannot be written; give another --out") from None
 

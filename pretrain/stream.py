@@ -6,7 +6,6 @@ order. A stream can start at any step and gives what an uninterrupted one would 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -160,9 +159,3 @@ def _as_is(batch: Batch) -> Batch:
 def _start_worker(_: int) -> None:
     ignore_in_worker()
     torch.set_num_threads(1)  # workers are the parallelism; threads inside them would fight for the same cores
-
-
-def default_workers(world: int) -> int:
-    """Workers per rank: all cores but one shared by the ranks of this machine, at least one, at most eight."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(8, max(1, (cores - 1) // max(1, world)))

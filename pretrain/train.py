@@ -29,7 +29,7 @@ from pretrain.reader import Batch
 from pretrain.run import RunFolder, begin, locked
 from pretrain.schedule import build_optimizer, learning_rate, set_rate
 from pretrain.signals import asked_to_stop
-from pretrain.stream import Plan, batches, default_workers
+from pretrain.stream import Plan, batches
 from pretrain.visualise import draw, write_picture
 
 _PICTURED = 8
@@ -198,7 +198,7 @@ def _restore(run: _Run, path: Path | None) -> int:
 
 def _steps(run: _Run, start: int) -> TrainResult:
     config, team = run.config, run.team
-    workers = config.data.workers if config.data.workers is not None else default_workers(team.local_world)
+    workers = team.workers if config.data.workers is None else config.data.workers
     stream = batches(
         run.corpus, run.plan, crop_rule(config, run.model), start, run.total_steps,
         workers=workers, prefetch=config.data.prefetch, pin=team.device.type == "cuda",

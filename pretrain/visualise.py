@@ -44,12 +44,12 @@ def draw(model: Objective, images: Tensor, gsd: Tensor, noise: Tensor, progress:
     rebuilt = model.reconstruct(images, output)
     model.train(training)
     seeds = getattr(model, "seeds", 0)
-    columns = [images, _mark(images, output, model.grid[0], seeds), rebuilt]
+    columns = [images, mark(images, output, model.grid[0], seeds), rebuilt]
     return _sheet([_to_pixels(column) for column in columns], _legend(seeds))
 
 
-def _mark(images: Tensor, output: Output, grid: int, seeds: int) -> Tensor:
-    """The images with chosen patches framed by their role and the others darkened."""
+def mark(images: Tensor, output: Output, grid: int, seeds: int) -> Tensor:
+    """The images with chosen patches framed by their role and the others darkened: uint8 (B, 3, S, S)."""
     marked = (images.float() * 0.3).to(torch.uint8)
     patch = images.shape[2] // grid
     width = max(1, patch // 8)

@@ -1,0 +1,103 @@
+"""The command line as a user types it: the chain, and one clear line for each mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+import yaml
+from imagery import MakeShards, encode, picture
+from small_run import settings
+
+from pretrain.cli import main
+
+
+@pytest.fixture
+def config_file(make_shards: MakeShards, tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(settings(make_shards([8, 8]), epochs=2)))
+    return path
+
+
+def labelled(folder: Path) -> Path:
+    for number in range(12):
+        path = folder / ("waves", "night")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(picture(number, 40, 40) // (1 + number % 2 * 8), "png"))
+    return folder
+
+
+def test_the_chain(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["--run", str(tmp_path / "run")]
+    command = ["train", str(config_file), "epochs=1", "--out", str(tmp_path / "run"), "optim.base_lr=0.02"]
+    assert main(command) == 0
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["optim"]["base_lr"] == 0.02
+    assert main(command) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert main(["visualise", *run, "--out", str(tmp_path / "r.png"), "--count", "2"]) == 0
+    assert main(["plot", *run, "--out", str(tmp_path / "loss.svg")]) == 0
+    assert "<svg" in (tmp_path / "loss.svg").read_text()
+    assert main(["export", *run, "--out", str(tmp_path / "encoder")]) == 0
+    assert "timm.create_model('vit_tiny_patch16_224', num_classes=0" in capsys.readouterr().out
+    data = ["--data", str(labelled(tmp_path / "labelled")), "--k", "1", "3", "--out", str(tmp_path / "knn.json")]
+    assert main(["evaluate", *run, *data]) == 0
+    first = json.loads((tmp_path / "knn.json").read_text())
+    assert first["pretrained"].keys() == first["untrained"].keys() == {"1", "3"}
+    assert (first["classes"], first["train_images"], first["test_images"]) == (2, 6, 6)
+    assert main(["evaluate", "--weights", str(tmp_path / "encoder"), *data]) == 0
+    assert json.loads((tmp_path / "knn.json").read_text())["pretrained"] == first["pretrained"]
+
+
+def test_tars_that_webdataset_wrote_can_be_trained_on(config_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    for shard in range(2):
+        with webdataset.TarWriter(str(folder / f"f{shard}.tar")) as writer:
+            for n in range(4):
+                writer.write({"__key__": f"{shard}/{n}", "png": picture(n, 40, 40), "json": {"gsd_m": 0.5}})
+    assert main(["index", str(folder)]) == 0
+    assert main(["index", str(folder)]) == 0
+    command = ["train", str(config_file), f"data.shards={folder}", "epochs=1", "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    assert np.isfinite(json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["loss"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.yaml", "--out", "{tmp}/run"], "none.yaml: no such file"),
+        (["train", "{config}", "optm.base_lr=1", "--out", "{tmp}/run"], "optm: unknown key; did you mean 'optim'?"),
+        (["train", "{config}", "epochs=0", "--out", "{tmp}/run"], "epochs: Input should be greater than or equal to 1"),
+        (["train", "{config}", "data.shards={tmp}/gone", "--out", "{tmp}/run"], "gone: no such folder"),
+        (["train", "{config}", "data.shards={tmp}", "--out", "{tmp}/run"], "index.parquet: no such file"),
+        (["train", "{config}", "--out", "{config}"], "is a file; give a folder as --out"),
+        (["export", "--run", "{tmp}/gone", "--out", "{tmp}/x"], "gone: no run of rs-pretrain train"),
+        (["evaluate", "--weights", "{tmp}/gone", "--data", "{tmp}"], "card.json: no such file"),
+        (["plot", "--run", "{tmp}", "--out", "{tmp}/x.png"], "has no log.jsonl"),
+        (["plot", "--run", "{tmp}", "--out", "{tmp}/x.gif"], "must end in .png or .svg"),
+        (["index", "{tmp}"], "holds no .tar file"),
+    ],
+)
+def test_mistakes_give_one_line_and_code_2(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    given = [word.format(tmp=tmp_path, config=config_file) for word in arguments]
+    assert main(given) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("rs-pretrain: ")
+    assert told.count("\n") == 1
+    assert message in told
+
+
+def test_what_argparse_refuses_is_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ["train"],
+        ["plot", "x=1", "--run", "a", "--out", "b"],
+        ["train", "demo", "--out", "x", "--fast"],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(line.split())
+        assert stopped.value.code == 2

@@ -1,0 +1,63 @@
+"""Configurations: strict, shipped ones valid, messages that name field and allowed values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from curation.errors import InputError
+from curation.settings import load, validate
+from pretrain.config import MAY_CHANGE, TrainConfig
+from pretrain.models.selective_mae import token_counts
+from pretrain.schedule import peak_rate
+
+CONFIGS = sorted((Path(__file__).parents[2] / "pretrain" / "configs").glob("*.yaml"))
+SMALLEST = {"objective": {"name": "mae"}, "data": {"shards": "x"}}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid(path: Path) -> None:
+    config = load(TrainConfig, path)
+    if config.objective.name == "selective_mae":
+        patches = 144 if path.stem == "demo" else 196
+        assert sum(map(sum, ([token_counts(patches, config.objective)[0]], token_counts(patches, config.objective)[1])))
+
+
+def test_published_numbers() -> None:
+    paper = {path.stem: load(TrainConfig, path) for path in CONFIGS}
+    selective = paper["selective_mae_vit_b"]
+    assert token_counts(196, selective.objective) == (14, (7, 8), 49)
+    assert (selective.epochs, selective.global_batch, selective.objective.decoder_depth) == (800, 2048, 12)
+    assert peak_rate(selective.optim, selective.global_batch) == pytest.approx(3.53e-4, rel=1e-3)
+    assert selective.optim.betas == (0.9, 0.95)
+    assert selective.data.crop_scale == (0.2, 1.0)
+    assert peak_rate(paper["mae_vit_b"].optim, paper["mae_vit_b"].global_batch) == pytest.approx(1.2e-3)
+    assert paper["scale_mae_vit_l"].objective.decoder_depth == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": 5}, r"epoch: unknown key; did you mean 'epochs'\?"),
+        ({"data": {"shards": "x", "wndow": 2}}, r"data.wndow: unknown key; did you mean 'window'\?"),
+        ({"objective": {"name": "dino"}}, r"objective: .*'mae', 'selective_mae', 'scale_mae'"),
+        ({"data": {}}, "data.shards: this key is required"),
+        ({"precision": "fp16"}, r"precision: Input should be 'fp32' or 'bf16' \(found 'fp16'\)"),
+        ({"data": {"shards": "x", "crop_scale": [0.5, 0.2]}}, "crop_scale"),
+        ({"global_batch": 30, "data": {"shards": "x", "groups": 4}}, "not a multiple of data.groups 4"),
+        ({"epochs": 5}, "warmup_epochs 40 exceeds epochs 5"),
+        ({"optim": {"base_lr": float("nan")}}, "optim.base_lr"),
+    ],
+)
+def test_mistakes_are_named(change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        validate(TrainConfig, SMALLEST | change, "x.yaml")
+
+
+def test_fields_that_may_change_exist() -> None:
+    config = validate(TrainConfig, SMALLEST, "x").model_dump()
+    for field in MAY_CHANGE:
+        node = config
+        for part in field.split("."):
+            node = node[part]

@@ -1,0 +1,74 @@
+"""What is exported is what timm loads, and gives the features that the trained encoder gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from imagery import MakeShards
+from safetensors.torch import load_file
+from small_run import Quiet, config
+
+from curation.errors import FormatVersionError, InputError
+from pretrain.export import export, load_export, load_run
+from pretrain.train import train
+
+
+@pytest.fixture
+def run(make_shards: MakeShards, tmp_path: Path) -> Path:
+    train(config(make_shards([8, 5]), epochs=1), tmp_path / "run", Quiet())
+    return tmp_path / "run"
+
+
+def test_timm_takes_the_weights_strictly(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "encoder")
+    card = json.loads((tmp_path / "encoder" / "card.json").read_text())
+    model = timm.create_model(card["encoder"]["name"], num_classes=0, **card["encoder"]["args"]).eval()
+    model.load_state_dict(load_file(tmp_path / "encoder" / "model.safetensors"), strict=True)
+    images = torch.randn(2, 3, 32, 32)
+    trained, _, _ = load_run(run)
+    torch.testing.assert_close(model(images), trained.encoder(images))
+    assert card["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_card_names_data_normalisation_and_config(run: Path, tmp_path: Path) -> None:
+    card = export(run, tmp_path / "encoder")
+    assert (card.step, card.total_steps, card.objective, card.input_size) == (3, 3, "selective_mae", 32)
+    assert (card.mean, card.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert card.data is not None
+    assert card.data.key == ["test"]
+    assert (card.data.samples, card.data.licences) == ({"source0": 8, "source1": 5}, {"CC0-1.0": 13})
+    assert card.config["optim"]["base_lr"] == 0.01
+    encoder, again = load_export(tmp_path / "encoder")
+    assert again == card
+    assert not encoder.training
+
+
+def test_a_run_whose_shards_are_gone_is_exported_without_them(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards").rename(tmp_path / "moved")
+    assert export(run, tmp_path / "encoder").data is None
+
+
+def test_what_cannot_be_loaded_is_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no run of rs-pretrain train"):
+        export(tmp_path / "nothing", tmp_path / "encoder")
+    out = tmp_path / "encoder"
+    export(run, out)
+    weights = out / "model.safetensors"
+    data = json.loads((out / "card.json").read_text())
+    (out / "card.json").write_text(json.dumps(data | {"format_version": 9}))
+    with pytest.raises(FormatVersionError, match="version 9, this release reads 1; export again"):
+        load_export(out)
+    data["encoder"]["args"]["embed_dim"] = 48
+    (out / "card.json").write_text(json.dumps(data))
+    with pytest.raises(InputError, match=r"model.safetensors: cannot be loaded"):
+        load_export(weights)
+    (out / "card.json").unlink()
+    with pytest.raises(InputError, match=r"card.json: no such file; give a folder that rs-pretrain export wrote"):
+        load_export(weights)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="give another --out"):
+        export(run, tmp_path / "file")

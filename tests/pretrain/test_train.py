@@ -1,0 +1,215 @@
+"""The loop on real files: killed and resumed to the same bits, finished once, and clear about what it will not do."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from imagery import MakeShards
+from safetensors.torch import load_file
+from small_run import ENCODER, SMALL, Quiet, config, settings
+
+from curation.errors import InputError, WorkError
+from pretrain.train import train
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    newest = sorted((out / "checkpoints").glob("step-*"))[-1]
+    return {f"{name}:{key}": value for name in ("model", "optimizer")
+            for key, value in load_file(newest / f"{name}.safetensors").items()}  # fmt: skip
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_run_makes_what_it_says(make_shards: MakeShards, tmp_path: Path) -> None:
+    out, told = tmp_path / "run", Quiet()
+    result = train(config(make_shards([7, 6]), picture_every=4, epochs=2, save_every=2), out, told)
+    assert (result.step, result.total_steps, result.finished) == (6, 6, True)
+    assert "steps: 6 = 2 epochs of 3; last batch of each epoch: drop (1 samples)" in told.said
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [2, 4, 6]
+    assert records[0].keys() == {"step", "epoch", "loss", "lr", "samples_per_s", "unreadable", "grad_norm"}
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+    assert sorted(path.name for path in (out / "pictures").iterdir()) == ["step-00000004.png", "step-00000006.png"]
+
+
+def test_a_finished_run_is_left_alone(make_shards: MakeShards, tmp_path: Path) -> None:
+    shards, out = make_shards([8]), tmp_path / "run"
+    train(config(shards, epochs=1), out, Quiet())
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    for resume in (False, True):
+        assert not train(config(shards, epochs=1, log_every=7), out, Quiet(), resume=resume).worked
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    with pytest.raises(InputError, match="epochs: 1 -> 2"):
+        train(config(shards, epochs=2), out, Quiet(), resume=True)
+    with pytest.raises(InputError, match="data.shards holds other data"):
+        train(config(make_shards([9], name="other"), epochs=1), out, Quiet())
+
+
+def test_objectives_learn(make_shards: MakeShards, tmp_path: Path) -> None:
+    shards = make_shards([16, 16], side=(64, 64))
+    learned = config(
+        shards, epochs=12, global_batch=8, optim={"base_lr": 0.1, "warmup_epochs": 2},
+        encoder={"name": "vit_tiny_patch16_224", "args": ENCODER["args"] | {"patch_size": 4, "embed_dim": 48}},
+        objective={"name": "mae", "norm_pix": False, **SMALL, "decoder_dim": 48},
+    )  # fmt: skip
+    train(learned, tmp_path / "run", Quiet())
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def start(shards: Path, out: Path, **changes: Any) -> subprocess.Popen[str]:
+    path = out.parent / "config.yaml"
+    path.write_text(json.dumps(settings(shards, **changes)))
+    command = [sys.executable, "-m", "pretrain", "train", str(path), "--out", str(out), "--resume"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(folder: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("checkpoints/step-*/state.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_and_resumed_gives_the_same_bits(make_shards: MakeShards, tmp_path: Path) -> None:
+    """Killed with -9, stopped with SIGTERM, resumed with other workers: weights and moments equal a single run's."""
+    shards = make_shards([12, 12])
+    changes = {"epochs": 40, "save_every": 7}
+    train(config(shards, **changes), tmp_path / "whole", Quiet())
+    torn = tmp_path / "torn"
+    killed = start(shards, torn, **changes)
+    wait_for(torn, killed)
+    killed.kill()
+    killed.communicate()
+    assert not (torn / "checkpoints" / "step-00000240").exists(), "it was to be killed before its end"
+    again = start(shards, torn, **changes, data={"workers": 1})
+    if starts_stepping(again, torn):
+        again.send_signal(signal.SIGTERM)
+    _, errors = again.communicate(timeout=60)
+    assert again.returncode in (0, 143), errors
+    assert train(config(shards, **changes), torn, Quiet(), resume=True).finished
+    assert_equal(tmp_path / "whole", torn)
+    steps = [json.loads(line)["step"] for line in (torn / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 240
+
+
+def starts_stepping(process: subprocess.Popen[str], out: Path) -> bool:
+    """Wait until the resumed process has logged a step of its own, or has ended."""
+    before = (out / "log.jsonl").stat().st_size if (out / "log.jsonl").exists() else 0
+    while process.poll() is None:
+        if (out / "log.jsonl").stat().st_size > before:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def test_a_run_holds_its_folder_alone_and_saves_at_sigterm(make_shards: MakeShards, tmp_path: Path) -> None:
+    shards, out = make_shards([12]), tmp_path / "run"
+    process = start(shards, out, epochs=100_000, save_every=10**6, optim={"warmup_epochs": 0})
+    while not (out / "log.jsonl").exists() or not (out / "log.jsonl").stat().st_size:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    with pytest.raises(InputError, match="another rs-pretrain trains here"):
+        train(config(shards), out, Quiet(), resume=True)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "stopped and saved at step" in errors
+    assert len(list(out.glob("checkpoints/step-*"))) == 1
+
+
+def test_an_unfinished_run_wants_resume(make_shards: MakeShards, tmp_path: Path) -> None:
+    shards, out = make_shards([8]), tmp_path / "run"
+    train(config(shards, epochs=2, save_every=1, keep_checkpoints=9), out, Quiet())
+    for newest in sorted((out / "checkpoints").iterdir())[3:]:
+        for path in newest.iterdir():
+            path.unlink()
+        newest.rmdir()
+    with pytest.raises(InputError, match=r"unfinished run \(step 3 of 4\); add --resume"):
+        train(config(shards, epochs=2), out, Quiet())
+    with pytest.raises(InputError, match=r"optim.base_lr: 0.01 -> 0.5\); restore"):
+        optim = {"base_lr": 0.5, "warmup_epochs": 1, "clip_grad": 1.0}
+        train(config(shards, epochs=2, optim=optim), out, Quiet(), resume=True)
+    assert train(config(shards, epochs=2), out, Quiet(), resume=True).finished
+
+
+def test_micro_batches_add_up(make_shards: MakeShards, tmp_path: Path) -> None:
+    shards = make_shards([12])
+    for name, micro in (("one", 256), ("many", 3)):
+        train(config(shards, epochs=1, global_batch=12, max_batch_per_gpu=micro), tmp_path / name, Quiet())
+    one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
+    for key in one:
+        torch.testing.assert_close(one[key], many[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(make_shards: MakeShards, tmp_path: Path) -> None:
+    shards = make_shards([12, 12])
+    changes = {"epochs": 2, "global_batch": 6, "optim": {"base_lr": 0.01, "warmup_epochs": 0}}
+    train(config(shards, **changes), tmp_path / "alone", Quiet())
+    (tmp_path / "config.yaml").write_text(json.dumps(settings(shards, **changes)))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pretrain", "train",
+        str(tmp_path / "config.yaml"), "--out", str(tmp_path / "team"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    alone, team = weights(tmp_path / "alone"), weights(tmp_path / "team")
+    for key in alone:
+        torch.testing.assert_close(alone[key], team[key], rtol=1e-3, atol=1e-4)
+    assert done.stdout.count("steps: 8") == 1  # only the first process speaks
+
+
+def test_too_many_unreadable_samples_stop_the_run(make_shards: MakeShards, tmp_path: Path) -> None:
+    shards = make_shards([20], broken={0: {1, 2}})
+    told = Quiet()
+    lenient = config(shards, epochs=2, data={"max_unreadable": 0.2})
+    assert train(lenient, tmp_path / "lenient", told).finished
+    assert sum("unreadable: sample" in line for line in told.said) == 2
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "lenient").values())
+    with pytest.raises(WorkError, match=r"of 20 samples are unreadable, more than data.max_unreadable=0.001"):
+        train(config(shards), tmp_path / "strict", Quiet())
+
+
+def test_scale_mae_trains_on_gsd_in_spite_of_bad_samples(make_shards: MakeShards, tmp_path: Path) -> None:
+    objective = {"name": "scale_mae", **SMALL, "target_size": 128, "fcn_dim": 8}
+    changes = {"objective": objective, "epochs": 1, "data": {"max_unreadable": 0.5}}
+    train(config(make_shards([8], side=(80, 90), broken={0: {3}}), **changes), tmp_path / "run", Quiet())
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+    with pytest.raises(InputError, match=r"data.gsd_missing: this objective needs the GSD.*source0 \(8\)"):
+        train(config(make_shards([8], side=(80, 90), gsd_m=None, name="no"), **changes), tmp_path / "no", Quiet())
+
+
+def test_a_diverged_run_says_so_and_keeps_its_last_good_checkpoint(make_shards: MakeShards, tmp_path: Path) -> None:
+    wild = config(make_shards([8]), epochs=30, save_every=1, optim={"base_lr": 1e30, "warmup_epochs": 0})
+    with pytest.raises(WorkError, match="the loss became"):
+        train(wild, tmp_path / "run", Quiet())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_batch": 64}, "global_batch: 64 is more than the 8 samples"),
+        ({"data": {"groups": 2}}, "data.groups: 2 groups cannot share 1 shards"),
+        ({"encoder": {"name": "vit_nonsense"}}, "encoder.name: timm has no model"),
+        ({"data": {"max_upsample": 1}, "encoder": {"name": "vit_tiny_patch16_224"}}, "none of 8 samples can be used"),
+    ],
+)
+def test_what_does_not_fit_is_named(make_shards: MakeShards, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(config(make_shards([8]), **changes), tmp_path / "run", Quiet())
+    assert not (tmp_path / "run" / "config.yaml").exists()  # a mistake leaves no run behind
