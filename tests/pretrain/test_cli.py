@@ -93,11 +93,7 @@ def test_mistakes_give_one_line_and_code_2(
 
 
 def test_what_argparse_refuses_is_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (
-        ["train"],
-        ["plot", "x=1", "--run", "a", "--out", "b"],
-        ["train", "demo", "--out", "x", "--fast"],
-    ):
+    for line in ("train", "plot x=1 --run a --out b", "train demo --out x --fast", "evaluate --data x"):
         with pytest.raises(SystemExit) as stopped:
             main(line.split())
         assert stopped.value.code == 2
