@@ -1,9 +1,10 @@
 # mypy: disable-error-code="untyped-decorator,no-untyped-call,assignment,call-arg"
-"""The second opinion: whether the low-frequency DCT blocks of two tiles agree, in any of the eight orientations.
+"""The second opinion: whether two tiles look alike as 16x16 thumbnails, in any of the eight orientations.
 
-Turning or mirroring an image only changes signs of its DCT coefficients, or transposes them, so one block per tile is
-enough for all orientations. The kernels follow the keep rule of *Duplicates, defined*: in rank order a tile stays
-unless one that stays already is the same.
+A thumbnail is the inverse DCT of a tile's ``dct16`` block. A perceptual hash, and a plain correlation too, is ruled by
+the strongest feature: two seas with a bright corner each agree in every bit. So thumbnails are *clipped*, three robust
+deviations (median absolute deviation) from their median, before they are correlated: the corner says as much as any
+other pixel, and what is asked is whether the rest agrees as well (Huber, Robust Statistics, 1981, on winsorising).
 """
 
 from __future__ import annotations
@@ -12,127 +13,169 @@ from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from numba import types
 
 from curation.neighbour_kernels import popcount
 
-_f64, _i64, _u64 = types.float64, types.int64, types.uint64
-_block = types.Array(types.int8, 1, "C")
-_blocks = types.Array(types.int8, 2, "C")
-_turned = types.Array(_u64, 2, "C")
-_norms = types.Array(types.float32, 1, "C")
-_longs = types.Array(_i64, 1, "C")
-_bytes = types.Array(types.int8, 1, "C")
+_f32, _f64, _i64 = types.float32, types.float64, types.int64
+_thumb, _thumbs = types.Array(types.int8, 1, "C"), types.Array(types.int8, 2, "C")
+_codes = types.Array(types.uint64, 2, "C")
+_moments = types.Array(_f32, 2, "C")
+_floats, _longs, _bytes = types.Array(_f32, 1, "C"), types.Array(_i64, 1, "C"), types.Array(types.int8, 1, "C")
+_flags, _ids = types.Array(types.boolean, 1, "C"), types.Array(types.int32, 1, "C")
 
 SIDE = 16
+PIXELS = SIDE * SIDE
+CLIP = 3.0
+"""Robust deviations at which a thumbnail is clipped."""
 TURNS = ("as it is", "rot90", "rot180", "rot270", "mirror", "mirror+rot90", "mirror+rot180", "mirror+rot270")
 """The eight orientations: ``np.fliplr`` where mirrored, then ``np.rot90`` counter-clockwise."""
 
-_TRANSPOSED = (False, True, False, True, False, True, False, True)
-_SIGN_ROWS = (False, True, True, False, False, False, True, True)
-_SIGN_COLUMNS = (False, False, True, True, True, False, False, True)
+
+def _sources() -> npt.NDArray[np.int64]:
+    """(8, 256): of every pixel of a turned thumbnail, which pixel of the thumbnail it is."""
+    upright = np.arange(PIXELS).reshape(SIDE, SIDE)
+    mirrored = np.fliplr(upright)
+    turned = [np.rot90(mirrored if turn >= 4 else upright, turn % 4) for turn in range(8)]
+    return np.stack(turned).reshape(8, PIXELS)
 
 
-@numba.njit(_f64(_block, _block, _i64), nogil=True, cache=True)
-def product(a: Any, b: Any, turn: int) -> float:
-    """Scalar product, without the mean, of block ``a`` and block ``b`` turned; both (256,) int8, row-major."""
-    transposed, rows, columns = _TRANSPOSED[turn], _SIGN_ROWS[turn], _SIGN_COLUMNS[turn]
+_SOURCES = _sources()
+
+
+def thumbnails(blocks: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Clipped thumbnails of some tiles.
+
+    Args:
+        blocks: (N, 256) int8, ``dct16``: the low-frequency block of the orthonormal DCT-II, row-major, any scale.
+
+    Returns:
+        (N, 256) int8, clipped and scaled so that 127 is the clip; and (N, 2) float32, their mean and the norm of what
+        is left without it. The norm is 0 where more than half of the pixels are equal: nothing can be said then.
+    """
+    frequency = np.arange(SIDE)
+    basis = np.cos(np.pi * (2 * frequency[:, None] + 1) * frequency[None, :] / (2 * SIDE)) * np.sqrt(2 / SIDE)
+    basis[:, 0] = np.sqrt(1 / SIDE)
+    basis = basis.astype(np.float32)
+    plain = (basis @ blocks.reshape(-1, SIDE, SIDE).astype(np.float32) @ basis.T).reshape(-1, PIXELS)
+    plain -= _median(plain)
+    clip = CLIP * 1.4826 * _median(np.abs(plain))
+    flat = clip[:, 0] <= 1e-3
+    clip[flat] = 1.0
+    thumbs = np.rint(np.clip(plain / clip, -1, 1) * 127)
+    mean = thumbs.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(thumbs - mean, axis=1)
+    norm[flat] = 0.0
+    return thumbs.astype(np.int8), np.stack([mean[:, 0], norm], axis=1).astype(np.float32)
+
+
+def _median(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    middle = np.partition(values, (PIXELS // 2 - 1, PIXELS // 2), axis=1)[:, PIXELS // 2 - 1 : PIXELS // 2 + 1]
+    return middle.mean(axis=1, keepdims=True)
+
+
+@numba.njit(_f64(_thumb, _floats, _thumb, _floats, _i64), nogil=True, cache=True)
+def correlation(a: Any, moments_a: Any, b: Any, moments_b: Any, turn: int) -> float:
+    """Correlation of thumbnail ``a`` and thumbnail ``b`` turned; 0 where one of them says nothing."""
+    scale = float(moments_a[1]) * float(moments_b[1])
+    if scale == 0.0:
+        return 0.0
     total = 0
-    for u in range(SIDE):
-        for odd in range(2):
-            part = 0
-            for v in range(odd, SIDE, 2):
-                other = b[v * SIDE + u] if transposed else b[u * SIDE + v]
-                part += np.int32(a[u * SIDE + v]) * np.int32(other)
-            total += -part if (rows and u % 2 == 1) != (columns and odd == 1) else part
-    return float(total - np.int32(a[0]) * np.int32(b[0]))
-
-
-@numba.njit(types.void(_blocks, _norms), nogil=True, cache=True)
-def norms(blocks: Any, out: Any) -> None:
-    """Euclidean norm of every block without its mean, written to ``out``."""
-    for i in range(blocks.shape[0]):
-        out[i] = np.sqrt(product(blocks[i], blocks[i], 0))
+    if turn == 0:
+        for pixel in range(PIXELS):
+            total += np.int32(a[pixel]) * np.int32(b[pixel])
+    else:
+        source = _SOURCES[turn]
+        for pixel in range(PIXELS):
+            total += np.int32(a[pixel]) * np.int32(b[source[pixel]])
+    return (total - PIXELS * float(moments_a[0]) * float(moments_b[0])) / scale
 
 
 @numba.njit(
     types.Tuple((_i64, _i64, _f64))(
-        _turned, _blocks, _norms, _turned, _blocks, _norms, _i64, _i64, _i64, _i64, _f64
+        _codes, _thumbs, _moments, _flags, _codes, _thumbs, _moments, _flags, _i64, _i64, _i64, _i64, _i64, _f64
     ),
     nogil=True, cache=True,
 )  # fmt: skip
 def compare(
-    codes_a: Any, blocks_a: Any, norms_a: Any, codes_b: Any, blocks_b: Any, norms_b: Any, i: int, j: int, turns: int,
-    radius: int, least: float,
+    codes_a: Any, thumbs_a: Any, moments_a: Any, soft_a: Any, codes_b: Any, thumbs_b: Any, moments_b: Any, soft_b: Any,
+    i: int, j: int, turns: int, radius: int, soft_radius: int, least: float,
 ) -> Any:  # fmt: skip
     """Distance, orientation and correlation in which item i of a and j of b are confirmed to be one.
 
-    Of the orientations within the radius whose correlation reaches ``least``, the closest is given; distance -1 where
-    there is none.
+    Of the orientations within the radius (where both are soft, within ``soft_radius``) whose correlation reaches
+    ``least``, the closest is given; distance -1 where there is none.
     """
+    limit = max(radius, soft_radius) if soft_a[i] and soft_b[j] else radius
     best, best_turn, best_correlation = -1, 0, 0.0
     for turn in range(turns):
         for direction in range(1 if turn == 0 else 2):
             difference = codes_a[i, 0] ^ codes_b[j, turn] if direction == 0 else codes_a[i, turn] ^ codes_b[j, 0]
             distance = np.int64(popcount(difference))
-            if distance > radius or (best >= 0 and distance >= best):
-                continue
-            scale = float(norms_a[i]) * float(norms_b[j])
-            if scale == 0.0:
+            if distance > limit or (best >= 0 and distance >= best):
                 continue
             if direction == 0:
-                correlation = product(blocks_a[i], blocks_b[j], turn) / scale
+                agreement = correlation(thumbs_a[i], moments_a[i], thumbs_b[j], moments_b[j], turn)
             else:
-                correlation = product(blocks_b[j], blocks_a[i], turn) / scale
-            if correlation >= least:
-                best, best_turn, best_correlation = distance, turn, correlation
+                agreement = correlation(thumbs_b[j], moments_b[j], thumbs_a[i], moments_a[i], turn)
+            if agreement >= least:
+                best, best_turn, best_correlation = distance, turn, agreement
     return best, best_turn, best_correlation
 
 
 @numba.njit(
     types.void(
-        _turned, _blocks, _norms, _turned, _blocks, _norms, _longs, _longs, _i64, _i64, _f64, _longs, _bytes, _norms
+        _codes, _thumbs, _moments, _flags, _codes, _thumbs, _moments, _flags, _longs, _longs, _i64, _i64, _i64, _f64,
+        _bytes, _bytes, _floats,
     ),
     nogil=True, cache=True,
 )  # fmt: skip
 def compare_pairs(
-    codes_a: Any, blocks_a: Any, norms_a: Any, codes_b: Any, blocks_b: Any, norms_b: Any, i: Any, j: Any, turns: int,
-    radius: int, least: float, distance: Any, turn: Any, correlation: Any,
+    codes_a: Any, thumbs_a: Any, moments_a: Any, soft_a: Any, codes_b: Any, thumbs_b: Any, moments_b: Any, soft_b: Any,
+    i: Any, j: Any, turns: int, radius: int, soft_radius: int, least: float, distance: Any, turn: Any, agreement: Any,
 ) -> None:  # fmt: skip
     """:func:`compare` for all pairs (``i[k]``, ``j[k]``); the answers are written to the last three arrays."""
     for k in range(i.shape[0]):
-        near, how, agreement = compare(
-            codes_a, blocks_a, norms_a, codes_b, blocks_b, norms_b, i[k], j[k], turns, radius, least
-        )
-        distance[k], turn[k], correlation[k] = near, how, agreement
+        near, how, value = compare(
+            codes_a, thumbs_a, moments_a, soft_a, codes_b, thumbs_b, moments_b, soft_b,
+            i[k], j[k], turns, radius, soft_radius, least,
+        )  # fmt: skip
+        distance[k], turn[k], agreement[k] = near, how, value
+
+
+@numba.njit(types.void(_thumbs, _moments, _ids, _ids, _i64, _f64, _flags), nogil=True, cache=True)
+def agree(thumbs: Any, moments: Any, i: Any, j: Any, turn: int, least: float, out: Any) -> None:
+    """Whether item ``i[k]``, as it is, and item ``j[k]``, turned, correlate enough; written to ``out``."""
+    for k in range(i.shape[0]):
+        a, b = i[k], j[k]
+        out[k] = a != b and correlation(thumbs[a], moments[a], thumbs[b], moments[b], turn) >= least
 
 
 @numba.njit(
-    types.void(
-        _longs, _i64, _i64, _turned, _blocks, _norms, _i64, _i64, _f64, _longs, _bytes, _bytes, _norms
-    ),
+    types.void(_longs, _flags, _i64, _i64, _codes, _thumbs, _moments, _flags, _i64, _i64, _i64, _f64, _longs),
     nogil=True, cache=True,
 )  # fmt: skip
 def keep_best(
-    starts: Any, first: int, last: int, codes: Any, blocks: Any, norm: Any, turns: int, radius: int, least: float,
-    stands_in: Any, distance: Any, turn: Any, correlation: Any,
+    starts: Any, wanted: Any, first: int, last: int, codes: Any, thumbs: Any, moments: Any, soft: Any, turns: int,
+    radius: int, soft_radius: int, least: float, stands_in: Any,
 ) -> None:  # fmt: skip
-    """Apply the keep rule inside the components ``first`` to ``last``.
+    """Apply the keep rule inside the components ``first`` to ``last``, by trying every kept member.
 
     Args:
         starts: (C + 1,) where each component's members start; members in rank order.
+        wanted: (C,) components to look at.
         first: first component.
         last: one past the last.
         codes: (M, 8) hashes of the members.
-        blocks: (M, 256) DCT blocks.
-        norm: (M,) their norms.
+        thumbs: (M, 256) their thumbnails.
+        moments: (M, 2) of the thumbnails.
+        soft: (M,) whether the larger radius is theirs.
         turns: orientations to look at, 1 or 8.
         radius: Hamming radius.
+        soft_radius: Hamming radius between soft members.
         least: least correlation.
-        stands_in: (M,) written: the member that stands for this one; -1 where it stays.
-        distance: (M,) written: Hamming distance to it.
-        turn: (M,) written: the orientation.
-        correlation: (M,) written.
+        stands_in: (M,) -1 for every member; written for those that go: the member that stands for them.
     """
     longest = 0
     for component in range(first, last):
@@ -140,16 +183,29 @@ def keep_best(
     kept = np.empty(longest, np.int64)
     for component in range(first, last):
         count = 0
-        for member in range(starts[component], starts[component + 1]):
-            stands_in[member] = -1
+        for member in range(starts[component], starts[component + 1] if wanted[component] else starts[component]):
             for place in range(count):
-                near, how, agreement = compare(
-                    codes, blocks, norm, codes, blocks, norm, kept[place], member, turns, radius, least
-                )
+                near, _, _ = compare(
+                    codes, thumbs, moments, soft, codes, thumbs, moments, soft,
+                    kept[place], member, turns, radius, soft_radius, least,
+                )  # fmt: skip
                 if near >= 0:
                     stands_in[member] = kept[place]
-                    distance[member], turn[member], correlation[member] = near, how, agreement
                     break
             if stands_in[member] < 0:
                 kept[count] = member
                 count += 1
+
+
+@numba.njit(types.void(_longs, _longs, _longs), nogil=True, cache=True)
+def keep_first(better: Any, worse: Any, stands_in: Any) -> None:
+    """Apply the keep rule along confirmed pairs.
+
+    Args:
+        better: (P,) the better-ranked item of every pair.
+        worse: (P,) the other; pairs sorted by it, then by ``better``.
+        stands_in: (M,) -1 for every item; written for those that go: the first better item that stays.
+    """
+    for pair in range(better.shape[0]):
+        if stands_in[worse[pair]] < 0 and stands_in[better[pair]] < 0:
+            stands_in[worse[pair]] = better[pair]

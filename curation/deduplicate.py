@@ -1,9 +1,9 @@
 """Which tiles are duplicates, and of which tile: equal pixels, and near ones that a second opinion confirms.
 
 The rule is the one that ``docs/deduplication.md`` defines. Rank all tiles by the recipe's keep rule; in that order a
-tile stays unless one that stays already has equal pixels, or lies within the radius in some orientation and agrees in
-its low-frequency DCT. Tiles that are removed stand for nobody, so nothing chains. Tiles without texture have no
-perceptual hash worth the name; only equal pixels make them duplicates.
+tile stays unless one that stays already has equal pixels, or lies within the radius in some orientation and looks the
+same by a second opinion (:mod:`curation.confirm`). Tiles that are removed stand for nobody, so nothing chains. Tiles
+without texture have no perceptual hash worth the name; only equal pixels make them duplicates.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from curation.manifest import DeduplicateRules, KeepKey, ResolvedSource
-from curation.rows import Rows, fixed_bytes, read_columns
+from curation.rows import Rows, fixed_bytes, visit_columns
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
+_MANY = 20_000
+"""Members from which on a component is no longer resolved by trying every kept member."""
 _FREEDOM = {"yes": 0, "unknown": 1, "no": 2}
 
 
@@ -86,9 +89,10 @@ def equal_pixels(
     if not len(suspects):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     chosen = tiles[suspects]
-    facts = np.column_stack([content[suspects], rows.width[chosen], rows.height[chosen]]).astype(np.uint64)
-    _, group = np.unique(facts, axis=0, return_inverse=True)
-    group = group.reshape(-1)
+    by_hash = np.lexsort((content[suspects, 1], content[suspects, 0]))
+    hashes = content[suspects[by_hash]]
+    group = np.empty(len(suspects), np.int64)
+    group[by_hash] = np.cumsum(np.concatenate([[False], (hashes[1:] != hashes[:-1]).any(axis=1)]))
     order = keep_order(rows, chosen, sources, keep, group)
     grouped = group[order]
     opens = np.concatenate([[True], grouped[1:] != grouped[:-1]])
@@ -125,54 +129,134 @@ def _keep_key(rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], name: 
 
 
 def _near(rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], rules: DeduplicateRules, threads: int) -> Matches:
-    from curation import confirm, neighbours
-
-    turns = 8 if rules.orientations else 1
-    label = neighbours.groups_in_orientations(rows.orientations[tiles, :turns], rules.radius, threads)
+    label = _components(rows, tiles, rules, threads)
     crowd = np.bincount(label, minlength=len(tiles))[label] > 1
     tiles, label = tiles[crowd], label[crowd]
     order = keep_order(rows, tiles, sources, rules.keep, label)
     tiles, label = tiles[order], label[order]
-    starts = np.concatenate([np.nonzero(np.diff(label, prepend=-1))[0], [len(label)]]).astype(np.int64)
-    blocks = load_blocks(rows, tiles)
-    norm = np.empty(len(tiles), np.float32)
-    confirm.norms(blocks, norm)
-    codes = np.ascontiguousarray(rows.orientations[tiles])
-    stands_in = np.empty(len(tiles), np.int64)
-    distance, turn = np.zeros(len(tiles), np.int8), np.zeros(len(tiles), np.int8)
-    correlation = np.zeros(len(tiles), np.float32)
-
-    def work(low: int, high: int) -> None:
-        confirm.keep_best(
-            starts,
-            low,
-            high,
-            codes,
-            blocks,
-            norm,
-            turns,
-            rules.radius,
-            rules.confirm,
-            stands_in,
-            distance,
-            turn,
-            correlation,
-        )
-
-    cuts = np.unique(np.searchsorted(starts, np.linspace(0, len(tiles), 32 * threads + 1)))
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda pair: work(int(pair[0]), min(int(pair[1]), len(starts) - 1)), itertools.pairwise(cuts)))
+    looks = load_looks(rows, tiles, rules, threads)
+    stands_in = _keep_few(looks, label, rules, threads)
+    _keep_many(looks, label, rules, threads, stands_in)
     (gone,) = np.nonzero(stands_in >= 0)
     gone = gone[np.argsort(tiles[gone])]
-    return Matches(tiles[gone], tiles[stands_in[gone]], distance[gone], turn[gone], correlation[gone])
+    kept = stands_in[gone]
+    distance, turn, correlation = compare_looks(looks, looks, kept, gone, rules.radius, rules)
+    return Matches(tiles[gone], tiles[kept], distance, turn, correlation)
 
 
-def load_blocks(rows: Rows, chosen: Ints) -> npt.NDArray[np.int8]:
-    """The ``dct16`` blocks of some rows, (N, 256) int8, read row group by row group."""
-    blocks = np.empty((len(chosen), 256), np.int8)
-    for places, table in read_columns(rows, chosen, ["dct16"]):
-        blocks[places] = fixed_bytes(table, "dct16", 256).view(np.int8)
-    return blocks
+def _components(rows: Rows, tiles: Ints, rules: DeduplicateRules, threads: int) -> Ints:
+    """Label of each tile's component: what lies in another component is no candidate."""
+    from curation import neighbours
+
+    turns = 8 if rules.orientations else 1
+    label = neighbours.groups_in_orientations(rows.orientations[tiles, :turns], rules.radius, threads)
+    (soft,) = np.nonzero(rows.ac_energy[tiles] < rules.soft_ac_energy)
+    if rules.soft_radius <= rules.radius or not len(soft):
+        return label
+    wider = neighbours.groups_in_orientations(rows.orientations[tiles[soft], :turns], rules.soft_radius, threads)
+    return neighbours.merge_groups(label, soft, soft[wider])
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What M tiles look like: all that a comparison needs."""
+
+    codes: npt.NDArray[np.uint64]
+    """(M, 8) pHash in the eight orientations."""
+    thumbs: npt.NDArray[np.int8]
+    """(M, 256) clipped thumbnails."""
+    moments: npt.NDArray[np.float32]
+    """(M, 2) of the thumbnails."""
+    soft: Flags
+    """(M,) whether the larger radius is theirs."""
+
+    def take(self, chosen: Ints) -> Looks:
+        """The looks of some of the tiles."""
+        return Looks(self.codes[chosen], self.thumbs[chosen], self.moments[chosen], self.soft[chosen])
+
+    def all(self) -> tuple[npt.NDArray[np.generic], ...]:
+        """The arrays, in the order of the kernels' arguments."""
+        return self.codes, self.thumbs, self.moments, self.soft
+
+
+def load_looks(rows: Rows, chosen: Ints, rules: DeduplicateRules, threads: int) -> Looks:
+    """Read the looks of some rows."""
+    from curation import confirm
+
+    thumbs, moments = np.empty((len(chosen), 256), np.int8), np.empty((len(chosen), 2), np.float32)
+
+    def visit(places: Ints, table: pa.Table) -> None:
+        blocks = fixed_bytes(table, "dct16", 256).view(np.int8)
+        thumbs[places], moments[places] = confirm.thumbnails(blocks)
+
+    visit_columns(rows, chosen, ["dct16"], visit, threads)
+    codes = np.ascontiguousarray(rows.orientations[chosen])
+    return Looks(codes, thumbs, moments, rows.ac_energy[chosen] < rules.soft_ac_energy)
+
+
+def compare_looks(
+    a: Looks, b: Looks, i: Ints, j: Ints, radius: int, rules: DeduplicateRules
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Distance (-1 where not confirmed), orientation and correlation of the pairs (``a[i]``, ``b[j]``)."""
+    from curation import confirm
+
+    distance, turn = np.empty(len(i), np.int8), np.empty(len(i), np.int8)
+    correlation = np.empty(len(i), np.float32)
+    turns = 8 if rules.orientations else 1
+    limits = (turns, radius, rules.soft_radius, rules.confirm)
+    confirm.compare_pairs(*a.all(), *b.all(), i, j, *limits, distance, turn, correlation)
+    return distance, turn, correlation
+
+
+def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) -> Ints:
+    """Who stands for whom in the components of up to ``_MANY`` members; they lie together, in rank order."""
+    from curation import confirm
+
+    starts = np.concatenate([np.nonzero(np.diff(label, prepend=-1))[0], [len(label)]]).astype(np.int64)
+    few = np.diff(starts) <= _MANY
+    stands_in = np.full(len(label), -1, np.int64)
+    turns = 8 if rules.orientations else 1
+    limits = (turns, rules.radius, rules.soft_radius, rules.confirm)
+
+    def work(low: int, high: int) -> None:
+        confirm.keep_best(starts, few, low, high, *looks.all(), *limits, stands_in)
+
+    cuts = np.unique(np.searchsorted(starts, np.linspace(0, len(label), 32 * threads + 1)))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda pair: work(int(pair[0]), int(pair[1])), itertools.pairwise(cuts)))
+    return stands_in
+
+
+def _keep_many(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int, stands_in: Ints) -> None:
+    """The same for larger components: their candidates are found anew, confirmed on the spot, and seldom hold."""
+    from curation import confirm
+
+    (many,) = np.nonzero(np.bincount(label, minlength=1)[label] > _MANY)
+    if not len(many):
+        return
+    better, worse = [], []
+    for chosen, radius in ((many, rules.radius), (many[looks.soft[many]], rules.soft_radius)):
+        pairs = _confirmed(looks, chosen, radius, rules, threads)
+        better.append(chosen[pairs.min(axis=1)])
+        worse.append(chosen[pairs.max(axis=1)])
+    first, second = np.concatenate(better), np.concatenate(worse)
+    order = np.lexsort((first, second))
+    confirm.keep_first(first[order], second[order], stands_in)
+
+
+def _confirmed(looks: Looks, chosen: Ints, radius: int, rules: DeduplicateRules, threads: int) -> Ints:
+    """Pairs of chosen tiles within the radius that the second opinion confirms."""
+    from curation import confirm, neighbours
+
+    thumbs, moments = looks.thumbs[chosen], looks.moments[chosen]
+
+    def agree(i: npt.NDArray[np.int32], j: npt.NDArray[np.int32], turn: int) -> Flags:
+        same = np.empty(len(i), np.bool_)
+        confirm.agree(thumbs, moments, i, j, turn, rules.confirm, same)
+        return same
+
+    turns = 8 if rules.orientations else 1
+    return neighbours.pairs_in_orientations(looks.codes[chosen, :turns], radius, agree, threads)
 
 
 def _with_copies(near: Matches, copy: Ints, original: Ints) -> Matches:

@@ -8,22 +8,23 @@ corpus and benchmark are cut on one grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from curation.catalogue import open_table
-from curation.deduplicate import Matches, load_blocks, textured
+from curation.deduplicate import Looks, Matches, compare_looks, load_looks, textured
 from curation.errors import InputError
-from curation.manifest import Recipe
+from curation.manifest import DeduplicateRules, Recipe
 from curation.rows import Rows, fixed_bytes, hash_lists, numbers
 
 Ints = npt.NDArray[np.int64]
 
-_COLUMNS = ["image", "kind", "width", "height", "content_hash", "ac_energy", "orientations", "dct16"]
+_COLUMNS = ["image", "kind", "content_hash", "ac_energy", "orientations", "dct16"]
 _AT_ONCE = 1 << 21
 """Rows that are matched at a time, which bounds the list of candidate pairs."""
 
@@ -38,12 +39,9 @@ class Fingerprints:
     image: list[str]
     whole: npt.NDArray[np.bool_]
     """(E,) a whole image, not a tile of one."""
-    size: Ints
-    """(E, 2) width and height."""
     content: npt.NDArray[np.uint64]
-    orientations: npt.NDArray[np.uint64]
     textured: npt.NDArray[np.bool_]
-    blocks: npt.NDArray[np.int8]
+    looks: Looks
 
     def __len__(self) -> int:
         return len(self.benchmark)
@@ -84,29 +82,31 @@ def fingerprint_files(recipe: Recipe, folder: Path | None, unguarded: Sequence[s
     return found
 
 
-def load_fingerprints(files: Mapping[str, Path], min_ac_energy: float) -> Fingerprints:
+def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Fingerprints:
     """Read the fingerprints of some benchmarks.
 
     Raises:
         InputError: a file is no fingerprint file, or was written by another format version.
     """
-    benchmark, image, whole, size, content, turned, known, blocks = [], [], [], [], [], [], [], []
-    for number, path in enumerate(files.values()):
+    from curation import confirm
+
+    tables = []
+    for path in files.values():
         with open_table(path, "tiles") as file:
-            table = file.read(columns=_COLUMNS).combine_chunks()
-        codes, hashed = hash_lists(table, "orientations")
-        benchmark.append(np.full(len(table), number))
-        image += table["image"].to_pylist()
-        whole.append(np.array([kind == "image" for kind in table["kind"].to_pylist()], np.bool_))
-        size.append(np.stack([numbers(table, "width"), numbers(table, "height")], axis=1).astype(np.int64))
-        content.append(fixed_bytes(table, "content_hash", 16).copy().view(np.uint64))
-        turned.append(codes)
-        known.append(hashed & (numbers(table, "ac_energy", -1) >= min_ac_energy))
-        blocks.append(fixed_bytes(table, "dct16", 256).view(np.int8))
+            tables.append(file.read(columns=_COLUMNS))
+    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    codes, hashed = hash_lists(table, "orientations")
+    energy = numbers(table, "ac_energy", -1)
+    thumbs, moments = confirm.thumbnails(fixed_bytes(table, "dct16", 256).view(np.int8))
     return Fingerprints(
-        tuple(files), np.concatenate(benchmark), image, np.concatenate(whole), np.concatenate(size),
-        np.concatenate(content), np.concatenate(turned), np.concatenate(known), np.concatenate(blocks),
-    )  # fmt: skip
+        names=tuple(files),
+        benchmark=np.repeat(np.arange(len(tables)), [len(each) for each in tables]),
+        image=table["image"].to_pylist(),
+        whole=np.array([kind == "image" for kind in table["kind"].to_pylist()], np.bool_),
+        content=fixed_bytes(table, "content_hash", 16).copy().view(np.uint64),
+        textured=hashed & (energy >= rules.min_ac_energy),
+        looks=Looks(codes, thumbs, moments, energy < rules.soft_ac_energy),
+    )
 
 
 def find_leaks(rows: Rows, candidates: Ints, prints: Fingerprints, recipe: Recipe, threads: int) -> Matches:
@@ -143,8 +143,6 @@ def _same_pixels(rows: Rows, candidates: Ints, prints: Fingerprints) -> Matches:
         (ordered[inside] == content).all(axis=1) & content.any(axis=1) if len(ordered) else np.zeros(len(content), bool)
     )
     row, entry = candidates[equal], by_hash[inside[equal]]
-    same_size = (prints.size[entry] == np.stack([rows.width[row], rows.height[row]], axis=1)).all(axis=1)
-    row, entry = row[same_size], entry[same_size]
     return Matches(
         row, entry, np.full(len(row), -1, np.int8), np.zeros(len(row), np.int8), np.ones(len(row), np.float32)
     )
@@ -152,49 +150,36 @@ def _same_pixels(rows: Rows, candidates: Ints, prints: Fingerprints) -> Matches:
 
 def _look_alike(rows: Rows, tiles: Ints, prints: Fingerprints, recipe: Recipe, threads: int) -> Matches:
     """Rows within the radius of a fingerprint in some orientation, confirmed."""
-    from curation import confirm
-
+    rules = recipe.deduplicate
     (entries,) = np.nonzero(prints.textured)
-    turns = 8 if recipe.deduplicate.orientations else 1
-    codes = rows.orientations[tiles]
-    wanted = np.ascontiguousarray(prints.orientations[entries])
-    pairs = _candidate_pairs(codes, wanted, turns, recipe.guard.radius, threads)
+    marks = prints.looks.take(entries)
+    soft = np.nonzero(rows.ac_energy[tiles] < rules.soft_ac_energy)[0]
+    pairs = _candidate_pairs(rows.orientations[tiles], marks.codes, recipe.guard.radius, rules, threads)
+    if rules.soft_radius > recipe.guard.radius:
+        near = np.nonzero(marks.soft)[0]
+        wider = _candidate_pairs(rows.orientations[tiles[soft]], marks.codes[near], rules.soft_radius, rules, threads)
+        pairs = np.concatenate([pairs, np.column_stack([soft[wider[:, 0]], near[wider[:, 1]]])])
+    pairs = np.unique(pairs, axis=0)
     used, which = np.unique(pairs[:, 0], return_inverse=True)
-    blocks, marks = load_blocks(rows, tiles[used]), np.ascontiguousarray(prints.blocks[entries])
-    norm, mark_norm = np.empty(len(blocks), np.float32), np.empty(len(marks), np.float32)
-    confirm.norms(blocks, norm)
-    confirm.norms(marks, mark_norm)
-    distance, turn = np.empty(len(pairs), np.int64), np.empty(len(pairs), np.int8)
-    correlation = np.empty(len(pairs), np.float32)
-    confirm.compare_pairs(
-        np.ascontiguousarray(codes[used]), blocks, norm, wanted, marks, mark_norm, which.reshape(-1),
-        pairs[:, 1].copy(), turns, recipe.guard.radius, recipe.deduplicate.confirm, distance, turn, correlation,
-    )  # fmt: skip
-    (good,) = np.nonzero(distance >= 0)
-    return Matches(
-        tiles[pairs[good, 0]],
-        entries[pairs[good, 1]],
-        distance[good].astype(np.int8),
-        turn[good],
-        correlation[good],
+    looks = load_looks(rows, tiles[used], rules, threads)
+    distance, turn, correlation = compare_looks(
+        looks, marks, which.reshape(-1), pairs[:, 1].copy(), recipe.guard.radius, rules
     )
+    good = distance >= 0
+    return Matches(tiles[pairs[good, 0]], entries[pairs[good, 1]], distance[good], turn[good], correlation[good])
 
 
 def _candidate_pairs(
-    codes: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64], turns: int, radius: int, threads: int
+    codes: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64], radius: int, rules: DeduplicateRules, threads: int
 ) -> Ints:
     """(row, fingerprint) pairs, one of which as it is lies within the radius of the other in some orientation."""
     from curation import neighbours
 
-    found = []
-    for turn in range(turns):
-        ways = (
-            [(codes[:, 0], wanted[:, turn])]
-            if turn == 0
-            else [(codes[:, 0], wanted[:, turn]), (codes[:, turn], wanted[:, 0])]
-        )
-        found += [neighbours.pairs_between(wanted_, codes_, radius, threads)[:, ::-1] for codes_, wanted_ in ways]
-    return np.unique(np.concatenate(found), axis=0)
+    found = [neighbours.pairs_between(codes[:, 0], wanted[:, 0], radius, threads)]
+    for turn in range(1, 8 if rules.orientations else 1):
+        found.append(neighbours.pairs_between(codes[:, 0], wanted[:, turn], radius, threads))
+        found.append(neighbours.pairs_between(codes[:, turn], wanted[:, 0], radius, threads))
+    return np.concatenate(found)
 
 
 def _best(found: list[Matches]) -> Matches:
@@ -225,22 +210,3 @@ def _spread(rows: Rows, candidates: Ints, matches: Matches, prints: Fingerprints
     return Matches(
         row, matches.subject[source], matches.distance[source], matches.turn[source], matches.correlation[source]
     )
-
-
-def leak_matrix(catalogue: Path) -> dict[str, dict[str, int]]:
-    """Count tiles that leaked: ``{source: {benchmark: tiles}}``."""
-    return {source: dict(counts) for source, counts in _count_leaks(catalogue)}
-
-
-def _count_leaks(catalogue: Path) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    with open_table(catalogue, "catalogue") as file:
-        table = file.read(columns=["source", "verdict", "subject"])
-    table = table.filter(pc.equal(table["verdict"].cast(pa.string()), "leak"))
-    table = pa.table({"source": table["source"].cast(pa.string()), "subject": table["subject"]})
-    counts: dict[str, list[tuple[str, int]]] = {}
-    for row in table.group_by(["source", "subject"]).aggregate([([], "count_all")]).to_pylist():
-        counts.setdefault(row["source"], []).append((row["subject"], row["count_all"]))
-    yield from sorted((source, sorted(pairs)) for source, pairs in counts.items())

@@ -19,10 +19,7 @@ _u64, _i64, _i32 = types.uint64, types.int64, types.int32
 _codes, _ids, _starts = types.Array(_u64, 1, "C"), types.Array(_i32, 1, "C"), types.Array(_i64, 1, "C")
 _keys = types.Array(types.uint16, 1, "C")
 _table, _tables = types.Array(_i64, 2, "C"), types.Array(_i64, 3, "C")
-_reached = types.Tuple((_i64, _i64))
 
-_SMALL = 24
-"""Largest bucket in which all pairs are tried one by one; larger ones are explored."""
 _BLOCK = 8
 
 
@@ -66,9 +63,9 @@ def scatter(
         out_ids[place] = ids[i]
 
 
-@numba.njit(types.boolean(_u64, _i64, _codes, _i64, types.boolean), nogil=True, cache=True)
-def _belongs(difference: int, flags: int, masks: Any, chosen: int, every_pair: bool) -> bool:
-    """Whether a pair is this table's: no earlier table holds it (and, for every pair, this one surely does)."""
+@numba.njit(_i64(_u64, _codes, _i64), nogil=True, cache=True)
+def _first_table(difference: int, masks: Any, chosen: int) -> int:
+    """Flags of the first table that surely holds a pair: of the first ``chosen`` bands in which it agrees."""
     own, left = 0, chosen
     for band in range(masks.shape[0]):
         if difference & masks[band] == 0:
@@ -76,7 +73,7 @@ def _belongs(difference: int, flags: int, masks: Any, chosen: int, every_pair: b
             left -= 1
             if left == 0:
                 break
-    return own == flags if every_pair else own <= flags
+    return own
 
 
 @numba.njit(_i64(_codes, _ids, _table, _keys, _codes, _ids, _ids), nogil=True, cache=True)
@@ -124,40 +121,16 @@ def _next_near(code: int, codes: Any, low: int, high: int, radius: int) -> int:
     return high
 
 
-@numba.njit(
-    _i64(_codes, _ids, _i64, _i64, _i64, _codes, _i64, _i64, types.boolean, _ids, _ids, _i64), nogil=True, cache=True
-)
-def _all_pairs(
-    codes: Any, ids: Any, low: int, high: int, flags: int, masks: Any, chosen: int, radius: int, every: bool,
-    out_a: Any, out_b: Any, used: int,
-) -> int:  # fmt: skip
-    """Try all pairs of ``codes[low:high]``. Returns the edges in use, or -1 where there is no room."""
-    room = out_a.shape[0]
-    for i in range(low, high - 1):
-        code = codes[i]
-        j = _next_near(code, codes, i + 1, high, radius)
-        while j < high:
-            if _belongs(code ^ codes[j], flags, masks, chosen, every):
-                if used == room:
-                    return -1
-                out_a[used], out_b[used] = ids[i], ids[j]
-                used += 1
-            j = _next_near(code, codes, j + 1, high, radius)
-    return used
-
-
 @numba.njit(_i64(_codes, _ids, _i64, _i64, _i64, _codes, _i64, _i64, _ids, _ids, _i64), nogil=True, cache=True)
 def _explore(
     codes: Any, ids: Any, low: int, high: int, flags: int, masks: Any, chosen: int, radius: int,
     out_a: Any, out_b: Any, used: int,
 ) -> int:  # fmt: skip
-    """Breadth first over ``codes[low:high]``, which it reorders. Returns the edges in use, or -1 without room.
+    """Breadth first over ``codes[low:high]``, which it reorders. Returns the edges in use.
 
     Before ``reached`` lie codes that have been reached, after it those that have not: what the code at ``pivot``
-    reaches is swapped to the front, and is never a target again.
+    reaches is swapped to the front, and is never a target again. A pair that an earlier table holds is joined there.
     """
-    if used + high - low > out_a.shape[0]:
-        return -1
     reached = low
     for pivot in range(low, high):
         if reached <= pivot:
@@ -165,7 +138,7 @@ def _explore(
         code = codes[pivot]
         j = _next_near(code, codes, reached, high, radius)
         while j < high:
-            if _belongs(code ^ codes[j], flags, masks, chosen, False):
+            if _first_table(code ^ codes[j], masks, chosen) <= flags:
                 out_a[used], out_b[used] = ids[pivot], ids[j]
                 used += 1
             codes[j], codes[reached] = codes[reached], codes[j]
@@ -176,89 +149,97 @@ def _explore(
 
 
 @numba.njit(
-    _reached(_codes, _ids, _starts, _starts, _tables, _codes, _i64, _i64, types.boolean, _i64, _i64, _ids, _ids),
+    _i64(_codes, _ids, _starts, _starts, _tables, _codes, _i64, _i64, _starts, _i64, _ids, _ids),
     nogil=True, cache=True,
 )  # fmt: skip
 def within(
-    codes: Any, ids: Any, starts: Any, flags: Any, segments: Any, masks: Any, chosen: int, radius: int, every: bool,
-    first: int, last: int, out_a: Any, out_b: Any,
-) -> Any:  # fmt: skip
-    """Pairs inside the buckets ``first`` to ``last``: (bucket reached, edges written).
+    codes: Any, ids: Any, starts: Any, flags: Any, segments: Any, masks: Any, chosen: int, radius: int,
+    at: Any, last: int, out_a: Any, out_b: Any,
+) -> int:  # fmt: skip
+    """Pairs that join what is near in the buckets from ``at[0]`` to ``last``. Returns the pairs written.
 
-    Where room for edges ends, the bucket at hand is given up and named, to be done again.
+    Where room for pairs ends, ``at`` (bucket, table) is where to go on.
     """
     longest = 0
-    for bucket in range(first, last):
+    for bucket in range(at[0], last):
         longest = max(longest, starts[bucket + 1] - starts[bucket])
-    own_codes, own_ids, keys = np.empty(longest + _BLOCK, np.uint64), np.empty(longest, np.int32), np.empty(longest, np.uint16)
+    own_codes, own_ids, keys = (
+        np.empty(longest + _BLOCK, np.uint64),
+        np.empty(longest, np.int32),
+        np.empty(longest, np.uint16),
+    )
     edges = np.empty((1 << 12) + 2, np.int32)
     used = 0
-    for bucket in range(first, last):
-        low, high = starts[bucket], starts[bucket + 1]
-        if high - low < 2:
-            continue
-        before = used
-        for table in range(flags.shape[0]):
+    while at[0] < last:
+        low, high = starts[at[0]], starts[at[0] + 1]
+        while high - low > 1 and at[1] < flags.shape[0]:
+            if used + high - low > out_a.shape[0]:
+                return used
+            table = at[1]
             count = _sort_bucket(codes[low:high], ids[low:high], segments[table], keys, own_codes, own_ids, edges)
             for key in range(count):
                 a, b = np.int64(edges[key]), np.int64(edges[key + 1])
-                if b - a < 2:
-                    continue
-                if every or b - a <= _SMALL:
-                    used = _all_pairs(
-                        own_codes, own_ids, a, b, flags[table], masks, chosen, radius, every, out_a, out_b, used
-                    )
-                else:
+                if b - a > 1:
                     used = _explore(own_codes, own_ids, a, b, flags[table], masks, chosen, radius, out_a, out_b, used)
-                if used < 0:
-                    return bucket, before
-    return last, used
+            at[1] += 1
+        at[0] += 1
+        at[1] = 0
+    return used
 
 
 @numba.njit(
-    _reached(
-        _codes, _ids, _starts, _codes, _ids, _starts, _ids, _ids, _starts, _tables, _codes, _i64, _i64, _i64, _i64,
-        _ids, _ids,
+    _i64(
+        _codes, _ids, _starts, _codes, _ids, _starts, _ids, _ids, _starts, _tables, _codes, _i64, _i64,
+        _starts, _i64, _ids, _ids,
     ),
     nogil=True, cache=True,
 )  # fmt: skip
 def between(
     codes_a: Any, ids_a: Any, starts_a: Any, codes_b: Any, ids_b: Any, starts_b: Any, label_a: Any, label_b: Any,
-    flags: Any, segments: Any, masks: Any, chosen: int, radius: int, first: int, last: int, out_a: Any, out_b: Any,
-) -> Any:  # fmt: skip
-    """Pairs between the buckets ``first`` to ``last`` of two sets: (bucket reached, edges written).
+    flags: Any, segments: Any, masks: Any, chosen: int, radius: int, at: Any, last: int, out_a: Any, out_b: Any,
+) -> int:  # fmt: skip
+    """Pairs between the buckets from ``at[0]`` to ``last`` of two sets. Returns the pairs written.
 
-    With labels (not empty) pairs of equal label are skipped, and so are codes of a label that has just been met.
+    With labels (not empty) pairs of equal label are skipped, and so are codes of a label that has just been met. Where
+    room for pairs ends, ``at`` (bucket, table, code of the second set within the bucket) is where to go on.
     """
     longest = 0
-    for bucket in range(first, last):
+    for bucket in range(at[0], last):
         longest = max(longest, starts_a[bucket + 1] - starts_a[bucket])
-    own_codes, own_ids, keys = np.empty(longest + _BLOCK, np.uint64), np.empty(longest, np.int32), np.empty(longest, np.uint16)
+    own_codes, own_ids, keys = (
+        np.empty(longest + _BLOCK, np.uint64),
+        np.empty(longest, np.int32),
+        np.empty(longest, np.uint16),
+    )
     edges = np.empty((1 << 12) + 2, np.int32)
     room, labelled, used = out_a.shape[0], label_a.shape[0] > 0, 0
-    for bucket in range(first, last):
-        low, high = starts_a[bucket], starts_a[bucket + 1]
-        if high == low or starts_b[bucket + 1] == starts_b[bucket]:
-            continue
-        before = used
-        for table in range(flags.shape[0]):
+    while at[0] < last:
+        low, high = starts_a[at[0]], starts_a[at[0] + 1]
+        first, end_b = starts_b[at[0]], starts_b[at[0] + 1]
+        while high > low and end_b > first and at[1] < flags.shape[0]:
+            table = at[1]
             _sort_bucket(codes_a[low:high], ids_a[low:high], segments[table], keys, own_codes, own_ids, edges)
-            for j in range(starts_b[bucket], starts_b[bucket + 1]):
-                code, item = codes_b[j], ids_b[j]
+            for j in range(first + at[2], end_b):
+                code, item, before = codes_b[j], ids_b[j], used
                 key = _key(code, segments[table])
                 met = label_b[item] if labelled else -1
                 skip, end = met, np.int64(edges[key + 1])
                 i = _next_near(code, own_codes, np.int64(edges[key]), end, radius)
                 while i < end:
                     label = label_a[own_ids[i]] if labelled else -2
-                    if label not in (met, skip) and _belongs(code ^ own_codes[i], flags[table], masks, chosen, True):
+                    if label not in (met, skip) and _first_table(code ^ own_codes[i], masks, chosen) == flags[table]:
                         if used == room:
-                            return bucket, before
+                            at[2] = j - first
+                            return before
                         out_a[used], out_b[used] = own_ids[i], item
                         used += 1
                         skip = label if labelled else skip
                     i = _next_near(code, own_codes, i + 1, end, radius)
-    return last, used
+            at[1] += 1
+            at[2] = 0
+        at[0] += 1
+        at[1] = 0
+    return used
 
 
 @numba.njit(_i32(_ids, _i32), nogil=True, cache=True)

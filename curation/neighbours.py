@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,10 @@ from curation import neighbour_kernels
 
 Codes = npt.NDArray[np.uint64]
 Pairs = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
+Edges = tuple[Ids, Ids]
+Visit = Callable[[Ids, Ids], Flags]
 
 kernels: Any = neighbour_kernels
 MAX_RADIUS = 10
@@ -71,17 +75,40 @@ def pairs_within(codes: Codes, radius: int, threads: int | None = None) -> Pairs
         (M, 2) int64, ``i < j``, sorted. On codes that crowd around a few centres M grows with the square of the crowd;
         :func:`groups_within` does not.
     """
-    codes, scheme = _checked(codes), make_scheme(len(codes), radius)
-    found = list(_self_edges(codes, np.arange(len(codes), dtype=np.int32), scheme, _threads(threads), every_pair=True))
-    return _sorted_pairs(found, ordered=True)
+    codes = _checked(codes)
+    scheme = make_scheme(len(codes), radius)
+    return _sorted_pairs(_cross_edges(codes, codes, scheme, _threads(threads), visit=np.less))
 
 
 def pairs_between(a: Codes, b: Codes, radius: int, threads: int | None = None) -> Pairs:
     """All pairs (i, j) with ``a[i]`` within ``radius`` bits of ``b[j]``: (M, 2) int64, sorted."""
     a, b = _checked(a), _checked(b)
-    scheme = make_scheme(max(len(a), len(b)), radius)
-    none = np.zeros(0, np.int32)
-    return _sorted_pairs(list(_cross_edges(a, b, none, none, scheme, _threads(threads))), ordered=False)
+    return _sorted_pairs(_cross_edges(a, b, make_scheme(max(len(a), len(b)), radius), _threads(threads)))
+
+
+def pairs_in_orientations(
+    orientations: Codes, radius: int, agree: Callable[..., Flags], threads: int | None = None
+) -> Pairs:
+    """Pairs (i, j), i as it is within ``radius`` bits of j in an orientation, that are confirmed by ``agree``.
+
+    Candidates are shown to ``agree`` as they are found and are never listed, so that memory does not grow with them.
+
+    Args:
+        orientations: (N, K) uint64, as in :func:`groups_in_orientations`.
+        radius: 0 to 10.
+        agree: called in several threads with arrays i and j and the number of j's orientation; says which pairs hold.
+        threads: all cores when null.
+
+    Returns:
+        (M, 2) int64, sorted; a pair can occur in both orders, and more than once.
+    """
+    upright = _checked(orientations[:, 0])
+    scheme = make_scheme(len(upright), radius)
+    found: list[Edges] = []
+    for turn in range(orientations.shape[1]):
+        turned = np.ascontiguousarray(orientations[:, turn])
+        found += _cross_edges(upright, turned, scheme, _threads(threads), visit=partial(agree, turn=turn))
+    return _sorted_pairs(found)
 
 
 def groups_within(codes: Codes, radius: int, threads: int | None = None) -> Pairs:
@@ -123,8 +150,24 @@ def groups_in_orientations(orientations: Codes, radius: int, threads: int | None
     for turn in range(1, orientations.shape[1]):
         labels = kernels.roots(parent)
         turned = np.ascontiguousarray(orientations[:, turn])
-        for i, j in _cross_edges(upright[first], turned, labels[first], labels, scheme, workers):
+        for i, j in _cross_edges(upright[first], turned, scheme, workers, (labels[first], labels)):
             kernels.unite(parent, first[i].astype(np.int32), j)
+    return np.asarray(kernels.roots(parent), np.int64)
+
+
+def merge_groups(label: Pairs, members: Pairs, joined: Pairs) -> Pairs:
+    """Components after ``members[k]`` and ``joined[k]`` are joined for every k.
+
+    Args:
+        label: (N,) lowest member of each item's component.
+        members: (M,) items.
+        joined: (M,) items.
+
+    Returns:
+        (N,) int64: lowest member of each item's component.
+    """
+    parent = label.astype(np.int32)
+    kernels.unite(parent, members.astype(np.int32), joined.astype(np.int32))
     return np.asarray(kernels.roots(parent), np.int64)
 
 
@@ -183,7 +226,7 @@ def _take(spans: list[tuple[int, int]], bits: int) -> tuple[list[tuple[int, int]
 # ------------------------------------------------------------------------------------------------ joins
 
 
-def _join_equal(codes: Codes, parent: npt.NDArray[np.int32], threads: int) -> None:
+def _join_equal(codes: Codes, parent: Ids, threads: int) -> None:
     """Point every code at the first that equals it."""
     bits = min(_LEVEL_BITS, max(0, len(codes).bit_length() - 11))
     with ThreadPoolExecutor(threads) as pool:
@@ -192,48 +235,48 @@ def _join_equal(codes: Codes, parent: npt.NDArray[np.int32], threads: int) -> No
         list(pool.map(lambda pair: kernels.link_equal(*side, *pair, parent), itertools.pairwise(edges)))
 
 
-def _join_within(codes: Codes, parent: npt.NDArray[np.int32], radius: int, threads: int) -> None:
+def _join_within(codes: Codes, parent: Ids, radius: int, threads: int) -> None:
     """Unite all codes within the radius; equal ones are united already, and only the first of them is compared."""
     if radius == 0:
         return
     (first,) = np.nonzero(parent == np.arange(len(parent), dtype=np.int32))
     scheme = make_scheme(len(first), radius)
-    for i, j in _self_edges(codes[first], first.astype(np.int32), scheme, threads, every_pair=False):
+    for i, j in _self_edges(codes[first], first.astype(np.int32), scheme, threads):
         kernels.unite(parent, i, j)
 
 
-Edges = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
-
-
-def _self_edges(
-    codes: Codes, ids: npt.NDArray[np.int32], scheme: Scheme, threads: int, every_pair: bool
-) -> Iterator[Edges]:
+def _self_edges(codes: Codes, ids: Ids, scheme: Scheme, threads: int) -> Iterator[Edges]:
+    """Pairs of one set that join all that is to be joined: at most one per code and table."""
     with ThreadPoolExecutor(threads) as pool:
         for key, tables in scheme.groups:
             side = _partition(codes, ids, key, pool, threads)
-            work = partial(
-                kernels.within, *side, *_pack(tables), scheme.masks, scheme.chosen, scheme.radius, every_pair
-            )
+            work = partial(kernels.within, *side, *_pack(tables), scheme.masks, scheme.chosen, scheme.radius)
             yield from _over_buckets(work, side[2], pool, threads)
 
 
 def _cross_edges(
-    a: Codes, b: Codes, label_a: npt.NDArray[np.int32], label_b: npt.NDArray[np.int32], scheme: Scheme, threads: int
+    a: Codes,
+    b: Codes,
+    scheme: Scheme,
+    threads: int,
+    labels: Edges | None = None,
+    visit: Visit | None = None,
 ) -> Iterator[Edges]:
     """Pairs between two sets; with labels, none of equal label, and no second one of a code with the same label."""
     ids_a, ids_b = np.arange(len(a), dtype=np.int32), np.arange(len(b), dtype=np.int32)
+    label_a, label_b = (np.zeros(0, np.int32), np.zeros(0, np.int32)) if labels is None else labels
     with ThreadPoolExecutor(threads) as pool:
         for key, tables in scheme.groups:
             side_a = _partition(a, ids_a, key, pool, threads)
             side_b = _partition(b, ids_b, key, pool, threads)
             rules = (*_pack(tables), scheme.masks, scheme.chosen, scheme.radius)
             work = partial(kernels.between, *side_a, *side_b, label_a, label_b, *rules)
-            yield from _over_buckets(work, side_a[2] + side_b[2], pool, threads)
+            yield from _over_buckets(work, side_a[2] + side_b[2], pool, threads, visit)
 
 
 def _partition(
-    codes: Codes, ids: npt.NDArray[np.int32], key: tuple[tuple[int, int], ...], pool: ThreadPoolExecutor, threads: int
-) -> tuple[Codes, npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    codes: Codes, ids: Ids, key: tuple[tuple[int, int], ...], pool: ThreadPoolExecutor, threads: int
+) -> tuple[Codes, Ids, npt.NDArray[np.int64]]:
     """Codes and ids ordered by ``key``, and where each key's codes start."""
     segments = _segments(key)
     buckets = 1 << sum(bits for _, bits in key)
@@ -254,33 +297,35 @@ def _partition(
 
 
 def _over_buckets(
-    work: Callable[..., tuple[int, int]],
+    work: Callable[..., int],
     starts: npt.NDArray[np.int64],
     pool: ThreadPoolExecutor,
     threads: int,
+    visit: Visit | None = None,
 ) -> Iterator[Edges]:
     """Run ``work`` over ranges of buckets of about equal size, and collect what it finds."""
     tasks = 1 if threads == 1 else 16 * threads
     cuts = np.searchsorted(starts, np.linspace(0, starts[-1], tasks + 1)[1:-1])
     edges = np.unique(np.concatenate([[0], cuts, [len(starts) - 1]]))
     ranges = itertools.pairwise(int(edge) for edge in edges)
-    for found in pool.map(lambda r: _drain(work, *r), ranges):
+    for found in pool.map(lambda span: _drain(work, span[0], span[1], visit), ranges):
         yield from found
 
 
-def _drain(work: Callable[..., tuple[int, int]], low: int, high: int) -> list[Edges]:
-    """Call ``work`` until its buckets are done; it stops where the room for edges ends."""
+def _drain(work: Callable[..., int], low: int, high: int, visit: Visit | None) -> list[Edges]:
+    """Call ``work`` until its buckets are done; it stops where the room for edges ends, and goes on from there."""
     found: list[Edges] = []
     room = _EDGES
-    out = (np.empty(room, np.int32), np.empty(room, np.int32))
-    while low < high:
-        reached, used = work(low, high, *out)
-        if used:
-            found.append((out[0][:used].copy(), out[1][:used].copy()))
-        elif reached == low:
+    place = np.array([low, 0, 0], np.int64)
+    while place[0] < high:
+        i, j = np.empty(room, np.int32), np.empty(room, np.int32)
+        used = work(place, high, i, j)
+        if not used and place[0] < high:
             room *= 4
-            out = (np.empty(room, np.int32), np.empty(room, np.int32))
-        low = reached
+        i, j = i[:used], j[:used]
+        chosen = slice(None) if visit is None else visit(i, j)
+        if used:
+            found.append((i[chosen].copy(), j[chosen].copy()))
     return found
 
 
@@ -299,13 +344,11 @@ def _segments(key: tuple[tuple[int, int], ...]) -> npt.NDArray[np.int64]:
     return np.array(key, np.int64).reshape(-1, 2)
 
 
-def _sorted_pairs(found: list[Edges], ordered: bool) -> Pairs:
+def _sorted_pairs(edges: Iterable[Edges]) -> Pairs:
+    found = list(edges)
     if not found:
         return np.zeros((0, 2), np.int64)
-    i = np.concatenate([edge[0] for edge in found]).astype(np.int64)
-    j = np.concatenate([edge[1] for edge in found]).astype(np.int64)
-    if ordered:
-        i, j = np.minimum(i, j), np.maximum(i, j)
+    i, j = (np.concatenate([edge[side] for edge in found]).astype(np.int64) for side in (0, 1))
     order = np.lexsort((j, i))
     return np.stack([i[order], j[order]], axis=1)
 

@@ -6,8 +6,7 @@ offset. It does not depend on how rows came in parts. Strings stay in the files;
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -133,14 +132,23 @@ def read_unit(unit: Unit, columns: list[str]) -> pa.Table:
         return file.read_row_group(unit.row_group, columns=columns, use_threads=False).combine_chunks()
 
 
-def read_columns(rows: Rows, chosen: npt.NDArray[np.int64], columns: list[str]) -> Iterator[tuple[Array, pa.Table]]:
-    """Stream columns of chosen rows, one unit at a time: pairs (places in ``chosen``, table of those rows)."""
+def visit_columns(
+    rows: Rows,
+    chosen: npt.NDArray[np.int64],
+    columns: list[str],
+    visit: Callable[[Array, pa.Table], None],
+    threads: int,
+) -> None:
+    """Read columns of chosen rows, a unit at a time: ``visit(places in chosen, table of those rows)``, in threads."""
     by_unit = np.argsort(rows.unit[chosen], kind="stable")
     edges = np.searchsorted(rows.unit[chosen][by_unit], np.arange(len(rows.units) + 1))
-    for number, (low, high) in enumerate(itertools.pairwise(edges)):
-        if high > low:
-            members = by_unit[low:high]
-            yield members, read_unit(rows.units[number], columns).take(pa.array(rows.at[chosen[members]]))
+
+    def read(number: int) -> None:
+        members = by_unit[edges[number] : edges[number + 1]]
+        visit(members, read_unit(rows.units[number], columns).take(pa.array(rows.at[chosen[members]])))
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(read, np.nonzero(np.diff(edges))[0]))
 
 
 def numbers(table: pa.Table, name: str, missing: float = 0) -> Array:

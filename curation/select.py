@@ -100,7 +100,7 @@ def select(
     shard, position = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
     decision = _Decision(rows.code.copy(), shard, position)
     if benchmarks:
-        _guard(rows, decision, load_fingerprints(benchmarks, recipe.deduplicate.min_ac_energy), recipe, workers)
+        _guard(rows, decision, load_fingerprints(benchmarks, recipe.deduplicate), recipe, workers)
     _deduplicate(rows, decision, recipe, sources, workers)
     _balance(rows, decision, recipe, sources)
     _place(rows, decision, recipe)
@@ -146,7 +146,7 @@ def _agreement(matches: Matches, n: int, radius: int, least: float) -> str:
 
     return (
         f"phash distance {matches.distance[n]} (at most {radius}), {TURNS[matches.turn[n]]}, "
-        f"dct16 correlation {matches.correlation[n]:.3f} (at least {least:g})"
+        f"correlation {matches.correlation[n]:.3f} (at least {least:g})"
     )
 
 
