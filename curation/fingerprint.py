@@ -204,20 +204,24 @@ def finish(reduced: Sequence[Reduced]) -> Fingerprints:
 
 
 def _stack(images: list[Bytes], side: int) -> Floats:
-    return np.array(images, np.float64).reshape(-1, side, side)
+    return (np.stack(images) if images else np.zeros((0, side, side))).astype(np.float64)
 
 
 def _low(images: Floats, side: int) -> Floats:
     """Lowest ``side`` x ``side`` block of the unnormalised DCT-II of ``(N, S, S)``, rows being vertical frequencies."""
     size = images.shape[1]
     basis = 2.0 * np.cos(np.pi * np.arange(side)[:, None] * (2 * np.arange(size) + 1) / (2 * size))
-    return np.asarray(np.matmul(np.matmul(basis, images), basis.T))
+    across = (images.reshape(-1, size) @ basis.T).reshape(-1, size, side)  # one product for the batch, not one an image
+    down = across.transpose(0, 2, 1).reshape(-1, size) @ basis.T
+    return np.ascontiguousarray(down.reshape(-1, side, side).transpose(0, 2, 1))
 
 
 def _bits(block: Floats, images: Floats) -> npt.NDArray[np.bool_]:
     """Which coefficients exceed their block's median. Near-ties are decided by the transform that imagehash runs."""
     flat = block.reshape(len(block), block.shape[1] * block.shape[2])
-    median = np.median(flat, axis=1, keepdims=True) if len(flat) else flat[:, :1]
+    middle = flat.shape[1] // 2
+    ordered = np.partition(flat, (middle - 1, middle), axis=1)
+    median = (ordered[:, middle - 1 : middle] + ordered[:, middle : middle + 1]) / 2
     distance = np.abs(flat - median).min(axis=1, initial=np.inf)
     bits = flat > median
     for index in np.flatnonzero(distance <= _SAFE_MARGIN * np.abs(flat).max(axis=1, initial=0.0)):

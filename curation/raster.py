@@ -7,11 +7,12 @@ and PNG are read by windows. What a file *is* is told by its first bytes, never 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ MAX_FILE = 2 << 30
 WHOLE_PIXELS = 64_000_000
 """JPEG and PNG of more pixels are read by windows."""
 
+BY_WINDOW = ("TIFF", "JP2")
 DENSEST = {"PNG": 8 * 1032, "JPEG": 1024}
 """Most pixels that one byte can hold: deflate's limit at one bit a pixel; two bits for a block of 64 pixels."""
 
@@ -52,7 +54,7 @@ class Location:
         Raises:
             UnreadableImage: it would lie outside.
         """
-        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+        if file.startswith("/") or ".." in file.split("/"):
             raise UnreadableImage(f"{file}: lies outside of its source's folder")
         return self.root / file
 
@@ -273,18 +275,22 @@ def _open(
         size = sum(_size(path) for path in paths)
         return Image(open_raster(stack, source, paths, rules.max_pixels), source, size, None, stretch)
     if location.member is not None:
-        data = raw_bytes(location)
-        return _from_memory(stack, data, source, rules, stretch)
+        return _from_memory(stack, raw_bytes(location), source, rules, stretch)
     path = location.path(location.file)
-    size = _size(path)
-    if size > rules.max_bytes:
-        raise UnreadableImage(f"{size} bytes, more than max_bytes={rules.max_bytes}")
-    with path.open("rb") as file:
-        head = file.read(32)
-    kind = sniff(head)
-    if kind in ("TIFF", "JP2") or _deep_png(kind, head) or size > MAX_FILE:
-        return Image(open_raster(stack, source, [path], rules.max_pixels), source, size, None, stretch)
-    return _from_memory(stack, raw_bytes(location), source, rules, stretch, path)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > rules.max_bytes:
+                raise UnreadableImage(f"{size} bytes, more than max_bytes={rules.max_bytes}")
+            head = file.read(32)
+            kind = sniff(head)
+            by_window = kind in BY_WINDOW or _deep_png(kind, head) or size > MAX_FILE
+            data = None if by_window else head + file.read(MAX_FILE)
+    except OSError as error:
+        raise UnreadableImage(f"{location.file}: {error.strerror or error}") from None
+    if data is not None:
+        return _from_memory(stack, data, source, rules, stretch, path)
+    return Image(open_raster(stack, source, [path], rules.max_pixels), source, size, None, stretch)
 
 
 def _from_memory(
@@ -297,7 +303,7 @@ def _from_memory(
 ) -> Image:
     kind = sniff(data[:32])
     digest = hashlib.sha256(data).digest()
-    by_window = kind in ("TIFF", "JP2") or _deep_png(kind, data) or _is_huge(kind, data)
+    by_window = kind in BY_WINDOW or _deep_png(kind, data) or _is_huge(kind, data)
     pixels: Decoded | Raster
     if by_window:
         pixels = open_raster(stack, source, [data if path is None else path], rules.max_pixels)
