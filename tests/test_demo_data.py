@@ -7,13 +7,24 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 from PIL import Image, ImageOps
 
+from curation.cli import main
 from curation.manifest import load_recipe, resolve
 
 CLASSES = {"coast", "desert", "forest", "meadow", "vegetation"}
+PLANTED = {
+    "neon_chips/YELL/yell_031.jpg": "unreadable",
+    "neon_chips/labels/yell_020_mask.jpg": "not_optical",
+    "neon_chips/labels/yell_020_mask.png": "not_optical",
+    "neon_chips/web/yell_007.jpg": "duplicate",
+    "neon_chips/web/yell_020_turned.jpg": "duplicate",
+    "blue_marble/relief/etopo1_andes_grey.png": "not_optical",
+}
+"""What SOURCES.md promises for files that become one row."""
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +108,18 @@ def test_labelled_chips_are_balanced(demo: Path) -> None:
     counts = {folder.name: len(list(folder.glob("*.jpg"))) for folder in (demo / "labelled").iterdir()}
     assert set(counts) == CLASSES
     assert min(counts.values()) >= 36 and max(counts.values()) <= 42
+
+
+@pytest.mark.slow
+def test_the_recipe_catches_every_planted_fault(demo: Path, tmp_path: Path) -> None:
+    recipe = demo.parent / "recipes" / "demo.yaml"
+    assert main(["run", str(recipe), "--data", str(demo), "--out", str(tmp_path / "corpus"), "--workers", "1"]) == 0
+    rows = pq.read_table(tmp_path / "corpus/catalogue.parquet").to_pylist()
+    against = {(f"{row['source']}/{row['image']}", row["verdict"]) for row in rows}
+    assert set(PLANTED.items()) <= against
+    assert sum(row["verdict"] == "nodata" for row in rows if row["source"] == "neon_16bit") >= 4
+    assert sum(row["verdict"] == "blank" for row in rows if row["source"] == "blue_marble") >= 10
+    pairs = [row for row in rows if row["verdict"] == "duplicate" and Path(row["image"]).stem == "OSBS_029"]
+    assert len(pairs) == 16  # 400 pixels are four tiles of 128 each way, the last one shifted
+    upright = [row for row in rows if row["image"] == "camera/frame_0001.jpg" and row["kind"] == "tile"]
+    assert [(row["width"], row["height"], row["verdict"]) for row in upright] == [(96, 144, "kept")]
