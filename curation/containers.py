@@ -121,7 +121,7 @@ def _list_zip(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir() and (info.external_attr >> 28) in (0, 8):  # 8: S_IFREG; links are 10
-                yield Member(zip_name(info), info.file_size, _zip_locator(info))
+                yield Member(zip_name(info).removeprefix("./"), info.file_size, _zip_locator(info))
 
 
 def _zip_locator(info: zipfile.ZipInfo) -> str:

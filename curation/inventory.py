@@ -362,14 +362,16 @@ def _members(
     wanted: Callable[[str], bool],
 ) -> Iterator[Entry]:
     mtime = (root / file).stat().st_mtime_ns
+    into = into.strip("/")
     found: list[Entry] = []
     outside = 0
     for member in list_members(root / file, image_column):
-        parts = PurePosixPath(member.name.replace("\\", "/")).parts
-        if ".." in parts or member.name.startswith(("/", "\\")):
+        name = member.name.replace("\\", "/")
+        if name.startswith("/") or (".." in name and ".." in name.split("/")):
             outside += 1
-        elif not any(part.startswith(".") or part == "__MACOSX" for part in parts):
-            path = unicodedata.normalize("NFC", str(PurePosixPath(into, *parts)))
+        elif "/." not in f"/{name}" and not name.startswith("__MACOSX/"):
+            path = f"{into}/{name}" if into else name
+            path = path if path.isascii() else unicodedata.normalize("NFC", path)
             if wanted(path):
                 found.append(Entry(path, file, member.locator, member.bytes, mtime))
     if outside:

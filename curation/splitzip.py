@@ -114,7 +114,7 @@ def decode_name(raw: bytes, extra: bytes, utf8: bool) -> str:
 
 def zip_name(info: zipfile.ZipInfo) -> str:
     """:func:`decode_name` of what the standard library read."""
-    if info.flag_bits & 0x800:
+    if info.flag_bits & 0x800 or info.filename.isascii():
         return info.filename
     return decode_name(info.orig_filename.encode("cp437", "replace"), info.extra, utf8=False)
 
