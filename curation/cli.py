@@ -6,11 +6,15 @@ Exit code 0 for success, 2 for wrong input with one clear line on standard error
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from curation import __version__
 from curation.terminal import Terminal, parse, run_command
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,12 +29,93 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"opticalrs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands)
-    _add_verify(commands)
+    for add in (_add_sources, _add_plan, _add_fetch, _add_check, _add_run, _add_verify):
+        add(commands)
     return parser
 
 
-def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_sources(commands: Commands) -> None:
+    sources = commands.add_parser("sources", help="which public sources are known, with licence and route")
+    sources.add_argument("--task", help="only sources of this task, such as detection")
+    sources.add_argument("--licence", help="only licences that contain this text, such as CC-BY")
+    sources.add_argument("--redistributable", action="store_true", help="only sources whose tiles may be published")
+    sources.add_argument(
+        "--obtain", metavar="ROUTE", help="only this route: direct, zenodo, huggingface, s3, kaggle, ..."
+    )
+    sources.add_argument("--json", action="store_true", help="every field, as JSON")
+    sources.set_defaults(command=_sources)
+
+
+def _sources(options: argparse.Namespace) -> None:
+    from curation.plan import format_sources, list_sources
+
+    found = list_sources(options.task, options.licence, options.redistributable, options.obtain)
+    print(format_sources(found, options.json))
+
+
+def _add_plan(commands: Commands) -> None:
+    plan = commands.add_parser("plan", help="what a recipe takes: downloads, disk, licences, what to fetch by hand")
+    plan.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    plan.add_argument("assignments", nargs="*", metavar="key=value", help="fields of the recipe to set")
+    plan.add_argument("--data", type=Path, help="folder of the raw sources, for the instructions")
+    plan.add_argument("--json", action="store_true", help="the rows as JSON")
+    plan.set_defaults(command=_plan)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from curation.manifest import load_recipe
+    from curation.plan import as_rows, format_plan, make_plan
+
+    plan = make_plan(load_recipe(options.recipe, options.assignments), options.data)
+    print(json.dumps(as_rows(plan.rows), indent=2) if options.json else format_plan(plan))
+
+
+def _add_fetch(commands: Commands) -> None:
+    fetch = commands.add_parser("fetch", help="download sources; what a script cannot get is explained")
+    fetch.add_argument("target", metavar="RECIPE|SOURCE", help="a recipe, or the id of a source or benchmark")
+    fetch.add_argument("--data", type=Path, required=True, help="folder of the raw sources, one folder each")
+    fetch.add_argument("--connections", type=_positive, default=4, help="files that are downloaded at once (default 4)")
+    fetch.add_argument(
+        "--unpack", choices=("needed", "all"), default="needed", help="zip and tar are read in place, unless: all"
+    )
+    fetch.add_argument("--remove-archives", action="store_true", help="remove archives once they are unpacked")
+    fetch.set_defaults(command=_fetch)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from curation.fetch import Event, FetchOptions, fetch
+    from curation.plan import format_fetch, targets
+    from curation.progress import FileProgress
+
+    wanted = targets(options.target, options.data)
+    how = FetchOptions(options.connections, options.unpack, keep_archives=not options.remove_archives)
+    with FileProgress() as display:
+
+        def show(event: Event) -> None:
+            display.update(f"{event.phase} {event.source}/{event.file}", event.done, event.total)
+
+        results = fetch(wanted, how, show)
+    print(format_fetch(results))
+    return 1 if any(result.error for result in results) else 0
+
+
+def _add_check(commands: Commands) -> None:
+    check = commands.add_parser("check", help="what is there of each source: found, expected, missing, surplus")
+    check.add_argument("target", metavar="RECIPE|SOURCE", help="a recipe, or the id of a source or benchmark")
+    check.add_argument("--data", type=Path, required=True, help="folder of the raw sources, one folder each")
+    check.add_argument("--json", action="store_true", help="the rows as JSON")
+    check.set_defaults(command=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from curation.plan import as_rows, check, format_check, targets
+
+    rows = check(targets(options.target, options.data))
+    print(json.dumps(as_rows(rows), indent=2) if options.json else format_check(rows))
+    return 0 if all(row.fine for row in rows) else 1
+
+
+def _add_run(commands: Commands) -> None:
     run = commands.add_parser("run", help="raw files in, shards, catalogue and report out", description=_RUN)
     run.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
     run.add_argument(
@@ -99,7 +184,7 @@ def _run(options: argparse.Namespace) -> None:
         print(f"  {result.out / name}")
 
 
-def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_verify(commands: Commands) -> None:
     verify = commands.add_parser("verify", help="check shards against their index and checksums")
     verify.add_argument("shards", type=Path, help="the shards/ folder of a run")
     verify.set_defaults(command=_verify)

@@ -73,6 +73,7 @@ class _Run:
 
     recipe: Recipe
     sources: list[ResolvedSource]
+    data: Path | None
     out: Path
     options: RunOptions
     observer: Observer
@@ -127,7 +128,7 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
     sources = resolve(recipe, data)
     with ExitStack() as stack:
         stack.enter_context(_locked(out))
-        state = _Run(recipe, sources, out, options, observer, stack)
+        state = _Run(recipe, sources, data, out, options, observer, stack)
         listings = _inventory(state)
         scans = _scan(state, listings)
         catalogue, select_key = _select(state, scans)
@@ -197,7 +198,10 @@ def _select(state: _Run, scans: Mapping[str, list[Path]]) -> tuple[Path, str]:
     from curation.select import select
 
     recipe, options = state.recipe, state.options
-    fingerprints = guard.fingerprint_files(recipe, options.fingerprints, options.unguarded)
+    folder = options.fingerprints
+    if folder is None and recipe.guard.fingerprints is None and state.data is not None:
+        folder = state.data / ".fingerprints"
+    fingerprints = guard.fingerprint_files(recipe, folder, options.unguarded)
     key = _key(
         "select",
         {part.parent.name: True for parts in scans.values() for part in parts},

@@ -12,7 +12,15 @@ from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as Bar
 
 LINE_EVERY_S = 30.0
@@ -94,3 +102,50 @@ class Progress:
             self._told(),
         ]
         print("  ".join(part for part in parts if part), file=self.stream, flush=True)
+
+
+class FileProgress:
+    """Bytes of several files at once: a bar per file on a terminal, otherwise a line when one is complete.
+
+    Args:
+        stream: where it is shown.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream if stream is not None else sys.stderr
+        self._bars: dict[str, TaskID] = {}
+        self._told: dict[str, float] = {}
+        self._bar: Bar | None = None
+        if self.stream.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+            )
+            self._bar = Bar(*columns, TimeRemainingColumn(), console=Console(file=self.stream), refresh_per_second=4)
+
+    def __enter__(self) -> FileProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, name: str, done: int, total: int | None) -> None:
+        """``done`` of ``total`` bytes of a file; ``name`` says which and what is done with it."""
+        if self._bar is not None:
+            if name not in self._bars:
+                self._bars[name] = self._bar.add_task(name, total=total)
+            self._bar.update(self._bars[name], completed=done, total=total)
+            return
+        now = time.monotonic()
+        complete = total is not None and done >= total
+        if complete or now - self._told.setdefault(name, now) >= LINE_EVERY_S:
+            self._told[name] = now
+            of = "" if total is None else f" of {total / 1e6:,.1f}"
+            print(f"{name}: {done / 1e6:,.1f}{of} MB", file=self.stream, flush=True)
