@@ -123,6 +123,10 @@ def fetch_source(
     """
     result = result or FetchResult(source.id, root)
     tell = _one_at_a_time(progress)
+    if not root.exists() and source.obtain.via not in BY_SCRIPT:
+        result.missing = tuple(file.name for file in source.files)
+        result.instructions = instructions(source, root)
+        return result
     root.mkdir(parents=True, exist_ok=True)
     with locked(root):
         files = files_of(source, options.ends)

@@ -185,7 +185,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 def _open_http(url: str, offset: int, validator: str | None, ends: Endpoints) -> Opened:
     headers = {"Range": f"bytes={offset}-"} if offset else {}
-    if offset and validator and not validator.startswith("W/"):
+    if offset and validator:
         headers["If-Range"] = validator
     if urllib.parse.urlsplit(url).netloc == urllib.parse.urlsplit(ends.huggingface).netloc:
         headers |= _hub_headers()
@@ -196,7 +196,9 @@ def _open_http(url: str, offset: int, validator: str | None, ends: Endpoints) ->
             return Opened(io.BytesIO(), offset, offset, validator)
         response = _request(url, {}, ends)  # what is on disk is no beginning of this file
     length = response.headers.get("Content-Length")
-    version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+    tag = response.headers.get("ETag")
+    # A weak tag does not promise equal bytes, which a resumed download needs.
+    version = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
     page = response.headers.get_content_type() == "text/html"
     ranged = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range") or "")
     if response.status == 206 and ranged and int(ranged[1]) == offset:

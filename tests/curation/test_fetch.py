@@ -253,6 +253,19 @@ def _break_off(server: Server, tmp_path: Path) -> None:
     (tmp_path / ".x.bin.part.json").write_text(json.dumps({"url": server.url("ok/data.bin"), "validator": '"v1"'}))
 
 
+def test_a_weak_tag_is_no_reason_to_go_on(server: Server, tmp_path: Path) -> None:
+    server.version = 'W/"v1"'
+    with pytest.raises(WorkError):
+        download(
+            RemoteFile(name="x.bin", url=server.url("drop/data.bin")),
+            tmp_path / "x.bin",
+            patience=Patience(attempts=1),
+        )
+    assert (tmp_path / "x.bin.part").stat().st_size == 1_000_000
+    get(server, tmp_path / "x.bin", "ok/data.bin")
+    assert server.ranges[-1] is None and (tmp_path / "x.bin").read_bytes() == DATA
+
+
 def test_a_whole_part_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
     _break_off(server, tmp_path)
     (tmp_path / "x.bin.part").write_bytes(DATA)
@@ -377,6 +390,7 @@ def test_what_must_be_fetched_by_hand_is_explained_and_then_taken(tmp_path: Path
     ):
         assert text in result.instructions
     assert f"rs-curate check s --data {tmp_path}" in result.instructions
+    root.mkdir()
     (root / "a.tar.gz").write_bytes(packed[:-1])
     with pytest.raises(InputError, match="md5 .* remove it and fetch it again"):
         fetch_source(source, root)
@@ -389,6 +403,8 @@ def test_archives_dropped_into_an_unlisted_source_are_unpacked(tmp_path: Path) -
     source = Source.model_validate({"id": "s", "obtain": {"via": "form"}, "expected_images": 2})
     root = tmp_path / "s"
     assert f"put the archives, or what they hold, into {root}" in fetch_source(source, root).instructions
+    root.mkdir()
+    assert fetch_source(source, root).instructions
     (root / "x.zip").write_bytes(images_zip("1.jpg", "2.jpg"))
     result = fetch_source(source, root)
     assert result.unpacked == 1 and result.instructions == ""
