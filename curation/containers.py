@@ -3,7 +3,7 @@
 Inventory writes a member as ``@<offset>+<length> <name>``: where its header begins in the file and how many bytes it
 takes there. So a read is one seek; opening an archive of a million members anew for each would take seconds each
 time. A plain member name works too and is looked up. For Parquet the two numbers are row group and row,
-and the name is the column.
+and the name is the column; for HDF5 they are index and 0, and the name is the dataset.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from curation import hdf5
 from curation.errors import InputError, UnreadableImage
 from curation.splitzip import zip_name
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar",)
 PARQUET_SUFFIXES = (".parquet",)
+HDF5_SUFFIXES = (".h5", ".hdf5")
 
 MAX_ROW_GROUP = 4 << 30
 """Bytes of a Parquet row group above which it is not loaded: one image's row brings its whole group along."""
@@ -45,16 +47,17 @@ class Member(NamedTuple):
 
 
 def kind_of(file: str) -> str | None:
-    """``zip``, ``tar`` or ``parquet`` when files of this name can be read in place, else None."""
+    """``zip``, ``tar``, ``parquet`` or ``hdf5`` when files of this name can be read in place, else None."""
     lower = file.lower()
-    for kind, suffixes in (("zip", ZIP_SUFFIXES), ("tar", TAR_SUFFIXES), ("parquet", PARQUET_SUFFIXES)):
+    kinds = {"zip": ZIP_SUFFIXES, "tar": TAR_SUFFIXES, "parquet": PARQUET_SUFFIXES, "hdf5": HDF5_SUFFIXES}
+    for kind, suffixes in kinds.items():
         if lower.endswith(suffixes):
             return kind
     return None
 
 
 def list_members(path: Path, image_column: str | None = None) -> Iterator[Member]:
-    """List the files in a zip, an uncompressed tar or a Parquet table, in the order in which they are stored.
+    """List the images in a zip, an uncompressed tar, a Parquet table or an HDF5 file, in the order they are stored in.
 
     Links, devices and folders are not listed.
 
@@ -65,6 +68,7 @@ def list_members(path: Path, image_column: str | None = None) -> Iterator[Member
         "zip": lambda: _list_zip(path),
         "tar": lambda: _list_tar(path),
         "parquet": lambda: _list_parquet(path, image_column),
+        "hdf5": lambda: _list_hdf5(path, image_column),
     }
     try:
         yield from listers[kind_of(path.name)]()
@@ -86,6 +90,9 @@ def read_member(root: Path, file: str, member: str, limit: int) -> bytes:
     """
     kind = kind_of(file)
     try:
+        if kind == "hdf5":
+            index, _, dataset = _locate(member) or (-1, 0, "")
+            return hdf5.read(root / file, dataset, index, limit)
         with (root / file).open("rb") as stream:
             if kind == "zip":
                 return _read_zip(stream, member, limit)
@@ -95,7 +102,7 @@ def read_member(root: Path, file: str, member: str, limit: int) -> bytes:
                 return _read_parquet(stream, member, limit)
     except (OSError, EOFError, struct.error, zlib.error, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
         raise UnreadableImage(f"{file}: {_name(member)}: {error}") from None
-    raise UnreadableImage(f"{file}: not a zip, tar or Parquet file")
+    raise UnreadableImage(f"{file}: not a zip, tar, Parquet or HDF5 file")
 
 
 def _name(member: str) -> str:
@@ -265,3 +272,9 @@ def _read_parquet(stream: IO[bytes], member: str, limit: int) -> bytes:
         raise ValueError("no image in this row")
     _check(len(value), limit)
     return bytes(value)
+
+
+def _list_hdf5(path: Path, dataset: str | None) -> Iterator[Member]:
+    name, count, size = hdf5.count(path, dataset)
+    for index in range(count):
+        yield Member(f"{index:09d}", size, f"@{index}+0 {name}")

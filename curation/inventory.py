@@ -186,8 +186,9 @@ def patterns_of(source: Source) -> tuple[str, ...]:
     """Globs of the files that become images: ``images``, or the three of ``bands_in_files``."""
     if source.bands_in_files:
         return (source.bands_in_files.r, source.bands_in_files.g, source.bands_in_files.b)
-    if source.container == "parquet" and source.images == (EVERY_IMAGE,):
-        return ("**/*.parquet/*",)
+    tables = {"parquet": "**/*.parquet/*", "hdf5": "**/*.{h5,hdf5}/*"}
+    if source.container in tables and source.images == (EVERY_IMAGE,):
+        return (tables[source.container],)
     return source.images
 
 
@@ -321,8 +322,8 @@ def _names(root: Path, folder: str, source: Source) -> Iterator[tuple[str, os.Di
 
 
 def _opens(source: Source, name: str) -> bool:
-    kinds = ("parquet",) if source.bands_in_files else ("zip", "tar", "parquet")
-    return source.container in kinds and kind_of(name) == source.container
+    folders = ("folder", "other", *(("zip", "tar") if source.bands_in_files else ()))
+    return source.container not in folders and kind_of(name) == source.container
 
 
 def _inside(root: Path, link: str) -> bool:

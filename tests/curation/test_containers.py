@@ -10,9 +10,11 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rasterio.io import MemoryFile
 
 from curation.containers import list_members, read_member
 from curation.errors import InputError, UnreadableImage
@@ -140,7 +142,7 @@ def test_links_in_archives_are_not_listed(tmp_path: Path) -> None:
     assert list(list_members(tmp_path / "x.tar")) == list(list_members(tmp_path / "x.zip")) == []
 
 
-@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.parquet"])
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.parquet", "x.h5"])
 def test_a_broken_archive_says_to_fetch_it_again(tmp_path: Path, name: str) -> None:
     whole = {"x.zip": make_zip, "x.tar": make_tar}.get(name)
     data = (
@@ -151,3 +153,33 @@ def test_a_broken_archive_says_to_fetch_it_again(tmp_path: Path, name: str) -> N
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=r"fetch it again"):
         list(list_members(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("uint8", (3, 8, 9, 3)), ("uint16", (2, 8, 8, 4)), ("float64", (2, 5, 6))]
+)
+def test_hdf5_images(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    h5py = pytest.importorskip("h5py")
+    data = np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["group/images"] = data
+        file["labels"] = np.zeros(shape[0])
+    members = list(list_members(tmp_path / "x.h5"))
+    assert [member.name for member in members] == [f"{n:09d}" for n in range(shape[0])]
+    for image, member in zip(data, members, strict=True):
+        assert member.bytes == image.nbytes
+        with MemoryFile(read_member(tmp_path, "x.h5", member.locator, 1 << 20)) as memory, memory.open() as raster:
+            np.testing.assert_array_equal(raster.read().transpose(1, 2, 0).squeeze(), image)
+    with pytest.raises(UnreadableImage, match="limit"):
+        read_member(tmp_path, "x.h5", members[0].locator, 10)
+    with pytest.raises(UnreadableImage, match="no such image"):
+        read_member(tmp_path, "x.h5", "@99+0 group/images", 1 << 20)
+
+
+def test_hdf5_with_several_datasets_asks_which(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["sen1"], file["sen2"] = np.zeros((2, 4, 4, 8)), np.zeros((2, 4, 4, 3), "uint8")
+    with pytest.raises(InputError, match="image_column to one of: sen1, sen2"):
+        list(list_members(tmp_path / "x.h5"))
+    assert len(list(list_members(tmp_path / "x.h5", "sen2"))) == 2
