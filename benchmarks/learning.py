@@ -4,7 +4,8 @@
 
 DATA is a folder with one folder of images per class. Half of each class, without labels, is what the encoder is trained
 on and what kNN (k = 20, cosine) looks in; the other half is asked. The encoder is a ViT of 4 blocks, width 192, on
-64 x 64 px in patches of 8 (Scale-MAE: 16, since its decoder makes 32 px of every patch); whole images, mirrored at random.
+64 x 64 px in patches of 8 (Scale-MAE: 16, since its decoder makes 32 px of every patch); whole images, mirrored at
+random.
 """
 
 from __future__ import annotations

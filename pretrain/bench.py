@@ -8,6 +8,7 @@ least; on a GPU they are wall time between synchronisations.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import statistics
@@ -28,6 +29,8 @@ from curation.errors import WorkError
 from pretrain.config import EncoderConfig, MaeObjective, SelectiveMaeObjective
 from pretrain.hog import richness
 from pretrain.models import Objective, SelectiveMAE, build_objective
+
+logger = logging.getLogger(__name__)
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 """Stops glibc from returning every large buffer to the kernel and faulting it in again in the next step."""
@@ -78,6 +81,8 @@ def step_bench(
     Raises:
         WorkError: a contender's process died, for instance for lack of memory.
     """
+    if device == "cpu" and "bf16" in precisions and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        logger.warning("this CPU has no bf16 instructions: bf16 is emulated, several times slower than fp32")
     rows: list[dict[str, Any]] = []
     for encoder in encoders:
         for precision in precisions:
