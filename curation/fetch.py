@@ -12,7 +12,7 @@ import re
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ BY_SCRIPT = ("direct", "zenodo", "huggingface", "s3")
 """Routes that need no person."""
 RESERVE = 1 << 30
 """Bytes that stay free on the disk."""
+_BATCH = 10_000
 _PAGES = ("drive.google.com", "pan.baidu.com", "1drv.ms", "onedrive.live.com", "mega.nz")
 
 
@@ -129,6 +130,9 @@ def fetch_source(
         return result
     root.mkdir(parents=True, exist_ok=True)
     with locked(root):
+        if not source.files and _is_complete(source, root):
+            result.notes.append("its images are there already")
+            return result
         files = files_of(source, options.ends)
         left = [file for file in files if not is_done(root, file)]
         if left and _is_complete(source, root):
@@ -176,24 +180,29 @@ def files_of(source: Source, ends: Endpoints = PUBLIC) -> list[RemoteFile]:
     if source.files or source.obtain.repository is None or source.obtain.via not in BY_SCRIPT:
         return list(source.files)
     try:
-        listed = list(list_repository(source.obtain.via, source.obtain.repository, ends))
+        found = _wanted(source, list_repository(source.obtain.via, source.obtain.repository, ends))
     except (Gone, Transient) as error:
         raise WorkError(f"source {source.id}: {error}") from None
-    found = _wanted(source, listed)
     if not found:
-        raise WorkError(f"source {source.id}: none of the {len(listed)} files of {source.obtain.repository} is wanted")
+        raise WorkError(f"source {source.id}: {source.obtain.repository} lists no file that is wanted")
     return found
 
 
-def _wanted(source: Source, listed: list[RemoteFile]) -> list[RemoteFile]:
+def _wanted(source: Source, listed: Iterable[RemoteFile]) -> list[RemoteFile]:
     """The files to fetch: those the manifest names by glob, else the images themselves, else what may hold them."""
     if source.obtain.wanted:
         wanted = compile_globs(source.obtain.wanted)
         return [file for file in listed if wanted(file.name)]
     taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
-    images = [file for file in listed if taken(file.name) and not left(file.name)]
-    tables = (".parquet",) if source.container == "parquet" else ()
-    return images or [file for file in listed if archive_of(file.name) or file.name.endswith(tables or "\0")]
+    suffix = {"parquet": ".parquet", "hdf5": ".h5"}.get(source.container, "\0")
+    images: list[RemoteFile] = []
+    holders: list[RemoteFile] = []
+    for file in listed:  # a listing may run into the millions: only what may be fetched is kept
+        if taken(file.name) and not left(file.name):
+            images.append(file)
+        elif not images and (archive_of(file.name) or file.name.endswith(suffix)):
+            holders.append(file)
+    return images or holders
 
 
 def _is_complete(source: Source, root: Path) -> bool:
@@ -270,15 +279,17 @@ def _download_all(
         remember(root, file)
         return None
 
+    problems: list[str] = []
     with ThreadPoolExecutor(max(1, options.connections)) as pool:
-        futures = [pool.submit(one, file) for file in files]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-        problems = [problem for future in futures if (problem := future.result())]
+        for start in range(0, len(files), _BATCH):
+            futures = [pool.submit(one, file) for file in files[start : start + _BATCH]]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            except BaseException:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+            problems += [problem for future in futures if (problem := future.result())]
     if problems:
         more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
         raise WorkError(f"source {source.id}: {problems[0]}{more}; the same command goes on from here")
