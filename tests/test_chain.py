@@ -1,0 +1,90 @@
+"""The demo's chain at its smallest: raw files in, shards out, an encoder that timm loads at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+from PIL import Image
+from safetensors.torch import load_file
+
+from curation.catalogue import ledger, read_table
+from curation.cli import main as rs_curate
+from pretrain.cli import main as rs_pretrain
+
+SMALL = ["encoder.args={img_size: 48, patch_size: 8, depth: 1}", "objective.decoder_depth=1", "epochs=1",
+         "optim.warmup_epochs=0.1", "global_batch=64", "picture_every=5", "data.workers=0"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that the demo makes, from its own recipe and config."""
+    out = tmp_path_factory.mktemp("demo")
+    data = repository / "manifests/demo"
+    run, corpus = ["--run", str(out / "run")], str(out / "corpus")
+    recipe, config = str(repository / "manifests/recipes/demo.yaml"), str(repository / "pretrain/configs/demo.yaml")
+    assert rs_curate(["run", recipe, "--data", str(data), "--out", corpus, "--workers", "1"]) == 0
+    assert rs_pretrain(["train", config, f"data.shards={corpus}/shards", *SMALL, "--out", str(out / "run")]) == 0
+    labelled, report = str(data / "labelled"), str(out / "evaluation.json")
+    assert rs_pretrain(["evaluate", *run, "--data", labelled, "--out", report]) == 0
+    assert rs_pretrain(["visualise", *run, "--out", str(out / "reconstructions.png")]) == 0
+    assert rs_pretrain(["plot", *run, "--out", str(out / "loss.png")]) == 0
+    assert rs_pretrain(["export", *run, "--out", str(out / "encoder")]) == 0
+    return out
+
+
+def test_every_planted_fault_is_caught_with_its_reason(made: Path) -> None:
+    catalogue = read_table(made / "corpus/catalogue.parquet", "catalogue")
+    rows = {(row["source"], row["image"], row["kind"]): row for row in catalogue.to_pylist()}
+    # manifests/demo/SOURCES.md, "Planted faults"
+    assert rows["neon_chips", "web/yell_007.jpg", "tile"]["verdict"] == "duplicate"
+    assert (
+        rows["neon_chips", "web/yell_007.jpg", "tile"]["subject"]
+        == rows["neon_chips", "YELL/yell_007.jpg", "tile"]["tile_id"]
+    )
+    assert rows["neon_chips", "web/yell_020_turned.jpg", "tile"]["verdict"] == "duplicate"
+    assert rows["neon_chips", "YELL/yell_031.jpg", "image"]["verdict"] == "unreadable"
+    assert rows["neon_chips", "labels/yell_020_mask.png", "image"]["verdict"] == "not_optical"
+    assert rows["neon_chips", "labels/yell_020_mask.jpg", "image"]["verdict"] == "not_optical"
+    assert rows["blue_marble", "relief/etopo1_andes_grey.png", "image"]["verdict"] == "not_optical"
+    verdicts = ledger(catalogue)
+    assert verdicts["neon_16bit"]["tile"]["nodata"] > 0
+    assert verdicts["blue_marble"]["tile"]["blank"] > 0
+
+
+def test_the_ledger_balances(made: Path, repository: Path) -> None:
+    catalogue = read_table(made / "corpus/catalogue.parquet", "catalogue")
+    images = sum(sum(counts["image"].values()) for counts in ledger(catalogue).values())
+    suffixes = {".jpg", ".png", ".tif"}
+    files = [path for path in (repository / "manifests/demo").rglob("*") if path.suffix in suffixes]
+    assert images == len([path for path in files if "labelled" not in path.parts])
+    kept = sum(counts["tile"]["kept"] for counts in ledger(catalogue).values())
+    shards = json.loads((made / "corpus/shards/checksums.json").read_text())["shards"]
+    assert kept == sum(shard["samples"] for shard in shards)
+
+
+def test_timm_takes_the_weights_strictly(made: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1, img_size=48, patch_size=8)
+    model.load_state_dict(load_file(made / "encoder/model.safetensors"), strict=True)
+
+
+def test_pictures_log_and_evaluation_are_there(made: Path) -> None:
+    for name in ("reconstructions.png", "loss.png"):
+        with Image.open(made / name) as picture:
+            picture.verify()
+    assert list((made / "run/pictures").glob("*.png"))
+    log = [json.loads(line) for line in (made / "run/log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] > 1
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert json.loads((made / "evaluation.json").read_text())
+
+
+def test_a_finished_demo_has_nothing_left_to_do(
+    made: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(repository / "pretrain/configs/demo.yaml")
+    shards = f"data.shards={made}/corpus/shards"
+    assert rs_pretrain(["train", config, shards, *SMALL, "--out", str(made / "run"), "--resume"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
