@@ -25,41 +25,8 @@ from curation.manifest import (
     shipped,
 )
 
-Option = tuple[tuple[str, ...], dict[str, Any]]
-"""Flags and keywords of ``ArgumentParser.add_argument``."""
-
 TILE_SIDE = 512
 """Side of a tile in the prediction of the shards' bytes."""
-
-SOURCES_OPTIONS: tuple[Option, ...] = (
-    (("--task",), {"help": "only sources of this task, such as detection"}),
-    (("--licence",), {"help": "only licences that contain this text, such as CC-BY"}),
-    (("--redistributable",), {"action": "store_true", "help": "only sources whose tiles may be published"}),
-    (("--obtain",), {"help": "only this route: direct, zenodo, huggingface, s3, kaggle, gdrive, form, ..."}),
-    (("--json",), {"action": "store_true", "help": "every field, as JSON"}),
-)
-
-PLAN_OPTIONS: tuple[Option, ...] = (
-    (("recipe",), {"help": "name or path of a recipe"}),
-    (("assignments",), {"nargs": "*", "metavar": "key=value", "help": "fields of the recipe to set"}),
-    (("--data",), {"type": Path, "help": "folder of the raw sources, for the instructions"}),
-    (("--json",), {"action": "store_true", "help": "the rows as JSON"}),
-)
-FETCH_OPTIONS: tuple[Option, ...] = (
-    (("target",), {"metavar": "RECIPE|SOURCE", "help": "a recipe, or the id of a source or benchmark"}),
-    (("--data",), {"type": Path, "required": True, "help": "folder of the raw sources, one folder each"}),
-    (("--connections",), {"type": int, "default": 4, "help": "files that are downloaded at once; default: 4"}),
-    (
-        ("--unpack",),
-        {"choices": ("needed", "all"), "default": "needed", "help": "zip and tar are read in place; or not"},
-    ),
-    (("--remove-archives",), {"action": "store_true", "help": "remove archives once they are unpacked"}),
-)
-CHECK_OPTIONS: tuple[Option, ...] = (
-    (("target",), {"metavar": "RECIPE|SOURCE", "help": "a recipe, or the id of a source or benchmark"}),
-    (("--data",), {"type": Path, "required": True, "help": "folder of the raw sources, one folder each"}),
-    (("--json",), {"action": "store_true", "help": "the rows as JSON"}),
-)
 
 
 @dataclass(frozen=True)

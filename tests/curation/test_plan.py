@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -12,10 +11,6 @@ from curation.errors import InputError
 from curation.fetch import FetchResult
 from curation.manifest import Recipe, Source, load_recipe
 from curation.plan import (
-    CHECK_OPTIONS,
-    FETCH_OPTIONS,
-    PLAN_OPTIONS,
-    SOURCES_OPTIONS,
     check,
     format_check,
     format_fetch,
@@ -82,13 +77,6 @@ def test_sources_by_task_licence_and_route() -> None:
     assert Source.model_validate(parsed[0]) == both[0]
     with pytest.raises(InputError, match=r"--task ships: no such value; one of: .*detection"):
         list_sources(task="ships")
-    assert {flags[0] for flags, _ in SOURCES_OPTIONS} == {
-        "--task",
-        "--licence",
-        "--redistributable",
-        "--obtain",
-        "--json",
-    }
 
 
 def test_what_can_be_named(tmp_path: Path) -> None:
@@ -143,14 +131,6 @@ def test_what_a_fetch_says(tmp_path: Path) -> None:
     for part in ("b must be fetched by hand", "404", "d", "its images are there already"):
         assert part in text
     assert text.endswith("2 of 4 are there")
-
-
-def test_options_are_what_argparse_takes() -> None:
-    for options in (SOURCES_OPTIONS, PLAN_OPTIONS, FETCH_OPTIONS, CHECK_OPTIONS):
-        parser = argparse.ArgumentParser()
-        for flags, keywords in options:
-            parser.add_argument(*flags, **keywords)
-        assert "--" in parser.format_help()
 
 
 def test_columns_align() -> None:
