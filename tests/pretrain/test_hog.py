@@ -59,3 +59,13 @@ def test_batch_and_compiled_form_agree():
 def test_refuses_sizes_that_do_not_fit(side, patch):
     with pytest.raises(ValueError, match="must be even and divide"):
         richness(torch.zeros(1, 3, side, side, dtype=torch.uint8), patch)
+
+
+def test_directions_equal_scikit_images_public_function():
+    feature = pytest.importorskip("skimage.feature")
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (1, 1, 48, 64), dtype=torch.uint8)
+    expected = feature.hog(image[0, 0].numpy() / 255, 9, (8, 8), (1, 1), block_norm="L1", feature_vector=False)
+    ours = cell_histograms(image, 8)[:, 0, 0].permute(1, 2, 0)
+    ours = ours / (ours.sum(dim=2, keepdim=True) + 1e-5)
+    assert torch.allclose(ours.double(), torch.from_numpy(expected)[:, :, 0, 0], atol=1e-5)
