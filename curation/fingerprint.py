@@ -90,7 +90,9 @@ def pixel_hasher(height: int, width: int, rows: memoryview | bytes = b"") -> xxh
 
 def reduce(rgb: Bytes, valid: npt.NDArray[np.bool_] | None = None) -> Reduced:
     """Reduce one tile ``(H, W, 3)``; mean and deviation are those of its ``valid`` pixels ``(H, W)``."""
-    grey, count, total, squares = _statistics(rgb, valid)
+    from curation import lanczos
+
+    grey, count, total, squares = lanczos.luma(rgb, valid)
     mean, std = _moments(count, total, squares)
     small, turned, large = _reductions(grey)
     return Reduced(small, turned, large, content_hash(rgb), mean, std)
@@ -116,9 +118,11 @@ class RowReducer:
 
     def add(self, rgb: Bytes, valid: npt.NDArray[np.bool_] | None) -> None:
         """Take the next rows ``(h, W, 3)`` and their valid pixels ``(h, W)``."""
-        grey, count, total, squares = _statistics(rgb, valid)
-        for size, narrow in self._narrow.items():
-            narrow.append(_narrowed(grey, size))
+        from curation import lanczos
+
+        grey, count, total, squares = lanczos.luma(rgb, valid)
+        for size, narrow in zip(self._narrow, _narrowed(grey, tuple(self._narrow)), strict=True):
+            self._narrow[size].append(narrow)
         self._hasher.update(np.ascontiguousarray(rgb).data)
         self._rows += rgb.shape[0]
         self._count, self._total = self._count + count, self._total + total
@@ -133,20 +137,14 @@ class RowReducer:
         return Reduced(small, small.T.copy(), large, self._hasher.digest(), mean, std)
 
 
-def _narrowed(grey: Bytes, size: int) -> Bytes:
-    return np.asarray(Image.fromarray(grey).resize((size, grey.shape[0]), Image.Resampling.LANCZOS))
-
-
-def _statistics(rgb: Bytes, valid: npt.NDArray[np.bool_] | None) -> tuple[Bytes, int, int, int]:
-    """Luma ``(H, W)``; count, sum and sum of squares of its valid pixels."""
+def _narrowed(grey: Bytes, sizes: tuple[int, ...]) -> list[Bytes]:
     from curation import lanczos
 
-    grey, total, squares = lanczos.luma(rgb)
-    if valid is None:
-        return grey, grey.size, total, squares
-    counts = np.bincount(grey[valid], minlength=256)
-    levels = np.arange(256)
-    return grey, int(counts.sum()), int((counts * levels).sum()), int((counts * levels * levels).sum())
+    if lanczos.pass_order() == "unknown":
+        picture = Image.fromarray(grey)
+        return [np.asarray(picture.resize((size, grey.shape[0]), Image.Resampling.LANCZOS)) for size in sizes]
+    turned = lanczos.transposed(grey)
+    return [lanczos.reduce_width(turned, size) for size in sizes]
 
 
 def _moments(count: int, total: int, squares: int) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.uint64]
 
 PRECISION = 22
@@ -139,9 +140,9 @@ def _transpose_words(grey: Words, out: Words) -> None:
             out[left + 3, block], out[left + 7, block] = _exchange(d, h, by4, odd4)
 
 
-@numba.njit(numba.void(_given(numba.u1, 1), numba.u1[::1], numba.i8[::1]), cache=True, nogil=True)
-def _luma(rgb: Bytes, out: Bytes, moments: npt.NDArray[np.int64]) -> None:
-    """Pillow's ``convert("L")``, and the sum and the sum of squares of the result; flat, or it is not vectorised."""
+@numba.njit(numba.void(_given(numba.u1, 1), _given(numba.b1, 1), numba.u1[::1], numba.i8[::1]), cache=True, nogil=True)
+def _luma(rgb: Bytes, valid: Mask, out: Bytes, moments: npt.NDArray[np.int64]) -> None:
+    """Pillow's ``convert("L")``, and count, sum and sum of squares where ``valid``; flat, or it is not vectorised."""
     for pixel in range(out.size):
         out[pixel] = (
             np.uint32(rgb[3 * pixel]) * np.uint32(19595)
@@ -149,22 +150,31 @@ def _luma(rgb: Bytes, out: Bytes, moments: npt.NDArray[np.int64]) -> None:
             + np.uint32(rgb[3 * pixel + 2]) * np.uint32(7471)
             + np.uint32(0x8000)
         ) >> np.uint32(16)
-    total = np.int64(0)
-    squares = np.int64(0)
+    count, total, squares = np.int64(0), np.int64(0), np.int64(0)
     for pixel in range(out.size):
         value = np.int64(out[pixel])
+        if valid.size:
+            inside = np.int64(valid[pixel])
+            count += inside
+            value *= inside
         total += value
         squares += value * value
-    moments[0] = total
-    moments[1] = squares
+    moments[0] = count if valid.size else out.size
+    moments[1] = total
+    moments[2] = squares
 
 
-def luma(rgb: Bytes) -> tuple[Bytes, int, int]:
-    """Grey ``(H, W)`` of an RGB image ``(H, W, 3)`` as Pillow computes it, its sum and its sum of squares."""
+def luma(rgb: Bytes, valid: Mask | None = None) -> tuple[Bytes, int, int, int]:
+    """Grey ``(H, W)`` of an RGB image ``(H, W, 3)`` as Pillow computes it.
+
+    Returns:
+        The grey image; count, sum and sum of squares of its ``valid`` pixels ``(H, W)`` (null: all).
+    """
     grey = np.empty(rgb.shape[:2], np.uint8)
-    moments = np.zeros(2, np.int64)
-    _luma(np.ascontiguousarray(rgb).reshape(-1), grey.reshape(-1), moments)
-    return grey, int(moments[0]), int(moments[1])
+    moments = np.zeros(3, np.int64)
+    inside = np.zeros(0, np.bool_) if valid is None else np.ascontiguousarray(valid).reshape(-1)
+    _luma(np.ascontiguousarray(rgb).reshape(-1), inside, grey.reshape(-1), moments)
+    return grey, int(moments[0]), int(moments[1]), int(moments[2])
 
 
 def transposed(grey: Bytes) -> Bytes:

@@ -24,6 +24,7 @@ from curation.errors import UnreadableImage
 from curation.geo import Bounds, Georeference
 from curation.manifest import ExcludeRules, Source
 from curation.signature import sniff
+from curation.tables import differs
 from curation.windowed import Pixels, Raster, open_raster
 
 Bytes = npt.NDArray[np.uint8]
@@ -213,11 +214,13 @@ class Image:
         if rgb.shape[2] == 1:
             rgb = rgb.repeat(3, axis=2)
         if isinstance(self.pixels, Decoded) and self.source.nodata is not None:
-            inside = (rgb != self.source.nodata).any(axis=2)
+            inside = differs(rgb, self.source.nodata)
             valid = inside if valid is None else valid & inside
         if valid is None or valid.all():
             return np.ascontiguousarray(rgb), None
-        return np.where(valid[..., None], rgb, np.uint8(0)), valid
+        rgb = rgb.copy() if isinstance(self.pixels, Decoded) else np.ascontiguousarray(rgb)
+        rgb[~valid] = 0
+        return rgb, valid
 
 
 def padded(rgb: Bytes, valid: Mask | None, window: Window) -> tuple[Bytes, Mask]:

@@ -43,11 +43,11 @@ def apply(pixels: Pixels, limits: Sequence[float]) -> npt.NDArray[np.uint8]:
 
 
 def _by_table(pixels: Pixels, limits: Sequence[float]) -> npt.NDArray[np.uint8]:
+    from curation.tables import look_up
+
     every = np.arange(1 << (8 * pixels.dtype.itemsize), dtype=np.float64)
-    result = np.empty(pixels.shape, np.uint8)
-    for band in range(pixels.shape[2]):
-        np.take(_scaled(every, limits[2 * band], limits[2 * band + 1]), pixels[..., band], out=result[..., band])
-    return result
+    bands = range(pixels.shape[2])
+    return look_up(pixels, np.stack([_scaled(every, limits[2 * band], limits[2 * band + 1]) for band in bands]))
 
 
 def _scaled(values: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.uint8]:

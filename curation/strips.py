@@ -24,7 +24,7 @@ WHOLE_PIXELS = 40_000_000
 """Images of at most so many pixels are held in one piece."""
 STRIP_PIXELS = 16_000_000
 """Pixels read at a time of larger ones."""
-PATCH, PATCHES = 512, 4
+PATCH, PATCHES = 256, 6
 """Side of the native-resolution samples of a larger image, and their number along each axis."""
 
 
@@ -68,11 +68,13 @@ class Walk:
         image: an open image.
         windows: windows to hand out, ordered by their first row.
         whole: the image's area, when it has been read in one piece before.
+        fingerprinted: whether rows are reduced on the way, for :meth:`reduced`.
     """
 
     image: Image
     windows: Sequence[Window]
     whole: Patch | None
+    fingerprinted: bool = True
     _rows: fingerprint.RowReducer | None = field(default=None, init=False)
     _reduced: Reduced | None = field(default=None, init=False)
 
@@ -104,7 +106,8 @@ class Walk:
         for top in range(0, area.height, step):
             strip = Window(area.col_off, area.row_off + top, area.width, min(step, area.height - top))
             fresh = _patch(self.image, strip)
-            self._rows.add(fresh.rgb, fresh.valid)
+            if self.fingerprinted:
+                self._rows.add(fresh.rgb, fresh.valid)
             first = min((window.row_off for window in waiting), default=strip.row_off + strip.height)
             held = _joined(held, fresh, first)
             bottom = area.row_off + top + strip.height

@@ -20,6 +20,7 @@ from curation.catalogue import Window
 from curation.errors import UnreadableImage
 from curation.manifest import Source
 from curation.signature import sniff
+from curation.tables import differs
 
 Pixels = npt.NDArray[np.generic]
 Mask = npt.NDArray[np.bool_]
@@ -117,8 +118,11 @@ class Raster:
     def _bands(self, place: RasterWindow) -> Pixels:
         if len(self.datasets) > 1:
             return np.stack([data.read(1, window=place) for data in self.datasets], axis=-1)
-        planes = self.datasets[0].read(list(self.indexes), window=place)
-        pixels = np.ascontiguousarray(np.moveaxis(planes, 0, -1))
+        shape = (int(place.height), int(place.width), len(self.indexes))
+        pixels = np.empty(
+            shape, self.dtype
+        )  # GDAL writes pixel by pixel; turning planes around takes as long as reading
+        self.datasets[0].read(list(self.indexes), window=place, out=np.moveaxis(pixels, -1, 0))
         if not self.cmyk:
             return pixels
         light = 255 - pixels.astype(np.uint16)
@@ -140,18 +144,15 @@ class Raster:
 
     def _without_nodata(self, pixels: Pixels, valid: Mask | None) -> Mask | None:
         """A pixel is nodata where all its bands are: the declared value, NaN, or zero in undeclared 16-bit imagery."""
-        empty: Mask | None = None
-        if pixels.dtype.kind == "f":
-            empty = ~np.isfinite(pixels).all(axis=-1)
         nodata = self.nodata
         if nodata is None and pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 1:
             nodata = 0
+        masks = [] if valid is None else [valid]
+        if pixels.dtype.kind == "f":
+            masks += [np.isfinite(pixels[..., band]) for band in range(pixels.shape[2])]
         if nodata is not None and not np.isnan(nodata):
-            same: Mask = np.all(pixels == nodata, axis=-1)
-            empty = same if empty is None else empty | same
-        if empty is None:
-            return valid
-        return ~empty if valid is None else valid & ~empty
+            masks.append(differs(pixels, nodata))
+        return np.logical_and.reduce(masks) if masks else None
 
 
 def open_raster(stack: ExitStack, source: Source, places: Sequence[Path | bytes], max_pixels: int) -> Raster:
