@@ -42,6 +42,7 @@ test: lint types  ## Lint, types and tests, as CI runs them.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 docs: install-dev  ## Build the documentation into site/.
+	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
 
 clean:  ## Remove what the commands made (not .venv).
