@@ -40,7 +40,9 @@ def choose(
         return _topk_fair(score, noise, count, taken)
     if rule == "hog_sample":
         centred = score - score.mean(dim=1, keepdim=True)
-        z = centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + 1e-12)
+        # The floor keeps rounding errors of an evenly textured image from being standardised into a preference.
+        floor = 1e-5 * score.mean(dim=1, keepdim=True) + 1e-12
+        z = centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + floor)
         priority = z / temperature + _gumbel(noise)
     else:
         priority = noise

@@ -50,6 +50,7 @@ def _supported(name: str, model: nn.Module) -> VisionTransformer:
         "uses rotary positions (RoPE)": getattr(model, "rope", None) is not None,
         "has no absolute position embedding": model.pos_embed is None,
         "pools by attention": model.attn_pool is not None,
+        "has no class token": model.cls_token is None,
         "does not cut plain RGB patches": not isinstance(proj, nn.Conv2d)
         or tuple(proj.kernel_size) != tuple(proj.stride)
         or proj.in_channels != 3,

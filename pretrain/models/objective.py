@@ -36,6 +36,8 @@ class Objective(nn.Module):
         patch = self.encoder.patch_embed
         if patch.patch_size[0] != patch.patch_size[1] or patch.img_size[0] != patch.img_size[1]:
             raise InputError(f"encoder: images and patches must be square, not {patch.img_size} and {patch.patch_size}")
+        if patch.img_size[0] % patch.patch_size[0]:
+            raise InputError(f"encoder.args.img_size: {patch.img_size[0]} is no multiple of {patch.patch_size[0]} px")
         self.patch_size: int = patch.patch_size[0]
         self.grid: tuple[int, int] = patch.grid_size
         self.num_patches: int = patch.num_patches

@@ -53,6 +53,8 @@ def test_every_size_is_accepted(size):
         ("vit_relpos_small_patch16_224", {}, "VisionTransformer works here|cannot make"),
         ("vit_tiny_patch16_224", {"pos_embed": "none"}, "no absolute position"),
         ("vit_tiny_patch16_224", {"patch_drop_rate": 0.5}, "drops patches"),
+        ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}, "no class token"),
+        ("vit_tiny_patch16_224", {"in_chans": 4}, "plain RGB"),
         ("resnet18", {}, "VisionTransformer works here|cannot make"),
         ("vit_enormous", {}, "timm has no model 'vit_enormous'"),
         ("vit_tiny_patch16_224", {"heads": 3}, "cannot make"),

@@ -111,6 +111,12 @@ def test_refuses_a_ratio_that_leaves_nothing_visible():
         build_objective(MaeObjective(name="mae", mask_ratio=0.99), EncoderConfig(args={"img_size": 64, "depth": 1}))
 
 
+@pytest.mark.parametrize(("size", "reason"), [((64, 96), "square"), (100, "no multiple of 16")])
+def test_refuses_sizes_that_patches_do_not_fill(size, reason):
+    with pytest.raises(InputError, match=reason):
+        build_objective(MaeObjective(name="mae"), EncoderConfig(args={"img_size": size, "depth": 1}))
+
+
 def test_refuses_images_of_another_size():
     with pytest.raises(ValueError, match="64"):
         run(tiny(), torch.zeros(1, 3, 96, 96, dtype=torch.uint8), torch.rand(1, 16))
