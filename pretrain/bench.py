@@ -75,8 +75,9 @@ def step_bench(
     Returns:
         One row per contender: its fields, ``seconds`` (median over rounds), ``fastest``, ``slowest``, ``optimiser``,
         ``selection`` (HOG and choosing), ``hog``, ``embedding`` (all patches, for similarity), ``compute`` (the rest),
-        ``images_per_second``, ``peak_mib``, ``parameters``, ``gmac`` (forward multiply-adds per image in 10^9) and
-        ``speedup`` (median over rounds of MAE's seconds over its own).
+        ``images_per_second``, ``peak_mib``, ``parameters``, ``gmac`` (forward multiply-adds per image in 10^9),
+        ``tflops`` (useful 10^12 operations per second: six for each of those) and ``speedup`` (median over rounds of
+        MAE's seconds over its own).
 
     Raises:
         WorkError: a contender's process died, for instance for lack of memory.
@@ -97,9 +98,9 @@ def step_bench(
 def format_table(rows: Iterable[dict[str, Any]]) -> str:
     """Rows of :func:`step_bench` as a Markdown table; seconds, shares of the step, MiB."""
     lines = [
-        "| encoder | precision | batch | objective | s/step (min-max) | images/s | MAE / this | arithmetic | "
-        "HOG | choosing | embedding | optimiser | peak MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| encoder | precision | batch | objective | s/step (min-max) | images/s | TFLOP/s | MAE / this | "
+        "arithmetic | HOG | choosing | embedding | optimiser | peak MiB |",
+        "|" + 14 * "---|",
     ]
     base: dict[str, Any] = {}
     for row in rows:
@@ -109,7 +110,7 @@ def format_table(rows: Iterable[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['encoder']} | {row['precision']} | {row['batch']} | {row['label']} | "
             f"{row['seconds']:.3f} ({row['fastest']:.3f}-{row['slowest']:.3f}) | {row['images_per_second']:.1f} | "
-            f"{row['speedup']:.2f} | {base['gmac'] / row['gmac']:.2f} | {percent} | {row['peak_mib']:.0f} |"
+            f"{row['tflops']:.3g} | {row['speedup']:.2f} | {base['gmac'] / row['gmac']:.2f} | {percent} | {row['peak_mib']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -131,6 +132,7 @@ def _time_group(group: list[Contender], repeats: int) -> list[dict[str, Any]]:
         rows.append(
             {**asdict(contender), "label": contender.label, "seconds": middle, "fastest": min(seconds)}
             | {"slowest": max(seconds), "images_per_second": contender.batch / middle, **parts}
+            | {"tflops": 6e-3 * summary["gmac"] * contender.batch / middle}
             | {"speedup": statistics.median(one[0]["seconds"] / one[index]["seconds"] for one in rounds)}
         )
     return rows
