@@ -110,7 +110,8 @@ def format_table(rows: Iterable[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['encoder']} | {row['precision']} | {row['batch']} | {row['label']} | "
             f"{row['seconds']:.3f} ({row['fastest']:.3f}-{row['slowest']:.3f}) | {row['images_per_second']:.1f} | "
-            f"{row['tflops']:.3g} | {row['speedup']:.2f} | {base['gmac'] / row['gmac']:.2f} | {percent} | {row['peak_mib']:.0f} |"
+            f"{row['tflops']:.3g} | {row['speedup']:.2f} | {base['gmac'] / row['gmac']:.2f} | {percent} | "
+            f"{row['peak_mib']:.0f} |"
         )
     return "\n".join(lines)
 
