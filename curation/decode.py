@@ -50,9 +50,9 @@ class Decoded:
         return self.rgb.shape[0]
 
     @property
-    def block_height(self) -> int:
-        """Rows that are decoded together: all."""
-        return self.rgb.shape[0]
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns that are decoded together: all."""
+        return self.height, self.width
 
     def read(self, window: Window) -> tuple[Bytes, Mask | None]:
         """Pixels ``(h, w, 3)`` and valid pixels of a window; views, not copies."""

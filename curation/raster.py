@@ -97,9 +97,9 @@ class Image:
         return self.pixels.format
 
     @property
-    def block_height(self) -> int:
-        """Rows that are decoded together."""
-        return self.pixels.block_height
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns that are decoded together."""
+        return self.pixels.block_shape
 
     @property
     def soft_alpha(self) -> float:
@@ -176,7 +176,7 @@ class Image:
         Raises:
             UnreadableImage: a block cannot be decoded, or the values are complex.
         """
-        step = max(self.block_height, 1)
+        step = max(self.block_shape[0], 1)
         bands = -(-self.area.height // step)
         every = max(bands // 64, 1)
         share = -(-self.area.width * min(self.area.height, 64 * step) // stretching.SAMPLES)

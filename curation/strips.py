@@ -22,10 +22,10 @@ Mask = npt.NDArray[np.bool_]
 
 WHOLE_PIXELS = 40_000_000
 """Images of at most so many pixels are held in one piece."""
-STRIP_PIXELS = 16_000_000
-"""Pixels read at a time of larger ones."""
-PATCH, PATCHES = 256, 6
-"""Side of the native-resolution samples of a larger image, and their number along each axis."""
+STRIP_PIXELS = (4_000_000, 20_000_000)
+"""Fewest and most pixels read at a time of larger ones."""
+PATCH, SAMPLES, SAMPLE_ROWS = 256, 8, 32
+"""Of a larger image's samples: longest side, number along an axis, rows of those that span the width."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,17 @@ def patches(image: Image) -> list[Patch]:
     area = image.area
     if area.width * area.height <= WHOLE_PIXELS:
         return [_patch(image, area)]
-    across = np.linspace(0, max(area.width - PATCH, 0), PATCHES).astype(int)
-    down = np.linspace(0, max(area.height - PATCH, 0), PATCHES).astype(int)
-    size = (min(PATCH, area.width), min(PATCH, area.height))
+    height, width = image.block_shape
+    if width >= area.width:  # striped: whole rows cost no more than parts of them
+        size, columns, rows = (area.width, max(SAMPLE_ROWS, height)), 1, SAMPLES
+    else:
+        size, columns, rows = (min(width, PATCH), min(height, PATCH)), SAMPLES, SAMPLES
+    lefts = np.linspace(0, max(area.width - size[0], 0), columns).astype(int) // width * width
+    tops = np.linspace(0, max(area.height - size[1], 0), rows).astype(int) // height * height
     return [
         _patch(image, Window(area.col_off + int(left), area.row_off + int(top), *size))
-        for top in down
-        for left in across
+        for top in tops
+        for left in lefts
     ]
 
 
@@ -99,11 +103,11 @@ class Walk:
     def _by_strips(self) -> Iterator[Patch]:
         area = self.image.area
         self._rows = fingerprint.RowReducer(area.height, area.width)
-        block = self.image.block_height
-        step = max(STRIP_PIXELS // (area.width * block), 1) * block
         held: Patch | None = None
         waiting = list(self.windows)
-        for top in range(0, area.height, step):
+        top = 0
+        while top < area.height:
+            step = _step(area, self.image.block_shape[0], top, waiting)
             strip = Window(area.col_off, area.row_off + top, area.width, min(step, area.height - top))
             fresh = _patch(self.image, strip)
             if self.fingerprinted:
@@ -116,6 +120,15 @@ class Walk:
             waiting = [window for window in waiting if not (window.row_off + window.height <= bottom or last)]
             for window in ready:
                 yield cut(held, window)
+            top += step
+
+
+def _step(area: Window, block: int, top: int, waiting: Sequence[Window]) -> int:
+    """Rows to read from ``top`` on: whole blocks, to where the next window ends, so that its rows need no joining."""
+    least, most = (max(pixels // (area.width * block), 1) * block for pixels in STRIP_PIXELS)
+    end = min((window.row_off + window.height - area.row_off for window in waiting), default=area.height)
+    wanted = -(-max(end - top, 1) // block) * block
+    return min(max(wanted, least), most)
 
 
 def _joined(held: Patch | None, fresh: Patch, first: int) -> Patch:

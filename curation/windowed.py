@@ -73,15 +73,10 @@ class Raster:
         return str(self.datasets[0].dtypes[self.indexes[0] - 1])
 
     @property
-    def block_height(self) -> int:
-        """Rows that are decoded together."""
-        return int(self.datasets[0].block_shapes[self.indexes[0] - 1][0])
-
-    @property
-    def block_pixels(self) -> int:
-        """Pixels that are decoded together."""
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns that are decoded together."""
         height, width = self.datasets[0].block_shapes[self.indexes[0] - 1]
-        return int(height) * int(width)
+        return int(height), int(width)
 
     @property
     def crs(self) -> str | None:
@@ -182,7 +177,7 @@ def open_raster(stack: ExitStack, source: Source, places: Sequence[Path | bytes]
         bands=first.count if len(datasets) == 1 else len(datasets),
         format=first.driver,
     )
-    if raster.block_pixels > max_pixels:
+    if raster.block_shape[0] * raster.block_shape[1] > max_pixels:
         raise UnreadableImage(
             f"{raster.width} x {raster.height} pixels in one block, more than max_pixels={max_pixels}"
         )

@@ -131,7 +131,7 @@ def test_large_rasters_give_the_same_rows_strip_by_strip(
     recipe = {"slice": {"mode": mode, "tile": 200, "whole_up_to": 64, "max_side": 400, "density": 0.7}}
     whole = rows_of(parts_of(root, tmp_path / "one", recipe))
     monkeypatch.setattr(strips, "WHOLE_PIXELS", 100_000)
-    monkeypatch.setattr(strips, "STRIP_PIXELS", 150_000)
+    monkeypatch.setattr(strips, "STRIP_PIXELS", (50_000, 150_000))
     monkeypatch.setattr(scan.exclude, "valid_share", _exact_share(scan.exclude.valid_share, pixels))
     cut = rows_of(parts_of(root, tmp_path / "two", recipe))
     key = {row["tile_id"]: row for row in whole}
