@@ -96,7 +96,7 @@ def _shipped() -> list[str]:
 def _config_path(text: str) -> Path:
     """A file, or the name of a config in this package."""
     shipped = Path(__file__).parent / "configs" / f"{text}.yaml"
-    return shipped if shipped.is_file() and not Path(text).exists() else Path(text)
+    return shipped if shipped.is_file() and not Path(text).is_file() else Path(text)
 
 
 def _train(options: argparse.Namespace) -> int:

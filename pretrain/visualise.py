@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from curation.errors import InputError, UnreadableImage
 from pretrain.augment import CropRule, resize_whole
 from pretrain.corpus import Corpus, Rows, SampleRule, join, open_corpus
 from pretrain.export import load_run
-from pretrain.models import Objective, Output
+from pretrain.models import Objective, Output, SelectiveMAE
+from pretrain.models.encoder import encode
 from pretrain.noise import Purpose, torch_uniform
 from pretrain.order import epoch_order
 from pretrain.reader import EVALUATION_FORMATS, ShardReader, decode
@@ -23,8 +25,12 @@ from pretrain.run import writing
 
 Pixels = npt.NDArray[np.uint8]
 
+Colour = tuple[int, int, int]
+
 SEED, ADDED, TARGET = (255, 176, 0), (64, 156, 255), (57, 211, 83)
 _CELL, _GAP, _HEAD = 192, 6, 20
+_LEGEND = "legend"
+_CANDIDATES = 3
 
 
 @torch.no_grad()
@@ -43,9 +49,22 @@ def draw(model: Objective, images: Tensor, gsd: Tensor, noise: Tensor, progress:
     output = model(images, gsd, noise, progress)
     rebuilt = model.reconstruct(images, output)
     model.train(training)
-    seeds = getattr(model, "seeds", 0)
-    columns = [images, mark(images, output, model.grid[0], seeds), rebuilt]
-    return _sheet([_to_pixels(column) for column in columns], _legend(seeds))
+    columns = [("original", images), (_LEGEND, mark(images, output, model.grid[0], getattr(model, "seeds", 0)))]
+    if isinstance(model, SelectiveMAE):
+        columns += [("targets rebuilt", rebuilt), ("all unseen rebuilt", complete(model, images, output))]
+    else:
+        columns += [("reconstruction", rebuilt)]
+    return _sheet([(title, _to_pixels(column)) for title, column in columns], _legend(getattr(model, "seeds", 0)))
+
+
+@torch.no_grad()
+def complete(model: SelectiveMAE, images: Tensor, output: Output) -> Tensor:
+    """Rebuild every patch that was not seen, chosen as a target or not: the decoder can be asked for any position."""
+    seen = torch.zeros(images.shape[0], model.num_patches, device=images.device).scatter(1, output.visible_ids, 1.0)
+    unseen = seen.argsort(dim=1, stable=True)[:, : model.num_patches - output.visible_ids.shape[1]]
+    latent = encode(model.encoder, model.embed(model.patchify(images), output.visible_ids))
+    answer = output._replace(prediction=model.decoder(latent, unseen), target_ids=unseen)
+    return model.reconstruct(images, answer)
 
 
 def mark(images: Tensor, output: Output, grid: int, seeds: int) -> Tensor:
@@ -67,7 +86,7 @@ def mark(images: Tensor, output: Output, grid: int, seeds: int) -> Tensor:
     return marked
 
 
-def _frame(patch: Tensor, colour: tuple[int, int, int], width: int) -> Tensor:
+def _frame(patch: Tensor, colour: Colour, width: int) -> Tensor:
     framed = torch.tensor(colour, dtype=torch.uint8, device=patch.device)[:, None, None].expand_as(patch).clone()
     framed[:, width:-width, width:-width] = patch[:, width:-width, width:-width]
     return framed
@@ -78,27 +97,32 @@ def _to_pixels(images: Tensor) -> Pixels:
     return pixels
 
 
-def _legend(seeds: int) -> list[tuple[str, tuple[int, int, int]]]:
-    visible = [("seed tokens", SEED), ("added tokens", ADDED)] if seeds else [("visible tokens", ADDED)]
+def _legend(seeds: int) -> list[tuple[str, Colour]]:
+    visible = [("seeds", SEED), ("added", ADDED)] if seeds else [("visible", ADDED)]
     return [*visible, ("targets", TARGET)]
 
 
-def _sheet(columns: list[Pixels], legend: list[tuple[str, tuple[int, int, int]]]) -> Image.Image:
-    step, rows = _CELL + _GAP, len(columns[0])
+def _sheet(columns: list[tuple[str, Pixels]], legend: list[tuple[str, Colour]]) -> Image.Image:
+    step, rows = _CELL + _GAP, len(columns[0][1])
     sheet = Image.new("RGB", (len(columns) * step + _GAP, rows * step + _GAP + _HEAD), "white")
-    for x, column in enumerate(columns):
+    pen = ImageDraw.Draw(sheet)
+    for x, (title, column) in enumerate(columns):
+        left = _GAP + x * step
+        if title == _LEGEND:
+            _draw_legend(pen, left, legend)
+        else:
+            pen.text((left, 6), title, fill="black")
         for y, pixels in enumerate(column):
             cell = Image.fromarray(pixels).resize((_CELL, _CELL), Image.Resampling.NEAREST)
-            sheet.paste(cell, (_GAP + x * step, _HEAD + _GAP + y * step))
-    pen = ImageDraw.Draw(sheet)
-    pen.text((_GAP, 6), "original", fill="black")
-    x = _GAP + step
-    for name, colour in legend:
-        pen.rectangle((x, 8, x + 8, 16), fill=colour)
-        pen.text((x + 11, 6), name, fill="black")
-        x += 17 + int(pen.textlength(name))
-    pen.text((_GAP + 2 * step, 6), "reconstruction", fill="black")
+            sheet.paste(cell, (left, _HEAD + _GAP + y * step))
     return sheet
+
+
+def _draw_legend(pen: ImageDraw.ImageDraw, left: int, legend: list[tuple[str, Colour]]) -> None:
+    for name, colour in legend:
+        pen.rectangle((left, 8, left + 8, 16), fill=colour)
+        pen.text((left + 11, 6), name, fill="black")
+        left += 20 + int(pen.textlength(name))
 
 
 def draw_run(run: Path, count: int, data: Sequence[Path] | None = None, files: Sequence[Path] = ()) -> Image.Image:
@@ -132,24 +156,29 @@ def _read_file(path: Path, size: int) -> Tensor:
 
 
 def _sample(corpus: Corpus, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (B, 3, S, S), GSD (B,) and ids (B,) of a fixed choice of samples; unreadable ones are passed over."""
+    """Images (B, 3, S, S), GSD (B,) and ids (B,) of a fixed choice; unreadable samples are passed over.
+
+    Of each three candidates the one with the most contrast is taken: open water shows nothing.
+    """
+    readable = _readable(corpus, size)
+    chosen = []
+    for _ in range(count):
+        if candidates := list(islice(readable, _CANDIDATES)):
+            chosen.append(max(candidates, key=lambda candidate: float(candidate[0].float().std())))
+    if not chosen:
+        raise InputError(f"{corpus.paths[0].parent}: no image in it can be read; rs-curate verify says why")
+    images, gsd, ids = zip(*chosen, strict=True)
+    return torch.stack(images), torch.tensor(gsd), torch.tensor(ids)
+
+
+def _readable(corpus: Corpus, size: int) -> Iterator[tuple[Tensor, float, int]]:
     reader = ShardReader(corpus.paths, CropRule(size, (1.0, 1.0), (1.0, 1.0), 1e9))
-    images: list[Tensor] = []
-    gsd: list[float] = []
-    ids: list[int] = []
     for row in _in_order(corpus):
         try:
             rgb = decode(reader.read(int(row.shard), int(row.offset), int(row.size)))
         except UnreadableImage:
             continue
-        images.append(resize_whole(rgb, size))
-        gsd.append(float(row.gsd_m) * min(rgb.shape[:2]) / size)
-        ids.append(int(row.sample_id))
-        if len(images) == count:
-            break
-    if not images:
-        raise InputError(f"{corpus.paths[0].parent}: no image in it can be read; rs-curate verify says why")
-    return torch.stack(images), torch.tensor(gsd), torch.tensor(ids)
+        yield resize_whole(rgb, size), float(row.gsd_m) * min(rgb.shape[:2]) / size, int(row.sample_id)
 
 
 def _in_order(corpus: Corpus) -> Iterator[Rows]:
