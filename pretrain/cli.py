@@ -6,63 +6,21 @@ Exit code 0 for success, 2 for wrong input with one clear line on standard error
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from curation import __version__
-from curation.errors import OpticalrsError
-from curation.progress import Progress
+from curation.terminal import Terminal, parse, run_command
 
 Commands = argparse._SubParsersAction
 
 
-class Terminal:
-    """Tells a person what happens: results on standard output, progress on standard error."""
-
-    def say(self, text: str) -> None:
-        """Print one line."""
-        print(text, flush=True)
-
-    def progress(self, description: str, total: int, unit: str) -> Progress:
-        """Show progress of long work."""
-        return Progress(description, total, unit)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = _parse(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        return int(options.command(options) or 0)
-    except OpticalrsError as error:
-        print(f"rs-pretrain: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader of a table (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # a full disk, a vanished mount
-        print(f"rs-pretrain: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("rs-pretrain: stopped", file=sys.stderr)
-        return 130
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse; ``key=value`` may stand anywhere after the command, which argparse alone takes only before the options."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    loose = [word for word in rest if "=" in word and not word.startswith("-")]
-    if unknown := [word for word in rest if word not in loose]:
-        parser.error(f"unknown: {' '.join(unknown)}; see rs-pretrain --help")
-    if loose and "assignments" not in options:
-        parser.error(f"{loose[0]}: this command takes no key=value")
-    if loose:
-        options.assignments += loose
-    return options
+    options = parse(_parser(), arguments)
+    return run_command("rs-pretrain", lambda: options.command(options), "stopped")
 
 
 def _parser() -> argparse.ArgumentParser:
