@@ -24,6 +24,16 @@ def block(rng: np.random.Generator) -> np.ndarray:
     return values
 
 
+def texture(seed: int, side: int = 160) -> np.ndarray:
+    """A picture with structure at all scales, like imagery: 1/f noise, each colour its own mixture."""
+    rng = np.random.default_rng(seed)
+    spectrum = np.fft.rfft2(rng.normal(size=(side, side)))
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
+    field = np.fft.irfft2(spectrum / np.maximum(frequency, 1 / side), s=(side, side))
+    field = 128 + 40 * (field - field.mean()) / field.std()
+    return np.clip(np.stack([field, field * 0.9 + 10, 0.8 * field], axis=2), 0, 255).astype(np.uint8)
+
+
 def image_row(source: str, image: str, **facts: Any) -> dict[str, Any]:
     row = {"kind": "image", "tile_id": tile_id(source, image, None), "source": source, "image": image}
     return row | {"image_width": 512, "image_height": 512, "file_bytes": 50_000, "pass_through": False} | facts

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from rows_for_select import block, image_row, random_tile, recipe, tile_row, write
+from rows_for_select import block, image_row, random_tile, recipe, texture, tile_row, write
 
 from curation import confirm, deduplicate
 from curation.catalogue import read_table
@@ -17,16 +17,6 @@ from curation.deduplicate import find_duplicates
 from curation.fingerprint import fingerprint
 from curation.rows import load_rows
 from curation.select import select
-
-
-def texture(seed: int, side: int = 160) -> np.ndarray:
-    """A picture with structure at all scales, like imagery: 1/f noise, each colour its own mixture."""
-    rng = np.random.default_rng(seed)
-    spectrum = np.fft.rfft2(rng.normal(size=(side, side)))
-    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
-    field = np.fft.irfft2(spectrum / np.maximum(frequency, 1 / side), s=(side, side))
-    field = 128 + 40 * (field - field.mean()) / field.std()
-    return np.clip(np.stack([field, field * 0.9 + 10, 0.8 * field], axis=2), 0, 255).astype(np.uint8)
 
 
 def stored(picture: np.ndarray, quality: int) -> np.ndarray:
