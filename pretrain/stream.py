@@ -132,6 +132,8 @@ def batches(
         pin: put batches into pinned memory, for a GPU.
     """
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin, "collate_fn": _as_is}
+    # The loader draws a number when it starts. From torch's own generator that would change a resumed run's dropout.
+    options["generator"] = torch.Generator()
     if workers:
         options |= {"prefetch_factor": prefetch, "worker_init_fn": _start_worker}
     feed: Any = _Sampler(corpus, plan, start, stop)

@@ -82,7 +82,8 @@ def compare(
     train, test = _parts(data, test_data, protocol)
     prepare = Preparation(card.input_size, card.mean, card.std)
     encoders = [encoder, untrained(card.encoder, protocol.seed)]
-    features = [extract(encoders, part, prepare, protocol.pool, done=done) for part in (train, test)]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    features = [extract(encoders, part, prepare, protocol.pool, device=device, done=done) for part in (train, test)]
     labels = [torch.from_numpy(part.labels) for part in (train, test)]
     results = [
         knn_accuracy(seen, labels[0], asked, labels[1], list(protocol.ks), protocol.temperature)
