@@ -13,6 +13,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from curation.catalogue import CATALOGUE, IMAGES, TILES, VERDICTS
+from curation.cli import main
 from curation.manifest import Recipe, RecipeSource, Source
 from curation.settings import Strict
 
@@ -92,11 +93,17 @@ def _default_in_words(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def test_every_option_of_run_is_documented(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from curation.cli import main
-
-    with pytest.raises(SystemExit):
-        main(["run", "--help"])
-    options = set(re.findall(r"^\s+(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+def test_every_command_and_option_is_documented(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = re.findall(r"^    ([a-z]+)\b", _help(capsys), re.MULTILINE)
+    assert {"run", "verify"} <= set(commands)
     text = (docs / "curate.md").read_text(encoding="utf-8")
-    assert options and not {option for option in options if f"`{option}" not in text}
+    for command in commands:
+        part = text.partition(f"\n## rs-curate {command}\n")[2].partition("\n## ")[0]
+        options = set(re.findall(r"^\s+(--[a-z-]+)", _help(capsys, command), re.MULTILINE))
+        assert part and not {option for option in options if f"`{option}" not in part}, command
+
+
+def _help(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    return capsys.readouterr().out
