@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFile, ImageFont
 from rasterio.windows import Window
 
 SIDE, GAP, WIDE = 128, 10, 1112
-LEGEND, SHOWN = 28, 2  # pixels above the first reconstruction, and how many are shown
+LEGEND, SHOWN = 10, 2  # pixels above the first reconstruction, and how many are shown
 CASES = (  # source, part of the path, verdict, what the caption says
     ("neon_chips", "web/yell_007", "duplicate", "smaller copy"),
     ("neon_chips", "turned", "duplicate", "turned copy"),
