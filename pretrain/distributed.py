@@ -91,7 +91,9 @@ def wrap(model: nn.Module, team: Team) -> nn.Module:
     """Average gradients over the team; alone, the model itself."""
     if team.world == 1:
         return model
-    return DistributedDataParallel(model, device_ids=[team.device.index] if team.device.type == "cuda" else None)
+    here = [team.device.index] if team.device.type == "cuda" else None
+    # Buffers are constants; sending them with every forward pass would hang ranks that take unequal micro-batches.
+    return DistributedDataParallel(model, device_ids=here, broadcast_buffers=False)
 
 
 def accumulating(model: nn.Module, last: bool) -> AbstractContextManager[None]:
