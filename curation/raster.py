@@ -30,11 +30,13 @@ from curation.windowed import Pixels, Raster, open_raster
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-MAX_FILE = 2 << 30
+MAX_FILE = 1 << 30
 """Most bytes of a file that is taken into memory."""
 WHOLE_PIXELS = 64_000_000
 """JPEG and PNG of more pixels are read by windows."""
 
+SPARSEST = 10_000
+"""The same of rasters read by windows, whose empty blocks need no bytes."""
 BY_WINDOW = ("TIFF", "JP2")
 DENSEST = {"PNG": 8 * 1032, "JPEG": 1024}
 """Most pixels that one byte can hold: deflate's limit at one bit a pixel; two bits for a block of 64 pixels."""
@@ -293,7 +295,7 @@ def _open(
         raise UnreadableImage(f"{location.file}: {error.strerror or error}") from None
     if data is not None:
         return _from_memory(stack, data, source, rules, stretch, path)
-    return Image(open_raster(stack, source, [path], rules.max_pixels), source, size, None, stretch)
+    return Image(_by_window(stack, source, path, size, rules), source, size, None, stretch)
 
 
 def _from_memory(
@@ -309,10 +311,19 @@ def _from_memory(
     by_window = kind in BY_WINDOW or _deep_png(kind, data) or _is_huge(kind, data)
     pixels: Decoded | Raster
     if by_window:
-        pixels = open_raster(stack, source, [data if path is None else path], rules.max_pixels)
+        pixels = _by_window(stack, source, data if path is None else path, len(data), rules)
     else:
         pixels = decode(data, kind, rules.max_pixels)
     return Image(pixels, source, len(data), digest, stretch)
+
+
+def _by_window(stack: ExitStack, source: Source, place: Path | bytes, size: int, rules: ExcludeRules) -> Raster:
+    raster = open_raster(stack, source, [place], rules.max_pixels)
+    if raster.width * raster.height > max(size * SPARSEST, WHOLE_PIXELS):
+        raise UnreadableImage(
+            f"{raster.format}: declares {raster.width} x {raster.height} pixels, more than {size} bytes can hold"
+        )
+    return raster
 
 
 def _size(path: Path) -> int:
