@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"opticalrs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_sources, _add_plan, _add_fetch, _add_check, _add_run, _add_verify):
+    for add in (_add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_verify):
         add(commands)
     return parser
 
@@ -113,6 +113,32 @@ def _check(options: argparse.Namespace) -> int:
     rows = check(targets(options.target, options.data))
     print(json.dumps(as_rows(rows), indent=2) if options.json else format_check(rows))
     return 0 if all(row.fine for row in rows) else 1
+
+
+def _add_fingerprint(commands: Commands) -> None:
+    prints = commands.add_parser("fingerprint", help="fingerprint an evaluation set, so that runs keep it out")
+    prints.add_argument(
+        "--benchmark", required=True, help="id of a shipped benchmark, or a YAML file that describes one"
+    )
+    prints.add_argument("--data", type=Path, required=True, help="folder that holds the benchmark's folder")
+    prints.add_argument("--recipe", help="a recipe whose grid cuts images that are larger than a tile")
+    prints.add_argument("--out", type=Path, metavar="DIR", help="folder of fingerprints (default: DATA/.fingerprints)")
+    prints.add_argument("--workers", type=_positive, help="processes on this machine (default: one per core)")
+    prints.set_defaults(command=_fingerprint)
+
+
+def _fingerprint(options: argparse.Namespace) -> None:
+    from curation.benchmark_prints import fingerprint_benchmark
+    from curation.executor import Executor
+    from curation.manifest import load_benchmark, load_recipe
+
+    benchmark = load_benchmark(options.benchmark)
+    slices = load_recipe(options.recipe).slice if options.recipe else None
+    folder = options.out or options.data / ".fingerprints"
+    out = folder / f"{benchmark.id}.parquet"
+    with Executor(options.workers, None, folder / ".workers") as executor:
+        summary = fingerprint_benchmark(benchmark, options.data / benchmark.id, out, slices, executor.map_parts)
+    print(f"{out}: {summary}")
 
 
 def _add_run(commands: Commands) -> None:

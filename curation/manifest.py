@@ -423,12 +423,12 @@ def load_source(name: str) -> Source:
 
 
 def load_benchmark(name: str) -> Benchmark:
-    """Load a shipped benchmark manifest.
+    """Load a benchmark manifest by the name of a shipped one, or by path.
 
     Raises:
         InputError: no such benchmark, or the file is wrong.
     """
-    return load(Benchmark, _shipped_path("benchmarks", name))
+    return load(Benchmark, Path(name) if Path(name).suffix in {".yaml", ".yml"} else _shipped_path("benchmarks", name))
 
 
 def load_recipe(name_or_path: str, assignments: Sequence[str] = ()) -> Recipe:

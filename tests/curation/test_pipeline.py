@@ -12,26 +12,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import webdataset
 from PIL import Image
+from textures import texture
 
 from curation.catalogue import ledger, read_table
 from curation.cli import main
-
-
-def texture(seed: int, side: int = 192) -> Image.Image:
-    """A picture with structure at all scales, different for every seed."""
-    rng = np.random.default_rng(seed)
-    layers = [
-        Image.fromarray(rng.integers(0, 256, (n, n, 3), dtype=np.uint8)).resize((side, side), 3) for n in (4, 12, 48)
-    ]
-    mixed = sum(
-        np.asarray(layer, dtype=np.float32) * weight for layer, weight in zip(layers, (0.5, 0.3, 0.2), strict=True)
-    )
-    return Image.fromarray(mixed.astype(np.uint8))
 
 
 @pytest.fixture
@@ -162,6 +150,27 @@ def test_kill_9_and_the_same_command_again(recipe: Path, appears: str) -> None:
     assert main(command(recipe)) == 0
     assert shard_hashes(out) == shard_hashes(recipe.parent / "whole")
     assert (out / "catalogue.parquet").read_bytes() == (recipe.parent / "whole/catalogue.parquet").read_bytes()
+
+
+def test_evaluation_images_are_kept_out_in_any_orientation(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = recipe.parent
+    (root / "data/exam").mkdir()
+    texture(7).transpose(Image.Transpose.ROTATE_90).save(root / "data/exam/turned_07.png")
+    (root / "exam.yaml").write_text("id: exam\n")
+    guarded = command(recipe, "out", "guard.benchmarks=[exam]")
+    assert main(guarded) == 2
+    assert "rs-curate fingerprint --benchmark exam --data DIR" in capsys.readouterr().err
+    exam = str(root / "exam.yaml")
+    assert main(["fingerprint", "--benchmark", exam, "--data", str(root / "data"), "--workers", "1"]) == 0
+    assert "1 fingerprints of 1 images" in capsys.readouterr().out
+    assert main(guarded) == 0
+    rows = read_table(root / "out/catalogue.parquet", "catalogue").to_pylist()
+    leaks = [(row["image"], row["kind"], row["subject"]) for row in rows if row["verdict"] == "leak"]
+    assert ("chip_07.jpg", "tile", "exam") in leaks
+    assert {image for image, _, _ in leaks} == {"chip_07.jpg"}
+    assert "Leaks" in (root / "out/report.html").read_text()
+    assert main(command(recipe, "bare", "guard.benchmarks=[exam]", "--unguarded", "exam")) == 0
+    assert "Not guarded against leaks, as asked for: exam" in (root / "bare/report.html").read_text()
 
 
 def test_one_run_at_a_time(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

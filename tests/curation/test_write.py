@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from textures import texture
 
 from curation.cli import main
 from curation.manifest import ShardRules
@@ -41,10 +42,7 @@ def test_raw_files_that_change_after_the_scan_stop_the_write(tmp_path: Path, har
     folder = tmp_path / "mine"
     folder.mkdir()
     for name in "ab":
-        rng = np.random.default_rng(ord(name))
-        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).resize((200, 200), 3).save(
-            folder / f"{name}.jpg"
-        )
+        texture(ord(name)).save(folder / f"{name}.jpg")
     recipe = tmp_path / "r.yaml"
     recipe.write_text("name: r\nsources: [{id: mine, path: mine}]\n")
     command = ["run", str(recipe), "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "1"]

@@ -1,0 +1,19 @@
+"""Pictures for tests of the chain: textured as ground is, all different, made from a seed."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+
+def texture(seed: int, side: int = 192) -> Image.Image:
+    """A picture with structure at all scales and, as in daylight, detail that the channels share."""
+    rng = np.random.default_rng(seed)
+
+    def layer(cells: int, channels: int) -> np.ndarray:
+        noise = rng.integers(0, 256, (cells, cells, channels), dtype=np.uint8)
+        picture = Image.fromarray(noise if channels == 3 else noise[..., 0]).resize((side, side), 3)
+        return np.asarray(picture, dtype=np.float32).reshape(side, side, channels)
+
+    mixed = 0.4 * layer(4, 1) + 0.25 * layer(12, 1) + 0.2 * layer(48, 1) + 0.15 * layer(3, 3)
+    return Image.fromarray(mixed.astype(np.uint8))
