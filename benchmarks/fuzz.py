@@ -75,7 +75,8 @@ def balance(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> Counter[
 def originals() -> dict[str, bytes]:
     """One small, valid file of each format."""
     noise = np.random.default_rng(0)
-    small = Image.fromarray(noise.integers(40, 200, (12, 14, 3), np.uint8))
+    grey = noise.integers(40, 200, (12, 14, 1)) + noise.integers(-12, 12, (12, 14, 3))
+    small = Image.fromarray(grey.astype(np.uint8))
     picture = small.resize((140, 120), Image.Resampling.BICUBIC)
     made: dict[str, bytes] = {}
     for name, image_format, options in (

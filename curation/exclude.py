@@ -100,12 +100,14 @@ def by_transparency(image: Image, rules: ExcludeRules) -> Reason | None:
 
 
 def by_flatness(found: Statistics, rules: ExcludeRules) -> Reason | None:
-    """Masks, class maps, charts, drawings: areas of exactly one colour. A sensor's noise leaves none."""
-    if found.flat <= rules.max_flat:
+    """Masks, class maps, charts, drawings: areas of exactly one colour that end in hard edges.
+
+    Calm water under strong compression is flat as well, but what steps it has are gentle.
+    """
+    if found.flat <= rules.max_flat or found.gentle >= rules.min_gentle:
         return None
-    return Reason(
-        "not_optical", f"max_flat: {found.flat:.3f} of the pixels equal their neighbours, at most {rules.max_flat:g}"
-    )
+    measured = f"{found.flat:.3f} of the pixels equal their neighbours, {found.gentle:.3f} of the others nearly"
+    return Reason("not_optical", f"max_flat: {measured}; at most {rules.max_flat:g} unless {rules.min_gentle:g}")
 
 
 def by_colour(found: Statistics, rules: ExcludeRules) -> Reason | None:

@@ -29,10 +29,14 @@ TINT = 3
 NEAR = 2
 """Distance from pure black or white within which a flat area is fill."""
 
+GENTLE = 8
+"""Largest step between neighbours, in grey levels, that counts as gentle."""
+
 _COUNTED, _BLACK, _WHITE, _FLAT, _COLOURED = range(5)
 _RG, _YB, _RG2, _YB2 = range(5, 9)
 _RR, _GG, _BB, _RG_, _GB_, _RB_ = range(9, 15)
-_SIZE = 15
+_GENTLE = 15
+_SIZE = 16
 
 _CHUNK = 4096
 """Pixels after which 32-bit sums are carried over; the largest grows by 2 * 255 * 255 a pixel."""
@@ -46,8 +50,8 @@ def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
 def _add(
     red: Row, green: Row, blue: Row, red2: Row, green2: Row, blue2: Row, take: Row, count: int, sums: Sums
 ) -> None:
-    zero = i4(0)
-    counted, black, white, flat, coloured = zero, zero, zero, zero, zero
+    zero, one = i4(0), i4(1)
+    counted, black, white, flat, coloured, gentle = zero, zero, zero, zero, zero, zero
     rg, yb, rg2, yb2 = zero, zero, zero, zero
     rr, gg, bb, rg_, gb_, rb_ = zero, zero, zero, zero, zero, zero
     for at in range(count):
@@ -59,6 +63,8 @@ def _add(
         same = t if (dr | dg | db | er | eg | eb) == 0 else zero
         counted = i4(counted + t)
         flat = i4(flat + same)
+        step = max(max(abs(dr), max(abs(dg), abs(db))), max(abs(er), max(abs(eg), abs(eb))))
+        gentle = i4(gentle + (one if step > 0 and step <= GENTLE else zero))
         black = i4(black + (same if high <= NEAR else zero))
         white = i4(white + (same if low >= 255 - NEAR else zero))
         coloured = i4(coloured + (t if high - low > TINT else zero))
@@ -73,7 +79,7 @@ def _add(
         rg_ = i4(rg_ + dr * dg + er * eg)
         gb_ = i4(gb_ + dg * db + eg * eb)
         rb_ = i4(rb_ + dr * db + er * eb)
-    values = (counted, black, white, flat, coloured, rg, yb, rg2, yb2, rr, gg, bb, rg_, gb_, rb_)
+    values = (counted, black, white, flat, coloured, rg, yb, rg2, yb2, rr, gg, bb, rg_, gb_, rb_, gentle)
     for index in range(len(values)):
         sums[index] += values[index]
 
@@ -124,6 +130,11 @@ class Statistics:
     def flat(self) -> float:
         """Share of pixels equal to their right and lower neighbours, collars of black left aside."""
         return float(self.sums[_FLAT] - self.sums[_BLACK]) / max(self.pixels - int(self.sums[_BLACK]), 1)
+
+    @property
+    def gentle(self) -> float:
+        """Of the pixels that differ from a neighbour, the share that differs by at most :data:`GENTLE` grey levels."""
+        return float(self.sums[_GENTLE]) / max(self.pixels - int(self.sums[_FLAT]), 1)
 
     @property
     def coloured(self) -> float:

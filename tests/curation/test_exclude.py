@@ -85,6 +85,17 @@ def test_calm_water_is_not_taken_for_radar(tmp_path: Path) -> None:
     assert verdict(save(tmp_path, water)) is None  # its tiles may be blank, but it is optical
 
 
+def test_flat_water_under_strong_compression_is_kept(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    tint = noise.normal(0, 1.2, (32, 32, 1)).astype(np.float32).repeat(3, -1) + (60, 80, 85)
+    water = np.stack([np.asarray(Image.fromarray(tint[..., b]).resize((512, 512))) for b in range(3)], -1).astype(
+        np.uint8
+    )
+    found = statistics.measure(water)
+    assert found.flat > RULES.max_flat and found.gentle > 0.95
+    assert verdict(save(tmp_path, water)) is None
+
+
 def test_figures_with_smooth_transparent_edges_are_left_out(tmp_path: Path) -> None:
     alpha = np.full((256, 256, 1), 255, np.uint8)
     assert verdict(save(tmp_path, np.concatenate([scene(), alpha], -1))) is None
