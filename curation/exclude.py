@@ -77,7 +77,7 @@ def by_content(image: Image, found: Statistics, rules: ExcludeRules) -> Reason |
     return (
         by_values(image)
         or by_transparency(image, rules)
-        or by_flatness(found, rules)
+        or by_flatness(found, kind, rules)
         or (by_colour(found, rules) or by_spread(found, rules) or by_agreement(found, rules) if kind == "rgb" else None)
     )
 
@@ -99,14 +99,16 @@ def by_transparency(image: Image, rules: ExcludeRules) -> Reason | None:
     return Reason("not_optical", f"max_soft_alpha: {share:.4f} half transparent, at most {rules.max_soft_alpha:g}")
 
 
-def by_flatness(found: Statistics, rules: ExcludeRules) -> Reason | None:
+def by_flatness(found: Statistics, kind: str, rules: ExcludeRules) -> Reason | None:
     """Masks, class maps, charts, drawings: areas of exactly one colour that end in hard edges.
 
-    Calm water under strong compression is flat as well, but what steps it has are gentle.
+    Calm water under strong compression is flat as well, but what steps it has are gentle. In one-band sources that says
+    nothing: neighbouring class numbers are one apart.
     """
-    if found.flat <= rules.max_flat or found.gentle >= rules.min_gentle:
+    gentle = found.gentle if kind == "rgb" else 0.0
+    if found.flat <= rules.max_flat or gentle >= rules.min_gentle:
         return None
-    measured = f"{found.flat:.3f} of the pixels equal their neighbours, {found.gentle:.3f} of the others nearly"
+    measured = f"{found.flat:.3f} of the pixels equal their neighbours, {gentle:.3f} of the others nearly"
     return Reason("not_optical", f"max_flat: {measured}; at most {rules.max_flat:g} unless {rules.min_gentle:g}")
 
 

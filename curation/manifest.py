@@ -224,7 +224,7 @@ class ExcludeRules(Strict):
     max_flat: float = Field(0.65, ge=0, le=1)
     """Largest share of pixels that equal their neighbours, where the others step hard: masks, class maps, charts."""
     min_gentle: float = Field(0.5, ge=0, le=1)
-    """Of the pixels that do not, the share of gentle steps from which on a flat image is calm water, not a drawing."""
+    """Of the other pixels, the share of gentle steps from which on a flat image is calm water. ``kind: rgb`` only."""
     max_colour_spread: float = Field(70.0, ge=0)
     """Largest standard deviation of the opponent colours, in grey levels: colour-coded maps. ``kind: rgb`` only."""
     min_agreement: float = Field(0.3, ge=-1, le=1)

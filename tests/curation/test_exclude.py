@@ -87,7 +87,7 @@ def test_calm_water_is_not_taken_for_radar(tmp_path: Path) -> None:
 
 def test_flat_water_under_strong_compression_is_kept(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
-    tint = noise.normal(0, 1.2, (32, 32, 1)).astype(np.float32).repeat(3, -1) + (60, 80, 85)
+    tint = noise.normal(0, 1.2, (32, 32, 1)).astype(np.float32) + np.array([60, 80, 85], np.float32)
     water = np.stack([np.asarray(Image.fromarray(tint[..., b]).resize((512, 512))) for b in range(3)], -1).astype(
         np.uint8
     )
