@@ -240,8 +240,9 @@ def write_raster(path: Path, side: int, dtype: str) -> None:
     path.parent.mkdir(parents=True)
     block = np.concatenate([np.concatenate([ground(1000, 10 * row + at) for at in range(3)], 1) for row in range(2)])
     profile = {"driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": dtype, "interleave": "pixel",
-               "compress": "deflate", "zlevel": 1, "predictor": 2, "blockysize": 8, "photometric": "RGB",
-               "crs": "EPSG:32631", "transform": rasterio.Affine(0.5, 0, 5e5, 0, -0.5, 5e6), "bigtiff": "yes"}  # fmt: skip
+               "compress": "deflate", "zlevel": 1, "predictor": 2, "blockysize": 8,
+               "photometric": "RGB", "crs": "EPSG:32631", "bigtiff": "yes",
+               "transform": rasterio.Affine(0.5, 0, 5e5, 0, -0.5, 5e6)}  # fmt: skip
     factor = 37 if dtype == "uint16" else 1
     noise = np.random.default_rng(0)
     with rasterio.open(path, "w", **profile) as out:
