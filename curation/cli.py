@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from curation import __version__
-from curation.terminal import Terminal, parse, run_command
+from curation.terminal import Terminal, counted, parse, run_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -205,7 +205,7 @@ def _run(options: argparse.Namespace) -> None:
     )
     if not result.worked:
         print("nothing to do: everything was made before")
-    print(f"{result.images:,} images -> {result.kept:,} tiles in {result.shards:,} shards")
+    print(f"{result.images:,} images -> {result.kept:,} tiles in {counted(result.shards, 'shard')}")
     for name in ("shards", "catalogue.parquet", "report.html"):
         print(f"  {result.out / name}")
 
@@ -223,7 +223,7 @@ def _verify(options: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     errors = [problem for problem in problems if problem.level == "error"]
-    print(f"{options.shards}: {len(errors):,} errors" if errors else f"{options.shards}: sound")
+    print(f"{options.shards}: {counted(len(errors), 'error')}" if errors else f"{options.shards}: sound")
     return 1 if errors else 0
 
 

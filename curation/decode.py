@@ -167,7 +167,7 @@ def _by_pillow(data: bytes, image_format: str, max_pixels: int) -> Decoded:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own pixel limit is looser than ours
             with Image.open(io.BytesIO(data), formats=(image_format,)) as picture:
-                _bounded(*picture.size, max_pixels)
+                _bounded(picture.width, picture.height, max_pixels)
                 return _converted(picture, data, image_format)
     except (
         UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,

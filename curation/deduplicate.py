@@ -24,7 +24,7 @@ Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 _MANY = 20_000
-"""Members from which on a component is no longer resolved by trying every kept member."""
+"""Members up to which a component is resolved by trying every kept member."""
 _FREEDOM = {"yes": 0, "unknown": 1, "no": 2}
 
 
@@ -117,8 +117,9 @@ def _repeated(values: npt.NDArray[np.uint64], eligible: Flags) -> Ints:
 def _keep_key(rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], name: KeepKey) -> npt.NDArray[np.generic]:
     """One key of the keep rule: the lower the better."""
     if name == "gsd":
-        gsd = rows.gsd[tiles]
-        return np.where(np.isnan(gsd), np.float32(np.inf), gsd)
+        # In steps of 2 %: a measured 0.10003 m is no coarser than a nominal 0.1 m, and must not decide.
+        steps = np.round(np.log(rows.gsd[tiles].astype(np.float64)) / np.log(1.02))
+        return np.where(np.isnan(steps), np.inf, steps)
     if name == "area":
         return -(rows.width[tiles].astype(np.int64) * rows.height[tiles])
     if name == "bytes_per_pixel":
@@ -135,8 +136,8 @@ def _near(rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], rules: Ded
     order = keep_order(rows, tiles, sources, rules.keep, label)
     tiles, label = tiles[order], label[order]
     looks = load_looks(rows, tiles, rules, threads)
-    stands_in = _keep_few(looks, label, rules, threads)
-    _keep_many(looks, label, rules, threads, stands_in)
+    stands_in, left = _keep_few(looks, label, rules, threads)
+    _keep_many(looks, np.nonzero(left)[0], rules, threads, stands_in)
     (gone,) = np.nonzero(stands_in >= 0)
     gone = gone[np.argsort(tiles[gone])]
     kept = stands_in[gone]
@@ -166,7 +167,7 @@ class Looks:
     thumbs: npt.NDArray[np.int8]
     """(M, 256) clipped thumbnails."""
     moments: npt.NDArray[np.float32]
-    """(M, 2) of the thumbnails."""
+    """(M, 5) norms of the thumbnails."""
     soft: Flags
     """(M,) whether the larger radius is theirs."""
 
@@ -183,7 +184,7 @@ def load_looks(rows: Rows, chosen: Ints, rules: DeduplicateRules, threads: int) 
     """Read the looks of some rows."""
     from curation import confirm
 
-    thumbs, moments = np.empty((len(chosen), 256), np.int8), np.empty((len(chosen), 2), np.float32)
+    thumbs, moments = np.empty((len(chosen), 256), np.int8), np.empty((len(chosen), 5), np.float32)
 
     def visit(places: Ints, table: pa.Table) -> None:
         blocks = fixed_bytes(table, "dct16", 256).view(np.int8)
@@ -208,12 +209,18 @@ def compare_looks(
     return distance, turn, correlation
 
 
-def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) -> Ints:
-    """Who stands for whom in the components of up to ``_MANY`` members; they lie together, in rank order."""
+def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) -> tuple[Ints, Flags]:
+    """Who stands for whom where every kept member can be tried, and which members lie in other components.
+
+    Components lie together, their members in rank order.
+    """
     from curation import confirm
 
     starts = np.concatenate([np.nonzero(np.diff(label, prepend=-1))[0], [len(label)]]).astype(np.int64)
-    few = np.diff(starts) <= _MANY
+    sizes = np.diff(starts)
+    few = sizes <= _MANY
+    for large in np.nonzero(~few & (sizes <= 15 * _MANY))[0]:
+        few[large] = _crowded(looks.codes[starts[large] : starts[large + 1], 0], rules.radius)
     stands_in = np.full(len(label), -1, np.int64)
     turns = 8 if rules.orientations else 1
     limits = (turns, rules.radius, rules.soft_radius, rules.confirm)
@@ -224,14 +231,22 @@ def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) 
     cuts = np.unique(np.searchsorted(starts, np.linspace(0, len(label), 32 * threads + 1)))
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda pair: work(int(pair[0]), int(pair[1])), itertools.pairwise(cuts)))
-    return stands_in
+    return stands_in, np.repeat(~few, sizes)
 
 
-def _keep_many(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int, stands_in: Ints) -> None:
+def _crowded(codes: npt.NDArray[np.uint64], radius: int) -> bool:
+    """Whether so many pairs are near each other that listing them costs more than trying every kept member."""
+    from curation import neighbour_kernels
+
+    sample = codes[:: max(1, len(codes) // 2_000)].copy()
+    near: int = neighbour_kernels.count_near(sample, radius)
+    return near > 1e-4 * len(sample) ** 2
+
+
+def _keep_many(looks: Looks, many: Ints, rules: DeduplicateRules, threads: int, stands_in: Ints) -> None:
     """The same for larger components: their candidates are found anew, confirmed on the spot, and seldom hold."""
     from curation import confirm
 
-    (many,) = np.nonzero(np.bincount(label, minlength=1)[label] > _MANY)
     if not len(many):
         return
     better, worse = [], []

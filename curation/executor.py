@@ -104,7 +104,8 @@ class Executor:
                 local_directory=str(self._folder),
                 dashboard_address="127.0.0.1:0",
                 host="127.0.0.1",
-                env=_ENVIRONMENT,
+                env=_ENVIRONMENT
+                | {"DASK_LOGGING__DISTRIBUTED": "critical"},  # what fails is raised, once, by the caller
                 silence_logs=40,
             )
         )

@@ -136,9 +136,17 @@ def check_root(source: Source, root: Path) -> None:
         raise InputError(f"source {source.id}: {root} does not exist; {get}")
     if not root.is_dir():
         raise InputError(f"source {source.id}: {root} is a file; give the folder that holds it")
-    with os.scandir(root) as found:
+    with _listable(root, source) as found:
         if next(found, None) is None:
             raise InputError(f"source {source.id}: {root} is empty; {get}")
+
+
+def _listable(folder: Path, source: Source) -> Any:
+    """``os.scandir``, or one line about the folder that may not be listed."""
+    try:
+        return os.scandir(folder)
+    except PermissionError:
+        raise InputError(f"source {source.id}: no permission to list {folder}; try: chmod u+rx '{folder}'") from None
 
 
 def _judge(source: Source, root: Path, listing: SourceListing) -> None:
@@ -310,7 +318,7 @@ def _walk(
 
 
 def _names(root: Path, folder: str, source: Source) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    with os.scandir(root / folder) as items:
+    with _listable(root / folder, source) as items:
         kept = [item for item in items if not item.name.startswith(".") and item.name != "__MACOSX"]
 
     def order(item: os.DirEntry[str]) -> str:

@@ -57,8 +57,8 @@ def weights(size: int, out: int) -> tuple[Ints, Ints]:
         first[index] = low
         table[index, : high - low] = [int(tap - 0.5) if tap < 0 else int(tap + 0.5) for tap in fixed]
     shift = np.maximum(first + table.shape[1] - size, 0)  # keeps every row of taps inside the samples
-    for index in np.flatnonzero(shift):
-        table[index] = np.roll(table[index], shift[index])
+    for row in np.flatnonzero(shift):
+        table[row] = np.roll(table[row], int(shift[row]))
     return first - shift.astype(np.int32), table
 
 

@@ -11,6 +11,7 @@ name a plain folder, and everything it does not say has a default::
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import unicodedata
@@ -453,8 +454,16 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
     """
     resolved = []
     for entry in recipe.sources:
+        known = entry.id in shipped("sources")
+        if entry.path is None and not known:
+            near = difflib.get_close_matches(entry.id, shipped("sources"), n=1)
+            meant = f"; did you mean {near[0]!r}" if near else ""
+            raise InputError(
+                f"recipe {recipe.name}: no source is named {entry.id!r}{meant}; rs-curate sources lists them, "
+                f"and a folder of your own is {{id: {entry.id}, path: FOLDER}}"
+            )
         base: dict[str, Any] = {"id": entry.id, "name": entry.id}
-        if entry.path is None or entry.id in shipped("sources"):
+        if known:
             base = load_source(entry.id).model_dump(exclude_unset=True)
         source = validate(Source, {**base, **entry.manifest}, f"recipe {recipe.name}: sources: {entry.id}")
         root = Path(entry.path or entry.id).expanduser()
@@ -469,8 +478,7 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
 def _shipped_path(kind: Literal["sources", "benchmarks", "recipes"], name: str) -> Path:
     path = manifests_folder(kind) / f"{name}.yaml"
     if not re.fullmatch(r"[a-z0-9_-]+", name) or not path.is_file():
-        raise InputError(
-            f"no {kind[:-1]} is named {name!r}; shipped: {', '.join(shipped(kind)) or 'none'}; "
-            "or give a path to a YAML file"
-        )
+        near = difflib.get_close_matches(name, shipped(kind), n=3)
+        some = f"did you mean {' or '.join(near)}?" if near else f"shipped: {', '.join(shipped(kind)[:12])} ..."
+        raise InputError(f"no {kind[:-1]} is named {name!r}; {some} A path to a YAML file is taken too")
     return path

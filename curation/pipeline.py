@@ -14,19 +14,26 @@ import json
 import os
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from curation.catalogue import FORMAT_VERSION, atomic, open_table
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.catalogue import FORMAT_VERSION, REASONS, SLICED, atomic, open_table
 from curation.errors import InputError, WorkError
 from curation.manifest import Recipe, ResolvedSource, resolve
 from curation.progress import Progress
 
 if TYPE_CHECKING:
+    from curation import scan
     from curation.executor import Executor
     from curation.shards import ShardInfo
 
@@ -130,11 +137,12 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         stack.enter_context(_locked(out))
         state = _Run(recipe, sources, data, out, options, observer, stack)
         listings = _inventory(state)
-        scans = _scan(state, listings)
-        catalogue, select_key = _select(state, scans)
-        infos, write_key = _write(state, catalogue, select_key, listings)
+        plan = _plan(state, listings)
+        _scan(state, plan)
+        catalogue = _select(state, plan)
+        infos = _write(state, catalogue, plan, listings)
         images = sum(open_table(path, "images").metadata.num_rows for path in listings.values())
-        _report(state, write_key, listings)
+        _report(state, plan.write_key, listings)
     return RunResult(out, images, sum(info.samples for info in infos), len(infos), tuple(state.worked))
 
 
@@ -158,32 +166,88 @@ def _inventory(state: _Run) -> dict[str, Path]:
     return listings
 
 
-def _scan(state: _Run, listings: Mapping[str, Path]) -> dict[str, list[Path]]:
+@dataclass(frozen=True)
+class _Plan:
+    """What the stages after the inventory will make, known before any pixel is read."""
+
+    parts: Mapping[str, list[scan.Part]]
+    fingerprints: Mapping[str, Path]
+    select_key: str
+    write_key: str
+
+
+def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
+    """Parts and keys of all stages; refuses here, before hours of work, what would be refused in the end.
+
+    Raises:
+        InputError: fingerprints of a guarded benchmark are absent, or shards of another key are in the way.
+    """
+    from curation import guard, scan, shards
+
+    recipe, options = state.recipe, state.options
+    folder = options.fingerprints
+    if folder is None and recipe.guard.fingerprints is None and state.data is not None:
+        folder = state.data / ".fingerprints"
+    fingerprints = guard.fingerprint_files(recipe, folder, options.unguarded)
+    parts, scans = {}, []
+    for source in state.sources:
+        job = scan.ScanJob.of(source, recipe)
+        stage = state.stage(f"scan.{source.id}", _key("scan", job.rules(), _digest(listings[source.id])))
+        parts[source.id] = scan.plan_parts(listings[source.id], stage, job)
+        scans.append(stage.name)
+    select_key = _key(
+        "select",
+        scans,
+        recipe.model_dump(mode="json", include={"seed", "deduplicate", "guard", "balance", "shards", "name"}),
+        [(source.id, source.priority, source.cap, source.source.licence) for source in state.sources],
+        {name: _file_digest(path) for name, path in fingerprints.items()},
+    )
+    write_key = _key("write", select_key, shards.FORMAT_VERSION)
+    target = state.out / "shards"
+    done = shards.read_checksums(target, missing_ok=True)
+    if done is not None and done.key != write_key and not options.replace:
+        raise InputError(
+            f"{target}: holds shards of another recipe or other data; "
+            "run again with --replace to replace them, or give another --out"
+        )
+    return _Plan(parts, fingerprints, select_key, write_key)
+
+
+def _scan(state: _Run, plan: _Plan) -> None:
     from curation import scan
 
-    tiles: dict[str, list[Path]] = {}
-    work: list[scan.Part] = []
-    for source in state.sources:
-        job = scan.ScanJob.of(source, state.recipe)
-        folder = state.stage(f"scan.{source.id}", _key("scan", job.rules(), _digest(listings[source.id])))
-        parts = scan.plan_parts(listings[source.id], folder, job)
-        tiles[source.id] = [part.out for part in parts]
-        work += [part for part in parts if not part.out.exists()]
+    work = [part for parts in plan.parts.values() for part in parts if not part.out.exists()]
     for _ in state.map("scan", "images", scan.scan_part, work, lambda part: part.images):
         pass
+    if work:
+        state.observer.say(_rejected(plan))
     for source in state.sources:
-        _stop_if_too_bad(source, tiles[source.id], state.recipe.exclude.max_unreadable)
-    return tiles
+        tiles = [part.out for part in plan.parts[source.id]]
+        _stop_if_too_bad(source, tiles, state.recipe.exclude.max_unreadable)
+
+
+def _rejected(plan: _Plan) -> str:
+    """How many raw images were left out, and why."""
+    counts: Counter[str] = Counter()
+    for part in (part for parts in plan.parts.values() for part in parts):
+        with open_table(part.out, "tiles") as file:
+            counts.update(_image_verdicts(file))
+    reasons = ", ".join(f"{counts[reason]:,} {reason}" for reason in REASONS if counts[reason])
+    return f"scan: {sum(counts.values()):,} images, {reasons or 'none left out'}"
+
+
+def _image_verdicts(tiles: pq.ParquetFile) -> list[str]:
+    """Verdicts of the rows of raw images; ``sliced`` where nothing speaks against one."""
+    rows = tiles.read(columns=["kind", "verdict"])
+    images = rows.filter(pc.equal(rows["kind"].cast(pa.string()), "image"))
+    return images["verdict"].cast(pa.string()).fill_null(SLICED).to_pylist()
 
 
 def _stop_if_too_bad(source: ResolvedSource, parts: list[Path], limit: float) -> None:
     listed = bad = 0
     for path in parts:
         with open_table(path, "tiles") as file:
-            rows = file.read(columns=["kind", "verdict"])
-        verdicts = [
-            v for kind, v in zip(rows["kind"].to_pylist(), rows["verdict"].to_pylist(), strict=True) if kind == "image"
-        ]
+            verdicts = _image_verdicts(file)
         listed += len(verdicts)
         bad += sum(verdict in ("unreadable", "crashed") for verdict in verdicts)
     if listed >= 20 and bad > limit * listed:
@@ -193,62 +257,50 @@ def _stop_if_too_bad(source: ResolvedSource, parts: list[Path], limit: float) ->
         )
 
 
-def _select(state: _Run, scans: Mapping[str, list[Path]]) -> tuple[Path, str]:
-    from curation import guard
+def _select(state: _Run, plan: _Plan) -> Path:
     from curation.select import select
 
-    recipe, options = state.recipe, state.options
-    folder = options.fingerprints
-    if folder is None and recipe.guard.fingerprints is None and state.data is not None:
-        folder = state.data / ".fingerprints"
-    fingerprints = guard.fingerprint_files(recipe, folder, options.unguarded)
-    key = _key(
-        "select",
-        {part.parent.name: True for parts in scans.values() for part in parts},
-        recipe.model_dump(mode="json", include={"seed", "deduplicate", "guard", "balance", "shards", "name"}),
-        [(source.id, source.priority, source.cap, source.source.licence) for source in state.sources],
-        {name: _file_digest(path) for name, path in fingerprints.items()},
-    )
-    catalogue = state.stage("select", key) / "catalogue.parquet"
+    catalogue = state.stage("select", plan.select_key) / "catalogue.parquet"
     if not catalogue.exists():
         state.worked.append("select")
-        parts = [part for paths in scans.values() for part in paths]
+        tiles = [part.out for parts in plan.parts.values() for part in parts]
         summary = select(
-            parts, recipe, state.sources, catalogue, benchmarks=fingerprints, unguarded=options.unguarded,
-            threads=options.workers,
+            tiles, state.recipe, state.sources, catalogue, benchmarks=plan.fingerprints,
+            unguarded=state.options.unguarded, threads=state.options.workers,
         )  # fmt: skip
         state.observer.say(f"select: {summary}")
-    _publish_file(catalogue, state.out / "catalogue.parquet")
-    return catalogue, key
+    return catalogue
 
 
-def _write(state: _Run, catalogue: Path, select_key: str, listings: Mapping[str, Path]) -> tuple[list[ShardInfo], str]:
-    from functools import partial
-
+def _write(state: _Run, catalogue: Path, plan: _Plan, listings: Mapping[str, Path]) -> list[ShardInfo]:
+    """Write what is missing; the catalogue gets its public name when the shards that it describes do."""
     from curation import shards, write
 
-    key = _key("write", select_key, shards.FORMAT_VERSION)
-    target = state.out / "shards"
-    if (done := shards.read_checksums(target, missing_ok=True)) is not None:
-        if done.key == key and all((target / info.file).exists() for info in done.shards):
-            return done.shards, key
-        if done.key != key and not state.options.replace:
-            raise InputError(
-                f"{target}: holds shards of another recipe or other data; "
-                "run again with --replace to replace them, or give another --out"
-            )
-    folder = state.stage("write", key)
+    target, public = state.out / "shards", state.out / "catalogue.parquet"
+    done = shards.read_checksums(target, missing_ok=True)
+    if done is not None and done.key == plan.write_key and _sizes_fit(target, done.shards):
+        _publish_file(catalogue, public)
+        return done.shards
+    folder = state.stage("write", plan.write_key)
     rows = folder / "rows.parquet"
     parts = write.plan_shards(catalogue, list(listings.values()), rows)
     if not parts:
-        raise WorkError(f"no tile was kept; {state.out / 'catalogue.parquet'} says why, row by row")
+        _publish_file(catalogue, public)
+        raise WorkError(f"no tile was kept; {public} says why, row by row")
     job = write.WriteJob(state.recipe, {source.id: source for source in state.sources}, rows, folder)
     work = [part for part in parts if write.written(part, job, target) is None]
     for _ in state.map("write", "tiles", partial(write.write_part, job=job), work, lambda part: part.samples):
         pass
     infos = [info for part in parts if (info := write.written(part, job, target)) is not None]
-    _replace_shards(folder, target, infos, key)
-    return infos, key
+    _replace_shards(folder, target, infos, plan.write_key)
+    _publish_file(catalogue, public)
+    return infos
+
+
+def _sizes_fit(folder: Path, infos: Sequence[ShardInfo]) -> bool:
+    """Whether every tar is there, whole; ``rs-curate verify`` reads them, this only looks."""
+    paths = [(folder / info.file, info.bytes) for info in infos]
+    return all(path.exists() and path.stat().st_size == size for path, size in paths)
 
 
 def _replace_shards(folder: Path, target: Path, infos: list[ShardInfo], key: str) -> None:

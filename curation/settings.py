@@ -70,9 +70,13 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        told = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise InputError(f"{where}: not valid YAML: {told}") from None
     if not isinstance(data, dict):
-        raise InputError(f"{where}: expected a mapping of keys to values, found {type(data).__name__}")
+        found = {"NoneType": "an empty file", "list": "a list", "str": "plain text"}.get(
+            type(data).__name__, "one value"
+        )
+        raise InputError(f"{where}: expected a mapping of keys to values, found {found}")
     return data
 
 
@@ -140,7 +144,7 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     # A misspelt key also leaves its right spelling missing; the misspelling is what to say.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     field = ".".join(str(part) for part in first["loc"]) or "(top level)"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("Tuple", "List")
     if first["type"] == "extra_forbidden":
         allowed = _fields_at(model, first["loc"][:-1])
         message = f"unknown key; {_suggest(str(first['loc'][-1]), allowed)}"

@@ -27,7 +27,7 @@ def _look_up(pixels: npt.NDArray[np.unsignedinteger], tables: Bytes, out: Bytes)
             out[pixel, band] = tables[band, pixels[pixel, band]]
 
 
-def look_up(pixels: npt.NDArray[np.unsignedinteger], tables: Bytes) -> Bytes:
+def look_up(pixels: npt.NDArray[np.generic], tables: Bytes) -> Bytes:
     """Values of ``tables`` ``(C, 256 or 65536)`` at 8- or 16-bit pixels ``(H, W, C)``."""
     out = np.empty(pixels.shape, np.uint8)
     bands = pixels.shape[2]

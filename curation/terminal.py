@@ -29,6 +29,11 @@ class Terminal:
         return Progress(description, total, unit)
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 shard``, ``2 shards``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse; ``key=value`` may stand anywhere after the command, which argparse alone takes only before the options."""
     options, rest = parser.parse_known_args(arguments)
