@@ -22,7 +22,7 @@ i4 = np.int32
 Sums = npt.NDArray[np.int64]
 Row = npt.NDArray[np.int32]
 
-ROWS = 64
+ROWS = 40
 
 TINT = 3
 """Channels that differ by no more are grey: JPEG rounds so much."""
@@ -39,7 +39,7 @@ _GENTLE = 15
 _SIZE = 16
 
 _CHUNK = 4096
-"""Pixels after which 32-bit sums are carried over; the largest grows by 2 * 255 * 255 a pixel."""
+"""Pixels after which 32-bit sums are carried over; the largest grows by 255 * 255 a pixel."""
 
 
 def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
@@ -73,15 +73,21 @@ def _add(
         yb = i4(yb + v)
         rg2 = i4(rg2 + u * u)
         yb2 = i4(yb2 + v * v)
-        rr = i4(rr + dr * dr + er * er)
-        gg = i4(gg + dg * dg + eg * eg)
-        bb = i4(bb + db * db + eb * eb)
-        rg_ = i4(rg_ + dr * dg + er * eg)
-        gb_ = i4(gb_ + dg * db + eg * eb)
-        rb_ = i4(rb_ + dr * db + er * eb)
+        rr = i4(rr + dr * dr)
+        gg = i4(gg + dg * dg)
+        bb = i4(bb + db * db)
+        rg_ = i4(rg_ + dr * dg)
+        gb_ = i4(gb_ + dg * db)
+        rb_ = i4(rb_ + dr * db)
     values = (counted, black, white, flat, coloured, rg, yb, rg2, yb2, rr, gg, bb, rg_, gb_, rb_, gentle)
     for index in range(len(values)):
         sums[index] += values[index]
+
+
+@numba.njit(inline="always")
+def _spread(line: Bytes, out: Row, start: int, count: int) -> None:
+    for column in range(count):
+        out[column] = line[start + 3 * column]
 
 
 @numba.njit(
@@ -98,11 +104,9 @@ def _measure(rgb: Bytes, valid: Mask, masked: bool, step: int, sums: Sums) -> No
     for row in range(0, height - 1, step):
         for left in range(0, width - 1, _CHUNK):
             count = min(_CHUNK, width - 1 - left)
-            upper, lower = rgb[row], rgb[row + 1]
-            for column in range(count + 1):
-                at = 3 * (left + column)
-                plane[0, column], plane[1, column], plane[2, column] = upper[at], upper[at + 1], upper[at + 2]
-                plane[3, column], plane[4, column], plane[5, column] = lower[at], lower[at + 1], lower[at + 2]
+            for channel in range(3):
+                _spread(rgb[row], plane[channel], 3 * left + channel, count + 1)
+                _spread(rgb[row + 1], plane[3 + channel], 3 * left + channel, count + 1)
             if masked:
                 for column in range(count):
                     here = left + column
@@ -114,32 +118,32 @@ def _measure(rgb: Bytes, valid: Mask, masked: bool, step: int, sums: Sums) -> No
 class Statistics:
     """Sums over sampled pixels; the properties are what rules compare with their thresholds."""
 
-    sums: Sums
+    sums: tuple[int, ...]
 
     @property
     def pixels(self) -> int:
         """Sampled pixels that are valid, as their neighbours are."""
-        return int(self.sums[_COUNTED])
+        return self.sums[_COUNTED]
 
     @property
     def fill(self) -> float:
         """Share of flat areas of pure black or white: collars without a nodata tag, saturation."""
-        return float(self.sums[_BLACK] + self.sums[_WHITE]) / max(self.pixels, 1)
+        return (self.sums[_BLACK] + self.sums[_WHITE]) / max(self.pixels, 1)
 
     @property
     def flat(self) -> float:
         """Share of pixels equal to their right and lower neighbours, collars of black left aside."""
-        return float(self.sums[_FLAT] - self.sums[_BLACK]) / max(self.pixels - int(self.sums[_BLACK]), 1)
+        return (self.sums[_FLAT] - self.sums[_BLACK]) / max(self.pixels - self.sums[_BLACK], 1)
 
     @property
     def gentle(self) -> float:
         """Of the pixels that differ from a neighbour, the share that differs by at most :data:`GENTLE` grey levels."""
-        return float(self.sums[_GENTLE]) / max(self.pixels - int(self.sums[_FLAT]), 1)
+        return self.sums[_GENTLE] / max(self.pixels - self.sums[_FLAT], 1)
 
     @property
     def coloured(self) -> float:
         """Share of pixels whose channels differ."""
-        return float(self.sums[_COLOURED]) / max(self.pixels, 1)
+        return self.sums[_COLOURED] / max(self.pixels, 1)
 
     @property
     def colour_spread(self) -> float:
@@ -151,12 +155,12 @@ class Statistics:
         count = max(self.pixels, 1)
         rg, yb = self.sums[_RG] / count, self.sums[_YB] / count
         variance = self.sums[_RG2] / count - rg * rg + self.sums[_YB2] / count - yb * yb
-        return math.sqrt(max(float(variance), 0.0))
+        return math.sqrt(max(variance, 0.0))
 
     @property
     def edge(self) -> float:
-        """Root mean square difference of neighbours, in grey levels, of the channel that has most."""
-        return math.sqrt(float(self.sums[[_RR, _GG, _BB]].max()) / max(2 * self.pixels, 1))
+        """Root mean square difference of neighbours along a row, in grey levels, of the channel that has most."""
+        return math.sqrt(max(self.sums[_RR], self.sums[_GG], self.sums[_BB]) / max(self.pixels, 1))
 
     @property
     def agreement(self) -> float:
@@ -165,9 +169,9 @@ class Statistics:
         Of every channel, the correlation of its differences between neighbours with those of the channel most like
         it; of the three, the least.
         """
-        rr, gg, bb = (float(value) for value in self.sums[[_RR, _GG, _BB]])
+        rr, gg, bb = (self.sums[square] for square in (_RR, _GG, _BB))
         rg, gb, rb = (
-            float(self.sums[product]) / math.sqrt(first * second) if first > 0 and second > 0 else 0.0
+            self.sums[product] / math.sqrt(first * second) if first > 0 and second > 0 else 0.0
             for product, first, second in ((_RG_, rr, gg), (_GB_, gg, bb), (_RB_, rr, bb))
         )
         return min(max(rg, rb), max(rg, gb), max(gb, rb))
@@ -179,9 +183,9 @@ def measure(rgb: Bytes, valid: Mask | None = None) -> Statistics:
     mask = np.zeros((1, 1), bool) if valid is None else np.ascontiguousarray(valid)
     flat = np.ascontiguousarray(rgb).reshape(rgb.shape[0], -1)
     _measure(flat, mask, valid is not None, max(rgb.shape[0] // ROWS, 1), sums)
-    return Statistics(sums)
+    return Statistics(tuple(sums.tolist()))
 
 
 def together(parts: Iterable[Statistics]) -> Statistics:
     """Statistics of several patches as of one image."""
-    return Statistics(np.sum([part.sums for part in parts], axis=0, dtype=np.int64))
+    return Statistics(tuple(sum(values) for values in zip(*(part.sums for part in parts), strict=True)))

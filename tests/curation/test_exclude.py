@@ -159,11 +159,14 @@ def test_statistics_equal_numpy() -> None:
     assert found.colour_spread == pytest.approx(np.hypot(rg.std(), yb.std()))
     across = np.diff(pixels.astype(int), axis=1)[:-1][ok]
     down = np.diff(pixels.astype(int), axis=0)[:, :-1][ok]
-    steps = np.concatenate([across, down])
-    assert found.edge == pytest.approx(np.sqrt((steps**2).mean(0).max()))
-    product = steps.T @ steps / np.sqrt(np.outer((steps**2).sum(0), (steps**2).sum(0)))
+    assert found.edge == pytest.approx(np.sqrt((across**2).mean(0).max()))
+    product = across.T @ across / np.sqrt(np.outer((across**2).sum(0), (across**2).sum(0)))
     np.fill_diagonal(product, -1)
     assert found.agreement == pytest.approx(product.max(1).min())
+    largest = np.abs(np.concatenate([across, down], axis=1)).max(1)
+    black = (pixels[:-1, :-1][ok].max(1) <= 2) & (largest == 0)
+    assert found.flat == pytest.approx(((largest == 0) & ~black).sum() / (~black).sum())
+    assert found.gentle == pytest.approx(((largest > 0) & (largest <= 8)).sum() / (largest > 0).sum())
 
 
 def test_known_roles_of_real_images(shared: Path) -> None:
