@@ -18,6 +18,7 @@ import argparse
 import csv
 import io
 import json
+import multiprocessing
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -200,10 +201,13 @@ def chips(data: Path, folder: Path) -> dict[str, Any]:
     return {"chips": len(paths), "merged": {name: len(pairs) for name, pairs in named.items()}, "which": named}
 
 
-def _calm_part(
-    job: tuple[list[np.ndarray], np.ndarray, int],
-) -> tuple[Fingerprints, Fingerprints, np.ndarray, np.ndarray]:
-    crops, kinds, start = job
+_SCENES: list[np.ndarray] = []
+"""Of the worker processes, which are forked and share them."""
+
+
+def _calm_part(job: tuple[list[tuple[int, int, int, int]], np.ndarray, int]) -> tuple[Any, ...]:
+    places, kinds, start = job
+    crops = [_SCENES[n][r : r + side, c : c + side] for n, r, c, side in places]
     tiles = [calm_tile(crop, start + n) for n, crop in enumerate(crops)]
     copies = [copy_of(tiles[n], COPIES[kind]) for n, kind in enumerate(kinds) if kind >= 0]
     codes = [np.array([imagededup_code(tile) for tile in group]) for group in (tiles, copies)]
@@ -216,11 +220,9 @@ def calm(data: Path, count: int, folder: Path, workers: int) -> dict[str, Any]:
     rng = np.random.default_rng(1)
     kinds = np.where(rng.random(len(places)) < 0.05, rng.integers(0, len(COPIES), len(places)), -1)
     step = 1_000
-    jobs = (
-        ([scenes[n][r : r + s, c : c + s] for n, r, c, s in places[low : low + step]], kinds[low : low + step], low)
-        for low in range(0, len(places), step)
-    )
-    with ProcessPoolExecutor(workers) as pool:
+    jobs = [(places[low : low + step], kinds[low : low + step], low) for low in range(0, len(places), step)]
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, mp_context=fork, initializer=_SCENES.extend, initargs=(scenes,)) as pool:
         parts = list(pool.map(_calm_part, jobs))
     prints = joined([part[0] for part in parts] + [part[1] for part in parts])
     dedup = np.concatenate([part[2] for part in parts] + [part[3] for part in parts])

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from curation.neighbour_kernels import popcount
+from curation.neighbour_kernels import BLOCK, next_near, popcount
 
-_f32, _f64, _i64 = types.float32, types.float64, types.int64
+_f32, _f64, _i64, _u64 = types.float32, types.float64, types.int64, types.uint64
 _thumb, _thumbs = types.Array(types.int8, 1, "C"), types.Array(types.int8, 2, "C")
-_codes = types.Array(types.uint64, 2, "C")
+_codes, _words = types.Array(types.uint64, 2, "C"), types.Array(types.uint64, 1, "C")
 _moments = types.Array(_f32, 2, "C")
 _floats, _longs, _bytes = types.Array(_f32, 1, "C"), types.Array(_i64, 1, "C"), types.Array(types.int8, 1, "C")
 _flags, _ids = types.Array(types.boolean, 1, "C"), types.Array(types.int32, 1, "C")
@@ -33,15 +33,19 @@ TURNS = ("as it is", "rot90", "rot180", "rot270", "mirror", "mirror+rot90", "mir
 """The eight orientations: ``np.fliplr`` where mirrored, then ``np.rot90`` counter-clockwise."""
 
 
-def _sources() -> npt.NDArray[np.int64]:
+def _sources() -> npt.NDArray[np.uint64]:
     """(8, 256): of every pixel of a turned thumbnail, which pixel of the thumbnail it is."""
-    upright = np.arange(PIXELS).reshape(SIDE, SIDE)
+    upright = np.arange(PIXELS, dtype=np.uint64).reshape(SIDE, SIDE)
     mirrored = np.fliplr(upright)
     turned = [np.rot90(mirrored if turn >= 4 else upright, turn % 4) for turn in range(8)]
     return np.stack(turned).reshape(8, PIXELS)
 
 
 _SOURCES = _sources()
+_STRIP = 4
+"""Rows of a strip: what is compared before the rest."""
+_FIRST_STRIP = (1, 2, 3, 4, 1, 4, 3, 2)
+"""Which strip of a thumbnail is the top one of the turned thumbnail."""
 
 
 def thumbnails(blocks: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
@@ -51,8 +55,9 @@ def thumbnails(blocks: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.int8], npt.
         blocks: (N, 256) int8, ``dct16``: the low-frequency block of the orthonormal DCT-II, row-major, any scale.
 
     Returns:
-        (N, 256) int8, clipped and scaled so that 127 is the clip; and (N, 2) float32, their mean and the norm of what
-        is left without it. The norm is 0 where more than half of the pixels are equal: nothing can be said then.
+        (N, 256) int8: clipped, without their mean, scaled; and (N, 5) float32: their norm, and the norm of what is left
+        without the strip at the top, right, bottom and left. All are 0 where more than half of the pixels are equal:
+        nothing can be said then.
     """
     frequency = np.arange(SIDE)
     basis = np.cos(np.pi * (2 * frequency[:, None] + 1) * frequency[None, :] / (2 * SIDE)) * np.sqrt(2 / SIDE)
@@ -63,11 +68,15 @@ def thumbnails(blocks: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.int8], npt.
     clip = CLIP * 1.4826 * _median(np.abs(plain))
     flat = clip[:, 0] <= 1e-3
     clip[flat] = 1.0
-    thumbs = np.rint(np.clip(plain / clip, -1, 1) * 127)
-    mean = thumbs.mean(axis=1, keepdims=True)
-    norm = np.linalg.norm(thumbs - mean, axis=1)
-    norm[flat] = 0.0
-    return thumbs.astype(np.int8), np.stack([mean[:, 0], norm], axis=1).astype(np.float32)
+    clipped = np.clip(plain / clip, -1, 1)
+    clipped -= clipped.mean(axis=1, keepdims=True)
+    thumbs = np.rint(clipped * 63.5)
+    thumbs[flat] = 0
+    squares = (thumbs * thumbs).reshape(-1, SIDE, SIDE)
+    norm = np.sqrt(squares.sum(axis=(1, 2)))
+    strips = (squares[:, _STRIP:], squares[:, :, :-_STRIP], squares[:, :-_STRIP], squares[:, :, _STRIP:])
+    norms = [norm, *(np.sqrt(strip.sum(axis=(1, 2))) for strip in strips)]
+    return thumbs.astype(np.int8), np.stack(norms, axis=1).astype(np.float32)
 
 
 def _median(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -75,21 +84,33 @@ def _median(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return middle.mean(axis=1, keepdims=True)
 
 
-@numba.njit(_f64(_thumb, _floats, _thumb, _floats, _i64), nogil=True, cache=True)
-def correlation(a: Any, moments_a: Any, b: Any, moments_b: Any, turn: int) -> float:
-    """Correlation of thumbnail ``a`` and thumbnail ``b`` turned; 0 where one of them says nothing."""
-    scale = float(moments_a[1]) * float(moments_b[1])
-    if scale == 0.0:
-        return 0.0
-    total = 0
+@numba.njit(_i64(_thumb, _thumb, _i64, _u64, _u64), nogil=True, cache=True)
+def _product(a: Any, b: Any, turn: int, first: int, last: int) -> int:
+    """Scalar product of some pixels of ``a`` and of ``b`` turned, in 32 bits, which processors have vectors for."""
+    total = np.int32(0)
     if turn == 0:
-        for pixel in range(PIXELS):
-            total += np.int32(a[pixel]) * np.int32(b[pixel])
+        for pixel in range(first, last):
+            total = np.int32(total + np.int32(np.int32(a[pixel]) * np.int32(b[pixel])))
     else:
         source = _SOURCES[turn]
-        for pixel in range(PIXELS):
-            total += np.int32(a[pixel]) * np.int32(b[source[pixel]])
-    return (total - PIXELS * float(moments_a[0]) * float(moments_b[0])) / scale
+        for pixel in range(first, last):
+            total = np.int32(total + np.int32(np.int32(a[pixel]) * np.int32(b[source[pixel]])))
+    return total
+
+
+@numba.njit(_f64(_thumb, _floats, _thumb, _floats, _i64, _f64), nogil=True, cache=True)
+def correlation(a: Any, norms_a: Any, b: Any, norms_b: Any, turn: int, least: float) -> float:
+    """Correlation of thumbnail ``a`` and thumbnail ``b`` turned; -1 where it cannot reach ``least``.
+
+    After the first strip the rest is bounded by Cauchy and Schwarz, which dismisses most that do not agree.
+    """
+    scale = float(norms_a[0]) * float(norms_b[0])
+    if scale == 0.0:
+        return -1.0
+    total = _product(a, b, turn, 0, _STRIP * SIDE)
+    if total + float(norms_a[1]) * float(norms_b[_FIRST_STRIP[turn]]) < least * scale:
+        return -1.0
+    return (total + _product(a, b, turn, _STRIP * SIDE, PIXELS)) / scale
 
 
 @numba.njit(
@@ -116,9 +137,9 @@ def compare(
             if distance > limit or (best >= 0 and distance >= best):
                 continue
             if direction == 0:
-                agreement = correlation(thumbs_a[i], moments_a[i], thumbs_b[j], moments_b[j], turn)
+                agreement = correlation(thumbs_a[i], moments_a[i], thumbs_b[j], moments_b[j], turn, least)
             else:
-                agreement = correlation(thumbs_b[j], moments_b[j], thumbs_a[i], moments_a[i], turn)
+                agreement = correlation(thumbs_b[j], moments_b[j], thumbs_a[i], moments_a[i], turn, least)
             if agreement >= least:
                 best, best_turn, best_correlation = distance, turn, agreement
     return best, best_turn, best_correlation
@@ -149,7 +170,31 @@ def agree(thumbs: Any, moments: Any, i: Any, j: Any, turn: int, least: float, ou
     """Whether item ``i[k]``, as it is, and item ``j[k]``, turned, correlate enough; written to ``out``."""
     for k in range(i.shape[0]):
         a, b = i[k], j[k]
-        out[k] = a != b and correlation(thumbs[a], moments[a], thumbs[b], moments[b], turn) >= least
+        out[k] = a != b and correlation(thumbs[a], moments[a], thumbs[b], moments[b], turn, least) >= least
+
+
+@numba.njit(
+    _i64(
+        _longs, _words, types.uint64, _i64, _i64, _i64, types.boolean, _thumbs, _moments, _flags, _i64, _i64, _f64
+    ),
+    nogil=True, cache=True,
+)  # fmt: skip
+def _first_same(
+    kept: Any, kept_codes: Any, code: int, count: int, member: int, turn: int, member_turned: bool, thumbs: Any,
+    moments: Any, soft: Any, radius: int, soft_radius: int, least: float,
+) -> int:  # fmt: skip
+    """Place of the first of ``count`` kept items whose code is near ``code`` and which the thumbnails confirm."""
+    widest = max(radius, soft_radius) if soft[member] else radius
+    place = next_near(code, kept_codes, 0, count, widest)
+    while place < count:
+        other = kept[place]
+        if soft[other] or widest == radius or np.int64(popcount(code ^ kept_codes[place])) <= radius:
+            upright, turned = (other, member) if member_turned else (member, other)
+            agreement = correlation(thumbs[upright], moments[upright], thumbs[turned], moments[turned], turn, least)
+            if agreement >= least:
+                return place
+        place = next_near(code, kept_codes, place + 1, count, widest)
+    return count
 
 
 @numba.njit(
@@ -169,7 +214,7 @@ def keep_best(
         last: one past the last.
         codes: (M, 8) hashes of the members.
         thumbs: (M, 256) their thumbnails.
-        moments: (M, 2) of the thumbnails.
+        moments: (M, 5) norms of the thumbnails.
         soft: (M,) whether the larger radius is theirs.
         turns: orientations to look at, 1 or 8.
         radius: Hamming radius.
@@ -179,22 +224,30 @@ def keep_best(
     """
     longest = 0
     for component in range(first, last):
-        longest = max(longest, starts[component + 1] - starts[component])
-    kept = np.empty(longest, np.int64)
+        if wanted[component]:
+            longest = max(longest, starts[component + 1] - starts[component])
+    kept, kept_codes = np.empty(longest, np.int64), np.empty((turns, longest + BLOCK), np.uint64)
     for component in range(first, last):
         count = 0
         for member in range(starts[component], starts[component + 1] if wanted[component] else starts[component]):
-            for place in range(count):
-                near, _, _ = compare(
-                    codes, thumbs, moments, soft, codes, thumbs, moments, soft,
-                    kept[place], member, turns, radius, soft_radius, least,
+            place = count
+            for turn in range(turns):
+                place = _first_same(
+                    kept, kept_codes[0], codes[member, turn], place, member, turn, True,
+                    thumbs, moments, soft, radius, soft_radius, least,
                 )  # fmt: skip
-                if near >= 0:
-                    stands_in[member] = kept[place]
-                    break
-            if stands_in[member] < 0:
-                kept[count] = member
-                count += 1
+                if turn > 0:
+                    place = _first_same(
+                        kept, kept_codes[turn], codes[member, 0], place, member, turn, False,
+                        thumbs, moments, soft, radius, soft_radius, least,
+                    )  # fmt: skip
+            if place < count:
+                stands_in[member] = kept[place]
+                continue
+            kept[count] = member
+            for turn in range(turns):
+                kept_codes[turn, count] = codes[member, turn]
+            count += 1
 
 
 @numba.njit(types.void(_longs, _longs, _longs), nogil=True, cache=True)

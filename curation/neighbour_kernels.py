@@ -20,7 +20,7 @@ _codes, _ids, _starts = types.Array(_u64, 1, "C"), types.Array(_i32, 1, "C"), ty
 _keys = types.Array(types.uint16, 1, "C")
 _table, _tables = types.Array(_i64, 2, "C"), types.Array(_i64, 3, "C")
 
-_BLOCK = 8
+BLOCK = 8
 
 
 @intrinsic
@@ -102,7 +102,7 @@ def _sort_bucket(codes: Any, ids: Any, segments: Any, keys: Any, out_codes: Any,
 
 
 @numba.njit(_i64(_u64, _codes, _i64, _i64, _i64), nogil=True, cache=True)
-def _next_near(code: int, codes: Any, low: int, high: int, radius: int) -> int:
+def next_near(code: int, codes: Any, low: int, high: int, radius: int) -> int:
     """First place from ``low`` on whose code lies within the radius; ``high`` where there is none.
 
     Blocks are counted without a branch, which the compiler turns into vector instructions; few contain anything. The
@@ -111,13 +111,13 @@ def _next_near(code: int, codes: Any, low: int, high: int, radius: int) -> int:
     limit = np.uint64(radius)
     while low < high:
         hits, first = 0, np.uint64(low)
-        for step in range(_BLOCK):
+        for step in range(BLOCK):
             hits += np.int64(popcount(code ^ codes[first + np.uint64(step)]) <= limit)
         if hits:
-            for j in range(low, min(low + _BLOCK, high)):
+            for j in range(low, min(low + BLOCK, high)):
                 if popcount(code ^ codes[j]) <= limit:
                     return j
-        low += _BLOCK
+        low += BLOCK
     return high
 
 
@@ -136,7 +136,7 @@ def _explore(
         if reached <= pivot:
             reached = pivot + 1
         code = codes[pivot]
-        j = _next_near(code, codes, reached, high, radius)
+        j = next_near(code, codes, reached, high, radius)
         while j < high:
             if _first_table(code ^ codes[j], masks, chosen) <= flags:
                 out_a[used], out_b[used] = ids[pivot], ids[j]
@@ -144,7 +144,7 @@ def _explore(
             codes[j], codes[reached] = codes[reached], codes[j]
             ids[j], ids[reached] = ids[reached], ids[j]
             reached += 1
-            j = _next_near(code, codes, j + 1, high, radius)
+            j = next_near(code, codes, j + 1, high, radius)
     return used
 
 
@@ -164,7 +164,7 @@ def within(
     for bucket in range(at[0], last):
         longest = max(longest, starts[bucket + 1] - starts[bucket])
     own_codes, own_ids, keys = (
-        np.empty(longest + _BLOCK, np.uint64),
+        np.empty(longest + BLOCK, np.uint64),
         np.empty(longest, np.int32),
         np.empty(longest, np.uint16),
     )
@@ -207,7 +207,7 @@ def between(
     for bucket in range(at[0], last):
         longest = max(longest, starts_a[bucket + 1] - starts_a[bucket])
     own_codes, own_ids, keys = (
-        np.empty(longest + _BLOCK, np.uint64),
+        np.empty(longest + BLOCK, np.uint64),
         np.empty(longest, np.int32),
         np.empty(longest, np.uint16),
     )
@@ -224,7 +224,7 @@ def between(
                 key = _key(code, segments[table])
                 met = label_b[item] if labelled else -1
                 skip, end = met, np.int64(edges[key + 1])
-                i = _next_near(code, own_codes, np.int64(edges[key]), end, radius)
+                i = next_near(code, own_codes, np.int64(edges[key]), end, radius)
                 while i < end:
                     label = label_a[own_ids[i]] if labelled else -2
                     if label not in (met, skip) and _first_table(code ^ own_codes[i], masks, chosen) == flags[table]:
@@ -234,7 +234,7 @@ def between(
                         out_a[used], out_b[used] = own_ids[i], item
                         used += 1
                         skip = label if labelled else skip
-                    i = _next_near(code, own_codes, i + 1, end, radius)
+                    i = next_near(code, own_codes, i + 1, end, radius)
             at[1] += 1
             at[2] = 0
         at[0] += 1
@@ -288,3 +288,13 @@ def link_equal(codes: Any, ids: Any, starts: Any, first: int, last: int, parent:
                 slots[slot] = place - low
             else:
                 parent[ids[place]] = ids[low + slots[slot]]
+
+
+@numba.njit(_i64(_codes, _i64), nogil=True, cache=True)
+def count_near(codes: Any, radius: int) -> int:
+    """How many ordered pairs of different items lie within the radius, by trying all."""
+    near = -codes.shape[0]
+    for i in range(codes.shape[0]):
+        for j in range(codes.shape[0]):
+            near += np.int64(popcount(codes[i] ^ codes[j])) <= radius
+    return near

@@ -100,6 +100,7 @@ def load_rows(parts: Sequence[Path], sources: Sequence[str], threads: int = 1) -
     with ThreadPoolExecutor(threads) as pool:
         units, tables = _read_all_keys(list_units(parts), {name: number for number, name in enumerate(sources)}, pool)
         order, columns = _order(tables)
+        del tables
         sizes = np.array([unit.rows for unit in units], np.int64)
         first = np.concatenate([[0], np.cumsum(sizes)])
         place = np.empty(len(order), np.int64)
