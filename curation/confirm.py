@@ -84,33 +84,36 @@ def _median(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return middle.mean(axis=1, keepdims=True)
 
 
-@numba.njit(_i64(_thumb, _thumb, _i64, _u64, _u64), nogil=True, cache=True)
-def _product(a: Any, b: Any, turn: int, first: int, last: int) -> int:
-    """Scalar product of some pixels of ``a`` and of ``b`` turned, in 32 bits, which processors have vectors for."""
-    total = np.int32(0)
-    if turn == 0:
-        for pixel in range(first, last):
-            total = np.int32(total + np.int32(np.int32(a[pixel]) * np.int32(b[pixel])))
-    else:
-        source = _SOURCES[turn]
-        for pixel in range(first, last):
-            total = np.int32(total + np.int32(np.int32(a[pixel]) * np.int32(b[source[pixel]])))
-    return total
+@numba.njit(_f64(_thumbs, _moments, _i64, _thumbs, _moments, _i64, _i64, _f64), nogil=True, cache=True)
+def correlation(
+    thumbs_a: Any, norms_a: Any, i: int, thumbs_b: Any, norms_b: Any, j: int, turn: int, least: float
+) -> float:
+    """Correlation of thumbnail ``i`` of a and thumbnail ``j`` of b turned; -1 where it cannot reach ``least``.
 
-
-@numba.njit(_f64(_thumb, _floats, _thumb, _floats, _i64, _f64), nogil=True, cache=True)
-def correlation(a: Any, norms_a: Any, b: Any, norms_b: Any, turn: int, least: float) -> float:
-    """Correlation of thumbnail ``a`` and thumbnail ``b`` turned; -1 where it cannot reach ``least``.
-
-    After the first strip the rest is bounded by Cauchy and Schwarz, which dismisses most that do not agree.
+    After the first strip the rest is bounded by Cauchy and Schwarz, which dismisses most that do not agree. Sums are
+    kept in 32 bits and indices unsigned: only then does the compiler use vectors.
     """
-    scale = float(norms_a[0]) * float(norms_b[0])
-    if scale == 0.0:
+    a, b, part, total = np.uint64(i), np.uint64(j), np.uint64(_STRIP * SIDE), np.int32(0)
+    scale = norms_a[a, 0] * norms_b[b, 0]
+    if scale == 0:
         return -1.0
-    total = _product(a, b, turn, 0, _STRIP * SIDE)
-    if total + float(norms_a[1]) * float(norms_b[_FIRST_STRIP[turn]]) < least * scale:
+    if turn == 0:
+        for pixel in range(part):
+            total = np.int32(total + np.int32(np.int32(thumbs_a[a, pixel]) * np.int32(thumbs_b[b, pixel])))
+    else:
+        for pixel in range(part):
+            other = thumbs_b[b, _SOURCES[turn, pixel]]
+            total = np.int32(total + np.int32(np.int32(thumbs_a[a, pixel]) * np.int32(other)))
+    if total + norms_a[a, 1] * norms_b[b, _FIRST_STRIP[turn]] < least * scale:
         return -1.0
-    return (total + _product(a, b, turn, _STRIP * SIDE, PIXELS)) / scale
+    if turn == 0:
+        for pixel in range(part, np.uint64(PIXELS)):
+            total = np.int32(total + np.int32(np.int32(thumbs_a[a, pixel]) * np.int32(thumbs_b[b, pixel])))
+    else:
+        for pixel in range(part, np.uint64(PIXELS)):
+            other = thumbs_b[b, _SOURCES[turn, pixel]]
+            total = np.int32(total + np.int32(np.int32(thumbs_a[a, pixel]) * np.int32(other)))
+    return float(total) / scale
 
 
 @numba.njit(
@@ -137,9 +140,9 @@ def compare(
             if distance > limit or (best >= 0 and distance >= best):
                 continue
             if direction == 0:
-                agreement = correlation(thumbs_a[i], moments_a[i], thumbs_b[j], moments_b[j], turn, least)
+                agreement = correlation(thumbs_a, moments_a, i, thumbs_b, moments_b, j, turn, least)
             else:
-                agreement = correlation(thumbs_b[j], moments_b[j], thumbs_a[i], moments_a[i], turn, least)
+                agreement = correlation(thumbs_b, moments_b, j, thumbs_a, moments_a, i, turn, least)
             if agreement >= least:
                 best, best_turn, best_correlation = distance, turn, agreement
     return best, best_turn, best_correlation
@@ -170,7 +173,7 @@ def agree(thumbs: Any, moments: Any, i: Any, j: Any, turn: int, least: float, ou
     """Whether item ``i[k]``, as it is, and item ``j[k]``, turned, correlate enough; written to ``out``."""
     for k in range(i.shape[0]):
         a, b = i[k], j[k]
-        out[k] = a != b and correlation(thumbs[a], moments[a], thumbs[b], moments[b], turn, least) >= least
+        out[k] = a != b and correlation(thumbs, moments, a, thumbs, moments, b, turn, least) >= least
 
 
 @numba.njit(
@@ -190,7 +193,7 @@ def _first_same(
         other = kept[place]
         if soft[other] or widest == radius or np.int64(popcount(code ^ kept_codes[place])) <= radius:
             upright, turned = (other, member) if member_turned else (member, other)
-            agreement = correlation(thumbs[upright], moments[upright], thumbs[turned], moments[turned], turn, least)
+            agreement = correlation(thumbs, moments, upright, thumbs, moments, turned, turn, least)
             if agreement >= least:
                 return place
         place = next_near(code, kept_codes, place + 1, count, widest)

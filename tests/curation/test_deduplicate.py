@@ -86,12 +86,12 @@ def test_a_thumbnail_turns_as_its_picture_does():
     turned = [np.rot90(np.fliplr(original) if turn >= 4 else original, turn % 4).copy() for turn in range(8)]
     thumbs, moments = confirm.thumbnails(fingerprint(turned).dct16.reshape(-1, 256))
     for turn in range(8):
-        assert confirm.correlation(thumbs[turn], moments[turn], thumbs[0], moments[0], turn, -1.0) > 0.995
+        assert confirm.correlation(thumbs, moments, turn, thumbs, moments, 0, turn, -1.0) > 0.995
         # Pearson's coefficient, by numpy, of the clipped thumbnails themselves.
         upright = thumbs[0].reshape(16, 16)
         by_numpy = np.rot90(np.fliplr(upright) if turn >= 4 else upright, turn % 4)
         expected = np.corrcoef(thumbs[1].astype(float), by_numpy.reshape(-1).astype(float))[0, 1]
-        measured = confirm.correlation(thumbs[1], moments[1], thumbs[0], moments[0], turn, -1.0)
+        measured = confirm.correlation(thumbs, moments, 1, thumbs, moments, 0, turn, -1.0)
         assert measured == pytest.approx(expected, abs=1e-3)
 
 
@@ -190,9 +190,7 @@ def by_definition(rows: list[dict[str, Any]], radius: int, least: float) -> dict
             for turn in range(8):
                 for i, j in ((k, n), (n, k)):
                     near = (rows[i]["orientations"][0] ^ rows[j]["orientations"][turn]).bit_count() <= radius
-                    same |= (
-                        near and confirm.correlation(thumbs[i], moments[i], thumbs[j], moments[j], turn, least) >= least
-                    )
+                    same |= near and confirm.correlation(thumbs, moments, i, thumbs, moments, j, turn, least) >= least
             if same:
                 gone[rows[n]["image"]] = rows[k]["image"]
                 break
