@@ -77,13 +77,13 @@ def pairs_within(codes: Codes, radius: int, threads: int | None = None) -> Pairs
     """
     codes = _checked(codes)
     scheme = make_scheme(len(codes), radius)
-    return _sorted_pairs(_cross_edges(codes, codes, scheme, _threads(threads), visit=np.less))
+    return _sorted_pairs(cross_edges(codes, codes, scheme, _threads(threads), visit=np.less))
 
 
 def pairs_between(a: Codes, b: Codes, radius: int, threads: int | None = None) -> Pairs:
     """All pairs (i, j) with ``a[i]`` within ``radius`` bits of ``b[j]``: (M, 2) int64, sorted."""
     a, b = _checked(a), _checked(b)
-    return _sorted_pairs(_cross_edges(a, b, make_scheme(max(len(a), len(b)), radius), _threads(threads)))
+    return _sorted_pairs(cross_edges(a, b, make_scheme(max(len(a), len(b)), radius), _threads(threads)))
 
 
 def pairs_in_orientations(
@@ -107,7 +107,7 @@ def pairs_in_orientations(
     found: list[Edges] = []
     for turn in range(orientations.shape[1]):
         turned = np.ascontiguousarray(orientations[:, turn])
-        found += _cross_edges(upright, turned, scheme, _threads(threads), visit=partial(agree, turn=turn))
+        found += cross_edges(upright, turned, scheme, _threads(threads), visit=partial(agree, turn=turn))
     return _sorted_pairs(found)
 
 
@@ -150,7 +150,7 @@ def groups_in_orientations(orientations: Codes, radius: int, threads: int | None
     for turn in range(1, orientations.shape[1]):
         labels = kernels.roots(parent)
         turned = np.ascontiguousarray(orientations[:, turn])
-        for i, j in _cross_edges(upright[first], turned, scheme, workers, (labels[first], labels)):
+        for i, j in cross_edges(upright[first], turned, scheme, workers, (labels[first], labels)):
             kernels.unite(parent, first[i].astype(np.int32), j)
     return np.asarray(kernels.roots(parent), np.int64)
 
@@ -241,11 +241,11 @@ def _join_within(codes: Codes, parent: Ids, radius: int, threads: int) -> None:
         return
     (first,) = np.nonzero(parent == np.arange(len(parent), dtype=np.int32))
     scheme = make_scheme(len(first), radius)
-    for i, j in _self_edges(codes[first], first.astype(np.int32), scheme, threads):
+    for i, j in self_edges(codes[first], first.astype(np.int32), scheme, threads):
         kernels.unite(parent, i, j)
 
 
-def _self_edges(codes: Codes, ids: Ids, scheme: Scheme, threads: int) -> Iterator[Edges]:
+def self_edges(codes: Codes, ids: Ids, scheme: Scheme, threads: int) -> Iterator[Edges]:
     """Pairs of one set that join all that is to be joined: at most one per code and table."""
     with ThreadPoolExecutor(threads) as pool:
         for key, tables in scheme.groups:
@@ -254,7 +254,7 @@ def _self_edges(codes: Codes, ids: Ids, scheme: Scheme, threads: int) -> Iterato
             yield from _over_buckets(work, side[2], pool, threads)
 
 
-def _cross_edges(
+def cross_edges(
     a: Codes,
     b: Codes,
     scheme: Scheme,
