@@ -268,7 +268,10 @@ class SliceRules(Strict):
 
 
 class FingerprintRules(Strict):
-    """Hashes beyond the built-in 64- and 256-bit pHash, computed by imagehash itself."""
+    """Hashes beyond the built-in 64- and 256-bit pHash, computed by imagehash itself.
+
+    They are written beside each part of tiles, in ``<part>.hashes.parquet``; no stage reads them.
+    """
 
     extra: tuple[Literal["dhash", "whash", "average_hash", "colorhash", "crop_resistant"], ...] = ()
 

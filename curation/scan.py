@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from curation import exclude, slicing, statistics, strips, watchdog
-from curation.catalogue import Window, open_table, read_table, table_from_rows, tile_id, write_table
+from curation.catalogue import Window, atomic, open_table, read_table, table_from_rows, tile_id, write_table
 from curation.errors import UnreadableImage
 from curation.exclude import Reason
-from curation.fingerprint import Fingerprints, Reduced, finish, reduce
+from curation.fingerprint import Fingerprints, Reduced, extra_hashes, finish, reduce
 from curation.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
 from curation.raster import Image, Location, open_image
 
@@ -107,8 +108,13 @@ class Part:
         """Make this part's file from those of its pieces, which are removed."""
         tables = [read_table(piece.out, "tiles") for piece in pieces]
         write_table(pa.concat_tables(tables).unify_dictionaries(), self.out, "tiles", row_group_size=ROW_GROUP)
+        if self.job.fingerprint.extra:
+            hashes = pa.concat_tables([pq.read_table(extra_file(piece.out)) for piece in pieces])
+            with atomic(extra_file(self.out)) as aside:
+                pq.write_table(hashes, aside)
         for piece in pieces:
             piece.out.unlink()
+            extra_file(piece.out).unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------ planning
@@ -180,6 +186,8 @@ def scan_part(part: Part) -> PartSummary:
             continue
         for line, reduced in _scan_image(listed, part.job, limits.get(listed["image"])):
             collected.add(line, reduced)
+    if part.job.fingerprint.extra:
+        _write_extra(collected.rows, part)
     write_table(collected.table(), part.out, "tiles", row_group_size=ROW_GROUP)
     return _summary(part.out, collected.pixels, time.perf_counter() - start)
 
@@ -204,6 +212,22 @@ class _Collected:
         for index, columns in zip(at, _columns(prints), strict=True):
             self.rows[index] |= columns
         return table_from_rows("tiles", self.rows)
+
+
+def extra_file(out: Path) -> Path:
+    """File beside a part that holds the hashes of ``fingerprint.extra``: ``tile_id`` and one string column a kind."""
+    return out.with_name(f"{out.stem}.hashes{out.suffix}")
+
+
+def _write_extra(rows: Sequence[Mapping[str, Any]], part: Part) -> None:
+    tiles = [row for row in rows if "extra" in row]
+    columns = {
+        kind: pa.array([row["extra"][kind] for row in tiles], pa.string()) for kind in part.job.fingerprint.extra
+    }
+    with atomic(extra_file(part.out)) as aside:
+        pq.write_table(
+            pa.table({"tile_id": pa.array([row["tile_id"] for row in tiles], pa.string()), **columns}), aside
+        )
 
 
 def _columns(prints: Fingerprints) -> Iterator[dict[str, Any]]:
@@ -324,7 +348,10 @@ def _scan_pixels(
         reduced = walk.reduced() if is_all else reduce(patch.rgb, patch.valid)
         share = exclude.valid_share([patch], found if is_all else statistics.measure(patch.rgb, patch.valid))
         verdict = exclude.by_nodata(share, job.exclude) or exclude.by_texture(reduced.std, job.exclude)
-        tiles.append((_tile_row(patch.window, verdict, share, image, listed, job, facts), reduced))
+        line = _tile_row(patch.window, verdict, share, image, listed, job, facts)
+        if job.fingerprint.extra:
+            line["extra"] = extra_hashes(patch.rgb, job.fingerprint.extra)
+        tiles.append((line, reduced))
     row = _image_row(listed, job, reason, facts)
     return [(row, walk.reduced()), *tiles]
 

@@ -214,6 +214,23 @@ def test_a_split_part_joins_to_the_whole(folder: Path, tmp_path: Path) -> None:
     assert not any(piece.out.exists() for piece in pieces)
 
 
+def test_hashes_of_other_kinds_are_written_beside_the_part(folder: Path, tmp_path: Path) -> None:
+    extra = {"fingerprint": {"extra": ["dhash", "whash"]}}
+    part = parts_of(folder, tmp_path / "one", extra)[0]
+    scan.scan_part(part)
+    hashes = {row["tile_id"]: row for row in pq.read_table(scan.extra_file(part.out)).to_pylist()}
+    tiles = [row for row in catalogue.read_table(part.out, "tiles").to_pylist() if row["kind"] == "tile"]
+    assert set(hashes) == {tile["tile_id"] for tile in tiles}
+    for tile in tiles:
+        assert hashes[tile["tile_id"]]["dhash"] == str(imagehash.dhash(Image.open(folder / tile["image"])))
+    halved = parts_of(folder, tmp_path / "two", extra)[0]
+    pieces = halved.split()
+    for piece in pieces:
+        scan.scan_part(piece)
+    halved.join(pieces)
+    assert pq.read_table(scan.extra_file(halved.out)).equals(pq.read_table(scan.extra_file(part.out)))
+
+
 def test_images_given_up_are_crashed(folder: Path, tmp_path: Path) -> None:
     part = parts_of(folder, tmp_path)[0].split()[0].split()[0].without("process killed by signal 11")
     row = rows_of([part])[0]
