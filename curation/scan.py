@@ -221,13 +221,11 @@ def extra_file(out: Path) -> Path:
 
 def _write_extra(rows: Sequence[Mapping[str, Any]], part: Part) -> None:
     tiles = [row for row in rows if "extra" in row]
-    columns = {
-        kind: pa.array([row["extra"][kind] for row in tiles], pa.string()) for kind in part.job.fingerprint.extra
-    }
+    columns = {"tile_id": pa.array([row["tile_id"] for row in tiles], pa.string())}
+    for kind in part.job.fingerprint.extra:
+        columns[kind] = pa.array([row["extra"][kind] for row in tiles], pa.string())
     with atomic(extra_file(part.out)) as aside:
-        pq.write_table(
-            pa.table({"tile_id": pa.array([row["tile_id"] for row in tiles], pa.string()), **columns}), aside
-        )
+        pq.write_table(pa.table(columns), aside)
 
 
 def _columns(prints: Fingerprints) -> Iterator[dict[str, Any]]:
@@ -256,7 +254,7 @@ def _listed(part: Part) -> list[dict[str, Any]]:
             inside = wanted[(wanted >= start) & (wanted < stop)]
             if len(inside):
                 rows = file.read_row_group(group, columns=list(_ROW_COLUMNS)).take(pa.array(inside - start))
-                found |= dict(zip(inside.tolist(), rows.to_pylist(), strict=True))
+                found.update(zip(inside.tolist(), rows.to_pylist(), strict=True))
             start = stop
     return [found[row] for row in part.rows]
 
