@@ -14,6 +14,7 @@ help:  ## Say what each target does.
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
 
 # The stamp holds the extras, so that neither target installs what the other has installed already.
 $(VENV)/.installed: $(BIN)/python pyproject.toml

@@ -199,10 +199,11 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
         "select",
         scans,
         recipe.model_dump(mode="json", include={"seed", "deduplicate", "guard", "balance", "shards", "name"}),
-        [(source.id, source.priority, source.cap, source.source.licence) for source in state.sources],
+        [(source.id, source.priority, source.cap, source.source.redistributable) for source in state.sources],
         {name: _file_digest(path) for name, path in fingerprints.items()},
     )
-    write_key = _key("write", select_key, shards.FORMAT_VERSION)
+    licences = {source.id: source.source.licence for source in state.sources}
+    write_key = _key("write", select_key, licences, shards.FORMAT_VERSION)
     target = state.out / "shards"
     done = shards.read_checksums(target, missing_ok=True)
     if done is not None and done.key != write_key and not options.replace:
