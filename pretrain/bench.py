@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from curation.errors import WorkError
 from pretrain.config import EncoderConfig, MaeObjective, SelectiveMaeObjective
+from pretrain.errors import WorkError
 from pretrain.hog import richness
 from pretrain.models import Objective, SelectiveMAE, build_objective
 

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from curation.errors import FormatVersionError, InputError
 from pretrain.config import MAY_CHANGE, TrainConfig
+from pretrain.errors import FormatVersionError, InputError
 
 FORMAT_VERSION = 1
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"

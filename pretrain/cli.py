@@ -172,9 +172,9 @@ trained on. The tars are read once and not changed."""
 
 
 def _index(options: argparse.Namespace) -> None:
-    from curation.errors import InputError
     from curation.shards import read_checksums, write_checksums, write_index
     from curation.tars import index_tar
+    from pretrain.errors import InputError
 
     tars = sorted(options.folder.glob("*.tar"))
     if not tars:

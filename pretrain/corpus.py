@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.errors import InputError
 from curation.shards import open_index, read_checksums
+from pretrain.errors import InputError
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

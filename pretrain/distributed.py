@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from curation.errors import InputError
+from pretrain.errors import InputError
 
 
 @dataclass(frozen=True)

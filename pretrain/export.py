@@ -20,11 +20,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from curation import __version__, settings
-from curation.errors import FormatVersionError, InputError
 from curation.settings import Strict
 from curation.shards import open_index, read_checksums
 from pretrain.checkpoint import load_model
 from pretrain.config import EncoderConfig, TrainConfig
+from pretrain.errors import FormatVersionError, InputError
 from pretrain.models import Objective, build_objective
 from pretrain.models.encoder import build_encoder
 from pretrain.run import open_run, writing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from curation.errors import InputError
+from pretrain.errors import InputError
 from pretrain.log import Log
 from pretrain.run import RunFolder, writing
 

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from curation.errors import UnreadableImage
 from pretrain.augment import CropRule, crop_and_resize, crop_box, gsd_after
 from pretrain.corpus import Rows
+from pretrain.errors import UnreadableImage
 
 MAX_PIXELS = 1 << 26
 """Greatest image that is decoded, 8192 x 8192: a forged header must not fill the memory."""

@@ -18,9 +18,9 @@ import yaml
 
 from curation import settings
 from curation.catalogue import atomic
-from curation.errors import InputError
 from pretrain.checkpoint import State, found, read_state
 from pretrain.config import TrainConfig
+from pretrain.errors import InputError
 
 
 @dataclass(frozen=True)

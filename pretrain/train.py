@@ -15,13 +15,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from curation.errors import InputError, WorkError
 from curation.progress import Progress
 from pretrain import checkpoint, distributed
 from pretrain.augment import CropRule, flip
 from pretrain.config import TrainConfig
 from pretrain.corpus import Corpus, SampleRule, describe, fingerprint, open_corpus
 from pretrain.distributed import Team
+from pretrain.errors import InputError, WorkError
 from pretrain.log import Log, Meter
 from pretrain.models import Objective, build_objective
 from pretrain.noise import Purpose, bits, torch_uniform

@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from curation.errors import InputError, UnreadableImage
 from pretrain.augment import CropRule, resize_whole
 from pretrain.corpus import Corpus, Rows, SampleRule, join, open_corpus
+from pretrain.errors import InputError, UnreadableImage
 from pretrain.export import load_run
 from pretrain.models import Objective, Output, SelectiveMAE
 from pretrain.models.encoder import encode

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from curation.errors import InputError
 from pretrain.config import EncoderConfig
+from pretrain.errors import InputError
 from pretrain.evaluate.features import Labelled, Pool, Preparation, extract, open_labelled, split
 from pretrain.evaluate.knn import knn_accuracy
 from pretrain.export import Card, load_export, load_run

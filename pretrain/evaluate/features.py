@@ -15,9 +15,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from curation.errors import InputError, UnreadableImage
 from curation.shards import INDEX_FILE, open_index
 from pretrain.augment import resize_whole
+from pretrain.errors import InputError, UnreadableImage
 from pretrain.noise import bits
 from pretrain.reader import EVALUATION_FORMATS, decode
 

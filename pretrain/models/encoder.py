@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from curation.errors import InputError
 from pretrain.config import EncoderConfig
+from pretrain.errors import InputError
 from pretrain.positions import sincos_2d
 
 

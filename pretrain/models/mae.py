@@ -7,8 +7,8 @@ from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from curation.errors import InputError
 from pretrain.config import EncoderConfig, MaeObjective
+from pretrain.errors import InputError
 from pretrain.models.encoder import encode, initialise, run_blocks
 from pretrain.models.objective import Objective, share_of
 from pretrain.models.output import Output

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from curation.errors import InputError
 from pretrain.config import EncoderConfig
+from pretrain.errors import InputError
 from pretrain.models.encoder import build_encoder, embed_patches, patch_positions
 from pretrain.models.output import Output
 

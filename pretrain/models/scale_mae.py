@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curation.errors import InputError
 from pretrain.config import EncoderConfig, ScaleMaeObjective
+from pretrain.errors import InputError
 from pretrain.models.encoder import embed_patches, encode, initialise, run_blocks
 from pretrain.models.laplacian import LaplacianDecoder
 from pretrain.models.mae import self_attention_blocks, visible_count

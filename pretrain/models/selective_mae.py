@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from curation.errors import InputError
 from pretrain.config import EncoderConfig, SelectiveMaeObjective
+from pretrain.errors import InputError
 from pretrain.hog import richness
 from pretrain.models.encoder import embed_patches, encode, initialise, patch_positions
 from pretrain.models.mae import visible_count
