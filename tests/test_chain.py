@@ -15,7 +15,7 @@ from curation.cli import main as rs_curate
 from pretrain.cli import main as rs_pretrain
 
 SMALL = ["encoder.args={img_size: 48, patch_size: 8, depth: 1}", "objective.decoder_depth=1", "epochs=1",
-         "optim.warmup_epochs=0.1", "global_batch=64", "picture_every=5", "data.workers=0"]  # fmt: skip
+         "optim.warmup_epochs=0.1", "global_batch=64", "picture_every=5", "data.workers=0", "log_every=2", "optim.base_lr=1e-3"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
