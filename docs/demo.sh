@@ -10,12 +10,23 @@ step() {
     "$@"
 }
 
+# A step whose result is newer than the training's log is not done again.
+once() {
+    local result=$1
+    shift
+    if [ "$result" -nt "$out/run/log.jsonl" ]; then
+        printf '\n$ %s\n%s was made before\n' "$*" "$result"
+    else
+        step "$@"
+    fi
+}
+
 step rs-curate run manifests/recipes/demo.yaml --data manifests/demo --out "$out/corpus"
 step rs-pretrain train pretrain/configs/demo.yaml "data.shards=$out/corpus/shards" --out "$out/run" --resume
-step rs-pretrain evaluate --run "$out/run" --data manifests/demo/labelled --out "$out/evaluation.json"
-step rs-pretrain visualise --run "$out/run" --out "$out/reconstructions.png"
-step rs-pretrain plot --run "$out/run" --out "$out/loss.png"
-step rs-pretrain export --run "$out/run" --out "$out/encoder"
+once "$out/evaluation.json" rs-pretrain evaluate --run "$out/run" --data manifests/demo/labelled --out "$out/evaluation.json"
+once "$out/reconstructions.png" rs-pretrain visualise --run "$out/run" --out "$out/reconstructions.png"
+once "$out/loss.png" rs-pretrain plot --run "$out/run" --out "$out/loss.png"
+once "$out/encoder/card.json" rs-pretrain export --run "$out/run" --out "$out/encoder"
 
 cat <<TEXT
 

@@ -14,8 +14,17 @@ from curation.catalogue import ledger, read_table
 from curation.cli import main as rs_curate
 from pretrain.cli import main as rs_pretrain
 
-SMALL = ["encoder.args={img_size: 48, patch_size: 8, depth: 1}", "objective.decoder_depth=1", "epochs=1",
-         "optim.warmup_epochs=0.1", "global_batch=64", "picture_every=5", "data.workers=0", "log_every=2", "optim.base_lr=1e-3"]  # fmt: skip
+SMALL = [
+    "encoder.args={img_size: 48, patch_size: 8, depth: 1}",
+    "objective.decoder_depth=1",
+    "epochs=1",
+    "optim.base_lr=1e-3",
+    "optim.warmup_epochs=0.1",
+    "global_batch=64",
+    "log_every=2",
+    "picture_every=5",
+    "data.workers=0",
+]
 
 
 @pytest.fixture(scope="module")
