@@ -58,7 +58,7 @@ class ScanJob:
             "slice": self.source.slice.model_dump(mode="json"),
             "exclude": self.exclude.model_dump(mode="json", exclude={"max_unreadable"}),
             "fingerprint": self.fingerprint.model_dump(mode="json"),
-            "seed": self.seed,
+            "seed": self.seed if self.source.slice.mode == "random" else None,
         }
 
 
