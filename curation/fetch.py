@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 
 from curation.download import PATIENT, Patience, download, verify
 from curation.errors import InputError, OpticalrsError, WorkError
-from curation.fetched import is_done, locked, note_path, remember
+from curation.fetched import is_done, note_path, remember
 from curation.globs import compile_globs
 from curation.inventory import TOLERANCE, list_images, opened_in_place, patterns_of
+from curation.locks import hold
 from curation.manifest import RemoteFile, ResolvedSource, Source
 from curation.names import archive_of
 from curation.remote import PUBLIC, Endpoints, Gone, Transient, list_repository, size_at
@@ -129,7 +130,7 @@ def fetch_source(
         result.instructions = instructions(source, root)
         return result
     root.mkdir(parents=True, exist_ok=True)
-    with locked(root):
+    with hold(root, "--data", ".fetch.lock"):
         if not source.files and _is_complete(source, root):
             result.notes.append("its images are there already")
             return result

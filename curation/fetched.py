@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from curation.errors import InputError
 from curation.manifest import RemoteFile
-
-
-@contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system frees it when the process dies, however it dies.
-
-    Raises:
-        InputError: another process holds it.
-    """
-    with (root / ".fetch.lock").open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            stream.seek(0)
-            raise InputError(f"{root}: process {stream.read().strip() or '?'} fetches into it; wait for it") from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield
 
 
 def note_path(root: Path, name: str) -> Path:

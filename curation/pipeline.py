@@ -8,17 +8,13 @@ source scans only that one.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,6 +25,7 @@ import pyarrow.parquet as pq
 
 from curation.catalogue import FORMAT_VERSION, REASONS, SLICED, atomic, open_table
 from curation.errors import InputError, WorkError
+from curation.locks import hold
 from curation.manifest import Recipe, ResolvedSource, resolve
 from curation.progress import Progress
 
@@ -134,7 +131,7 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
     """
     sources = resolve(recipe, data)
     with ExitStack() as stack:
-        stack.enter_context(_locked(out))
+        stack.enter_context(hold(out))
         state = _Run(recipe, sources, data, out, options, observer, stack)
         listings = _inventory(state)
         plan = _plan(state, listings)
@@ -316,7 +313,7 @@ def _replace_shards(folder: Path, target: Path, infos: list[ShardInfo], key: str
             stale.unlink()
     for info in infos:
         if (folder / info.file).exists():
-            os.replace(folder / info.file, target / info.file)
+            (folder / info.file).replace(target / info.file)
     shards.write_index(infos, target)
     shards.write_checksums(infos, target, key)
 
@@ -362,27 +359,3 @@ def _publish_file(made: Path, name: Path) -> None:
         return
     with atomic(name) as aside:
         shutil.copyfile(made, aside)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold ``out`` for one run; a second run is told who holds it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle = (out / ".lock").open("a+")
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"--out {out}: is a file, or lies below one; give a folder") from None
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise InputError(
-                f"--out {out}: in use by another run ({handle.read().strip() or 'unknown'}); wait for it or stop it"
-            ) from None
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
-        handle.flush()
-        yield

@@ -8,7 +8,6 @@ OUT/pictures/step-00001000.png reconstructions
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,27 +92,3 @@ def writing(path: Path) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be made ({error.strerror}); give another --out") from None
     except PermissionError:
         raise InputError(f"{path}: cannot be written; give another --out") from None
-
-
-@contextmanager
-def locked(folder: RunFolder) -> Iterator[None]:
-    """Hold the folder alone: two trainings in one folder would mix their checkpoints.
-
-    Raises:
-        InputError: another process trains here, or the folder cannot be made.
-    """
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        handle = (folder.path / ".lock").open("a")
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{folder.path}: is a file; give a folder as --out") from None
-    except OSError as error:
-        raise InputError(f"{folder.path}: cannot be written ({error.strerror}); give another --out") from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder.path}: another rs-pretrain trains here; wait for it, or give another --out"
-            ) from None
-        yield

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from curation.locks import hold
 from curation.progress import Progress
 from pretrain import checkpoint, distributed
 from pretrain.augment import CropRule, flip
@@ -26,7 +27,7 @@ from pretrain.log import Log, Meter
 from pretrain.models import Objective, build_objective
 from pretrain.noise import Purpose, bits, torch_uniform
 from pretrain.reader import Batch
-from pretrain.run import RunFolder, begin, locked
+from pretrain.run import RunFolder, begin
 from pretrain.schedule import build_optimizer, learning_rate, set_rate
 from pretrain.signals import asked_to_stop
 from pretrain.stream import Plan, batches
@@ -99,7 +100,7 @@ def train(config: TrainConfig, out: Path, observer: Observer, *, resume: bool = 
         team = stack.enter_context(distributed.joined(config.device))
         data = fingerprint(config.data.folders)
         if team.leads:
-            stack.enter_context(locked(folder))
+            stack.enter_context(hold(folder.path))
         latest = _standing(folder, config, data, resume)
         if latest is not None and latest[1].step == latest[1].total_steps:
             return TrainResult(latest[1].step, latest[1].total_steps, worked=False)

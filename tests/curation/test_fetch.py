@@ -26,8 +26,8 @@ import pytest
 from curation.download import Patience, download
 from curation.errors import InputError, WorkError
 from curation.fetch import Event, FetchOptions, fetch, fetch_source, files_of
-from curation.fetched import locked
 from curation.inventory import list_images
+from curation.locks import hold
 from curation.manifest import RemoteFile, ResolvedSource, SliceRules, Source
 from curation.remote import Endpoints, list_repository
 
@@ -361,9 +361,12 @@ def test_a_full_disk_is_told_before(server: Server, tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_write_one_folder(server: Server, tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(InputError, match=rf"process {os.getpid()} fetches into it"):
+    with (
+        hold(tmp_path, "--data", ".fetch.lock"),
+        pytest.raises(InputError, match=rf"in use by another run \(process {os.getpid()} "),
+    ):
         fetch_source(source_of(server), tmp_path)
-    with locked(tmp_path):
+    with hold(tmp_path, "--data", ".fetch.lock"):
         pass
 
 

@@ -73,7 +73,7 @@ def test_tars_that_webdataset_wrote_can_be_trained_on(config_file: Path, tmp_pat
         (["train", "{config}", "epochs=0", "--out", "{tmp}/run"], "epochs: Input should be greater than or equal to 1"),
         (["train", "{config}", "data.shards={tmp}/gone", "--out", "{tmp}/run"], "gone: no such folder"),
         (["train", "{config}", "data.shards={tmp}", "--out", "{tmp}/run"], "index.parquet: no such file"),
-        (["train", "{config}", "--out", "{config}"], "is a file; give a folder as --out"),
+        (["train", "{config}", "--out", "{config}"], "is a file, or lies below one; give a folder"),
         (["export", "--run", "{tmp}/gone", "--out", "{tmp}/x"], "gone: no run of rs-pretrain train"),
         (["evaluate", "--weights", "{tmp}/gone", "--data", "{tmp}"], "card.json: no such file"),
         (["plot", "--run", "{tmp}", "--out", "{tmp}/x.png"], "has no log.jsonl"),
