@@ -240,10 +240,17 @@ def test_images_given_up_are_crashed(folder: Path, tmp_path: Path) -> None:
 def test_the_key_of_a_job_follows_every_rule(folder: Path, tmp_path: Path) -> None:
     base = parts_of(folder, tmp_path)[0].job.rules()
     for recipe, source in (
-        ({"seed": 1}, {}),
         ({"exclude": {"min_side": 65}}, {}),
         ({"slice": {"tile": 100}}, {}),
         ({}, {"gsd_m": 1}),
     ):
         assert parts_of(folder, tmp_path, recipe, **source)[0].job.rules() != base
     assert parts_of(folder, tmp_path, {"exclude": {"max_unreadable": 0.9}})[0].job.rules() == base
+
+
+def test_the_seed_is_part_of_the_key_where_windows_are_drawn(folder: Path, tmp_path: Path) -> None:
+    def rules(seed: int, mode: str) -> dict[str, Any]:
+        return parts_of(folder, tmp_path, {"seed": seed, "slice": {"mode": mode}})[0].job.rules()
+
+    assert rules(0, "random") != rules(1, "random")
+    assert rules(0, "grid") == rules(1, "grid")
