@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curation.catalogue import FORMAT_VERSION, REASONS, SLICED, atomic, open_table
 from curation.errors import InputError, WorkError
@@ -217,37 +216,32 @@ def _scan(state: _Run, plan: _Plan) -> None:
     work = [part for parts in plan.parts.values() for part in parts if not part.out.exists()]
     for _ in state.map("scan", "images", scan.scan_part, work, lambda part: part.images):
         pass
+    counts = {source.id: _image_verdicts(plan.parts[source.id]) for source in state.sources}
     if work:
-        state.observer.say(_rejected(plan))
+        state.observer.say(_rejected(sum(counts.values(), Counter())))
     for source in state.sources:
-        tiles = [part.out for part in plan.parts[source.id]]
-        _stop_if_too_bad(source, tiles, state.recipe.exclude.max_unreadable)
+        _stop_if_too_bad(source, counts[source.id], state.recipe.exclude.max_unreadable)
 
 
-def _rejected(plan: _Plan) -> str:
+def _rejected(counts: Counter[str]) -> str:
     """How many raw images were left out, and why."""
-    counts: Counter[str] = Counter()
-    for part in (part for parts in plan.parts.values() for part in parts):
-        with open_table(part.out, "tiles") as file:
-            counts.update(_image_verdicts(file))
     reasons = ", ".join(f"{counts[reason]:,} {reason}" for reason in REASONS if counts[reason])
-    return f"scan: {sum(counts.values()):,} images, {reasons or 'none left out'}"
+    return f"scan: {counts.total():,} images, {reasons or 'none left out'}"
 
 
-def _image_verdicts(tiles: pq.ParquetFile) -> list[str]:
-    """Verdicts of the rows of raw images; ``sliced`` where nothing speaks against one."""
-    rows = tiles.read(columns=["kind", "verdict"])
-    images = rows.filter(pc.equal(rows["kind"].cast(pa.string()), "image"))
-    return images["verdict"].cast(pa.string()).fill_null(SLICED).to_pylist()
+def _image_verdicts(parts: Sequence[scan.Part]) -> Counter[str]:
+    """Count verdicts of the raw images of some parts; ``sliced`` where nothing speaks against one."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        with open_table(part.out, "tiles") as file:
+            rows = file.read(columns=["kind", "verdict"])
+        images = rows.filter(pc.equal(rows["kind"].cast(pa.string()), "image"))
+        counts.update(images["verdict"].cast(pa.string()).fill_null(SLICED).to_pylist())
+    return counts
 
 
-def _stop_if_too_bad(source: ResolvedSource, parts: list[Path], limit: float) -> None:
-    listed = bad = 0
-    for path in parts:
-        with open_table(path, "tiles") as file:
-            verdicts = _image_verdicts(file)
-        listed += len(verdicts)
-        bad += sum(verdict in ("unreadable", "crashed") for verdict in verdicts)
+def _stop_if_too_bad(source: ResolvedSource, counts: Counter[str], limit: float) -> None:
+    listed, bad = counts.total(), counts["unreadable"] + counts["crashed"]
     if listed >= 20 and bad > limit * listed:
         raise WorkError(
             f"{source.id}: {bad:,} of {listed:,} images cannot be read, more than exclude.max_unreadable={limit:g} "

@@ -216,3 +216,20 @@ def test_wrong_input_is_one_clear_line(
     assert said in message
     assert message.count("\n") == 1
     assert "Traceback" not in message
+
+
+def test_too_much_bad_input_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data/mine"
+    folder.mkdir(parents=True)
+    for number in range(20):
+        (folder / f"bad_{number:02d}.jpg").write_bytes(b"\xff\xd8\xff no image")
+    texture(1).save(folder / "good.jpg")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: mine\nsources: [{id: mine, path: mine}]\n")
+    assert main(command(recipe)) == 1
+    told = capsys.readouterr()
+    assert "scan: 21 images, 20 unreadable" in told.out
+    assert "20 of 21 images cannot be read, more than exclude.max_unreadable=0.5" in told.err
+    assert main(command(recipe)) == 1
+    assert "20 of 21" in capsys.readouterr().err
+    assert main(command(recipe, "out", "exclude.max_unreadable=1")) == 0
