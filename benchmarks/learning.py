@@ -4,7 +4,7 @@
 
 DATA is a folder with one folder of images per class. Half of each class, without labels, is what the encoder is trained
 on and what kNN (k = 20, cosine) looks in; the other half is asked. The encoder is a ViT of 4 blocks, width 192, on
-64 x 64 px in patches of 8 (Scale-MAE: 16, since its decoder makes 32 px of every patch); whole images, mirrored at
+96 x 96 px in patches of 8 (Scale-MAE: 16, since its decoder makes 32 px of every patch); whole images, mirrored at
 random.
 """
 
@@ -24,13 +24,13 @@ from pretrain.evaluate.knn import knn_accuracy
 from pretrain.models import build_objective
 from pretrain.reader import EVALUATION_FORMATS, decode
 
-SMALL = {"img_size": 64, "depth": 4}
+SIDE = 96
 DECODER = {"decoder_depth": 2, "decoder_dim": 128, "decoder_heads": 4}
 OBJECTIVES = {
     "MAE": MaeObjective(name="mae", **DECODER),
     "SelectiveMAE 0.85/0.25": SelectiveMaeObjective(name="selective_mae", **DECODER),
     "SelectiveMAE 0.75/0.5": SelectiveMaeObjective(name="selective_mae", mask_ratio=0.75, target_ratio=0.5, **DECODER),
-    "Scale-MAE": ScaleMaeObjective(name="scale_mae", target_size=128, fcn_dim=32, fcn_layers=1, high_band=4, **DECODER),
+    "Scale-MAE": ScaleMaeObjective(name="scale_mae", target_size=2 * SIDE, fcn_dim=32, fcn_layers=1, high_band=4, **DECODER),
 }
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         config = OBJECTIVES[label]
         torch.manual_seed(0)
         patch_size = 16 if config.name == "scale_mae" else 8
-        encoder = EncoderConfig(name="vit_tiny_patch16_224", args={"patch_size": patch_size, **SMALL})
+        encoder = EncoderConfig(name="vit_tiny_patch16_224", args={"patch_size": patch_size, "img_size": SIDE, "depth": 4})
         model = build_objective(config, encoder)
         before = accuracy(model, train, test)
         start = time.process_time()
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def accuracy(model, train, test):
-    prepare = Preparation(64, model.mean.tolist(), model.std.tolist())
+    prepare = Preparation(SIDE, model.mean.tolist(), model.std.tolist())
     known, asked = (extract([model.encoder], part, prepare)[0] for part in (train, test))
     model.train()
     labels, answers = torch.from_numpy(train.labels), torch.from_numpy(test.labels)

@@ -12,8 +12,9 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -56,24 +57,27 @@ class Executor:
         workers: number of local processes; null: one per core this process may use.
         scheduler: address of a running Dask scheduler instead; its workers must see the same files.
         folder: where local workers keep their scratch files.
+        report: write Dask's performance report (HTML) there. Only then are the workers profiled, which costs each of
+            them a second thread.
 
     Raises:
         InputError: the scheduler does not answer.
     """
 
-    def __init__(self, workers: int | None, scheduler: str | None, folder: Path) -> None:
+    def __init__(self, workers: int | None, scheduler: str | None, folder: Path, report: Path | None = None) -> None:
         self._workers = workers or len(os.sched_getaffinity(0))
         self._scheduler = scheduler
         self._folder = folder
+        self._report = report
         self._stack = ExitStack()
         self._client: Any = None
 
     def __enter__(self) -> Executor:
         import dask
-        from distributed import Client
+        from distributed import Client, performance_report
 
         logging.getLogger("distributed").setLevel(logging.ERROR)
-        self._stack.enter_context(dask.config.set(_settings()))
+        self._stack.enter_context(dask.config.set(_settings(profile=self._report is not None)))
         try:
             self._client = self._stack.enter_context(
                 Client(self._scheduler, timeout="10s") if self._scheduler else Client(self._cluster())
@@ -81,6 +85,8 @@ class Executor:
         except OSError as error:
             self._stack.close()
             raise InputError(f"--scheduler {self._scheduler}: no Dask scheduler answers there ({error})") from None
+        if self._report is not None:
+            self._stack.enter_context(performance_report(filename=str(self._report)))
         return self
 
     def __exit__(
@@ -115,33 +121,16 @@ class Executor:
         """Address of the dashboard."""
         return str(self._client.dashboard_link) if self._client is not None else None
 
-    @contextmanager
-    def performance_report(self, path: Path) -> Iterator[None]:
-        """Write Dask's performance report of what runs inside to ``path`` (HTML)."""
-        from distributed import performance_report
-
-        with performance_report(filename=str(path)):
-            yield
-
-    def map_parts(
-        self, fn: Callable[[P], R], parts: Sequence[P], *, on_done: Callable[[P, R], None] | None = None
-    ) -> Iterator[tuple[P, R]]:
+    def map_parts(self, fn: Callable[[P], R], parts: Sequence[P]) -> Iterator[tuple[P, R]]:
         """Run ``fn`` over parts, yielding each part with its result as they come.
 
         Args:
             fn: picklable; makes one part's file and is safe to run twice.
             parts: picklable; a part that is :class:`Divisible` survives the death of its process.
-            on_done: called with each part and its result.
 
         Raises:
             WorkError: a part that is not divisible brought its process down, or the scheduler is gone.
         """
-        for part, result in self._finished(fn, parts):
-            if on_done is not None:
-                on_done(part, result)
-            yield part, result
-
-    def _finished(self, fn: Callable[[P], R], parts: Sequence[P]) -> Iterator[tuple[P, R]]:
         from distributed import KilledWorker, as_completed
         from distributed.comm import CommClosedError
 
@@ -182,7 +171,7 @@ class Executor:
         return IN_FLIGHT * max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
 
 
-def _settings() -> dict[str, Any]:
+def _settings(profile: bool) -> dict[str, Any]:
     return {
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.scheduler.allowed-failures": RETRIES,
@@ -192,6 +181,7 @@ def _settings() -> dict[str, Any]:
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 0.95,
         "distributed.admin.tick.limit": "30s",
+        "distributed.worker.profile.enabled": profile,
         "distributed.comm.timeouts.connect": "20s",
     }
 
@@ -266,6 +256,6 @@ def _work(fn: Callable[[P], R], part: P) -> R:
 
 
 def _end(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"process killed by signal {-code}"
-    return "took longer than its deadline" if code == 1 else f"process ended with exit code {code}"
+    if code == -signal.SIGALRM:
+        return "took longer than its deadline"
+    return f"process killed by signal {-code}" if code is not None and code < 0 else f"process ended with code {code}"

@@ -19,6 +19,7 @@ from PIL import Image
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
+Sums = npt.NDArray[np.uint32]
 Words = npt.NDArray[np.uint64]
 
 PRECISION = 22
@@ -177,6 +178,35 @@ def luma(rgb: Bytes, valid: Mask | None = None) -> tuple[Bytes, int, int, int]:
     return grey, int(moments[0]), int(moments[1]), int(moments[2])
 
 
+@numba.njit(
+    numba.void(_given(numba.u1, 2), numba.i8, numba.i8, numba.i8, numba.i8, numba.u4[::1], numba.u1[:, ::1]),
+    cache=True,
+    nogil=True,
+)
+def average(grey: Bytes, first: int, height: int, down: int, across: int, sums: Sums, out: Bytes) -> None:
+    """Rows ``first`` and on of ``height`` averaged over boxes of ``down`` x ``across``, as Pillow's ``Image.reduce``.
+
+    Boxes at the lower and right edge hold what there is. ``sums`` ``(W,)`` carries a box that is not full from one
+    call to the next, zeros at first; the boxes that fill up are written to ``out``.
+    """
+    width = grey.shape[1]
+    for row in range(grey.shape[0]):
+        for column in range(width):
+            sums[column] += np.uint32(grey[row, column])
+        place = first + row
+        if (place + 1) % down and place + 1 < height:
+            continue
+        for box in range(out.shape[1]):
+            left, right = box * across, min((box + 1) * across, width)
+            pixels = np.int64((place % down + 1) * (right - left))
+            total = np.uint64(pixels // 2)
+            for column in range(left, right):
+                total += np.uint64(sums[column])
+            inverse = np.uint64(np.float32(4294967296.0) / np.float32(256 * pixels))  # Pillow's own division
+            out[place // down, box] = np.uint8((total * inverse) >> np.uint64(24))
+        sums[:] = 0
+
+
 def transposed(grey: Bytes) -> Bytes:
     """Contiguous transpose of ``(H, W)``."""
     result = np.empty(grey.shape[::-1], np.uint8)
@@ -198,11 +228,6 @@ def reduce_height(grey: Bytes, out: int) -> Bytes:
     return result
 
 
-def reduce_width(turned: Bytes, out: int) -> Bytes:
-    """Pillow's first pass on an image given transposed ``(W, H)``: ``(H, out)``. Rows are independent of each other."""
-    return transposed(reduce_height(turned, out))
-
-
 def height_first(height: int, width: int, out: int) -> bool:
     """Whether Pillow 13 reduces the height first: where it shrinks, by more than twice what the width loses."""
     return height > out and height - out > 2 * (width - out)
@@ -212,7 +237,7 @@ def reduce(grey: Bytes, turned: Bytes, out: int, rows_first: bool) -> Bytes:
     """``(out, out)`` from a grey image and its transpose, in either order of the two passes."""
     if rows_first:
         return transposed(reduce_height(transposed(reduce_height(grey, out)), out))
-    return reduce_height(reduce_width(turned, out), out)
+    return reduce_height(transposed(reduce_height(turned, out)), out)
 
 
 @lru_cache(maxsize=1)

@@ -92,12 +92,11 @@ class _Run:
         if self._executor is None:
             from curation.executor import Executor
 
-            executor = Executor(self.options.workers, self.options.scheduler, self.out / ".stages" / "workers")
+            options, folder = self.options, self.out / ".stages" / "workers"
+            executor = Executor(options.workers, options.scheduler, folder, options.performance_report)
             self._executor = self.stack.enter_context(executor)
             if self._executor.dashboard:
                 self.observer.say(f"dashboard: {self._executor.dashboard}")
-            if self.options.performance_report:
-                self.stack.enter_context(executor.performance_report(self.options.performance_report))
         return self._executor
 
     def map(

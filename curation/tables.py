@@ -1,6 +1,7 @@
-"""Two loops over native pixels, compiled: through a table per band, and comparing with one value.
+"""Loops over native pixels, compiled: bands put side by side, values looked up, and compared with one value.
 
-NumPy would widen every 16-bit value to a 64-bit index for the first, and reduce an axis of length three for the second.
+GDAL and NumPy interleave bands one value at a time; NumPy would also widen every 16-bit value to a 64-bit index for the
+second, and reduce an axis of length three for the third.
 """
 
 from __future__ import annotations
@@ -14,6 +15,26 @@ Bytes = npt.NDArray[np.uint8]
 
 def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
     return numba.types.Array(kind, dimensions, "C", readonly=True)
+
+
+@numba.njit(
+    [numba.void(_given(kind, 2), kind[::1]) for kind in (numba.u1, numba.u2)], cache=True, nogil=True
+)  # fmt: skip
+def _interleave(planes: npt.NDArray[np.unsignedinteger], out: npt.NDArray[np.unsignedinteger]) -> None:
+    red, green, blue = planes[0], planes[1], planes[2]
+    for pixel in range(planes.shape[1]):
+        out[3 * pixel] = red[pixel]
+        out[3 * pixel + 1] = green[pixel]
+        out[3 * pixel + 2] = blue[pixel]
+
+
+def interleaved(planes: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Bands ``(C, H, W)`` as pixels ``(H, W, C)``, contiguous."""
+    if len(planes) != 3 or planes.dtype not in (np.uint8, np.uint16):
+        return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
+    out = np.empty((*planes.shape[1:], 3), planes.dtype)
+    _interleave(np.ascontiguousarray(planes).reshape(3, -1), out.reshape(-1))
+    return out
 
 
 @numba.njit(

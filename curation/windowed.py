@@ -20,7 +20,7 @@ from curation.catalogue import Window
 from curation.errors import UnreadableImage
 from curation.manifest import Source
 from curation.signature import sniff
-from curation.tables import differs
+from curation.tables import differs, interleaved
 
 Pixels = npt.NDArray[np.generic]
 Mask = npt.NDArray[np.bool_]
@@ -112,12 +112,8 @@ class Raster:
 
     def _bands(self, place: RasterWindow) -> Pixels:
         if len(self.datasets) > 1:
-            return np.stack([data.read(1, window=place) for data in self.datasets], axis=-1)
-        shape = (int(place.height), int(place.width), len(self.indexes))
-        pixels = np.empty(
-            shape, self.dtype
-        )  # GDAL writes pixel by pixel; turning planes around takes as long as reading
-        self.datasets[0].read(list(self.indexes), window=place, out=np.moveaxis(pixels, -1, 0))
+            return interleaved(np.stack([data.read(1, window=place) for data in self.datasets]))
+        pixels = interleaved(self.datasets[0].read(list(self.indexes), window=place))
         if not self.cmyk:
             return pixels
         light = 255 - pixels.astype(np.uint16)

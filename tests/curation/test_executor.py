@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import time
@@ -85,10 +84,8 @@ def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
 
 
 def test_every_part_comes_back_once_with_its_result(executor: Executor) -> None:
-    done: list[tuple[int, int]] = []
-    pairs = list(executor.map_parts(double, range(40), on_done=lambda part, result: done.append((part, result))))
+    pairs = list(executor.map_parts(double, range(40)))
     assert sorted(pairs) == [(number, 2 * number) for number in range(40)]
-    assert sorted(done) == sorted(pairs)
     assert list(executor.map_parts(double, [])) == []
 
 
@@ -161,9 +158,16 @@ def test_a_running_scheduler_is_used(tmp_path: Path) -> None:
 
 def test_nothing_is_watched_outside_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPTICALRS_WATCHDOG", raising=False)
-    called = []
-    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: called.append(1))
-    with watchdog.deadline(0.01):
-        pass
-    assert called == []
+    with watchdog.deadline(60):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    monkeypatch.setenv("OPTICALRS_WATCHDOG", "1")
+    with watchdog.deadline(60):
+        assert 59 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
     assert watchdog.seconds(40_000_000, 0, slow=False) == 12.0
+
+
+def test_a_performance_report_is_written_on_request(tmp_path: Path) -> None:
+    with Executor(1, None, tmp_path / "workers", tmp_path / "report.html") as running:
+        assert dict(running.map_parts(double, [1])) == {1: 2}
+    assert "<html" in (tmp_path / "report.html").read_text().lower()
