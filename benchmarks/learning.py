@@ -30,7 +30,9 @@ OBJECTIVES = {
     "MAE": MaeObjective(name="mae", **DECODER),
     "SelectiveMAE 0.85/0.25": SelectiveMaeObjective(name="selective_mae", **DECODER),
     "SelectiveMAE 0.75/0.5": SelectiveMaeObjective(name="selective_mae", mask_ratio=0.75, target_ratio=0.5, **DECODER),
-    "Scale-MAE": ScaleMaeObjective(name="scale_mae", target_size=2 * SIDE, fcn_dim=32, fcn_layers=1, high_band=4, **DECODER),
+    "Scale-MAE": ScaleMaeObjective(
+        name="scale_mae", target_size=2 * SIDE, fcn_dim=32, fcn_layers=1, high_band=4, **DECODER
+    ),
 }
 
 
@@ -51,7 +53,9 @@ def main() -> None:
         config = OBJECTIVES[label]
         torch.manual_seed(0)
         patch_size = 16 if config.name == "scale_mae" else 8
-        encoder = EncoderConfig(name="vit_tiny_patch16_224", args={"patch_size": patch_size, "img_size": SIDE, "depth": 4})
+        encoder = EncoderConfig(
+            name="vit_tiny_patch16_224", args={"patch_size": patch_size, "img_size": SIDE, "depth": 4}
+        )
         model = build_objective(config, encoder)
         before = accuracy(model, train, test)
         start = time.process_time()

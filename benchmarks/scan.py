@@ -209,7 +209,12 @@ def parts_of(root: Path, out: Path, slicing: dict[str, Any] | None = None) -> li
 
 
 def raster(options: argparse.Namespace) -> dict[str, Any]:
-    """A striped GeoTIFF larger than memory allows: its windows and its whole scan against reading it once."""
+    """A striped GeoTIFF larger than memory allows: its windows and its whole scan against reading it once.
+
+    Each in a process with the environment of a worker.
+    """
+    from curation.executor import ENVIRONMENT
+
     figures: dict[str, Any] = {}
     print("| raster | reading once, s | windows | scan | peak memory of the scan, MB |\n|---|---|---|---|---|")
     for dtype in ("uint8", "uint16"):
@@ -220,7 +225,8 @@ def raster(options: argparse.Namespace) -> dict[str, Any]:
             for _ in range(max(options.rounds // 2, 1)):
                 for step in taken:
                     command = [sys.executable, __file__, "_raster", "--step", step, str(path)]
-                    taken[step].append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+                    done = subprocess.run(command, check=True, capture_output=True, env=os.environ | ENVIRONMENT)
+                    taken[step].append(json.loads(done.stdout))
         seconds = {step: stats.median(value["seconds"] for value in values) for step, values in taken.items()}
         memory = max(value["peak_mb"] for value in taken["scan"])
         figures[dtype] = {"side": options.side, "seconds": seconds, "peak_mb": memory}

@@ -139,11 +139,11 @@ def by_agreement(found: Statistics, rules: ExcludeRules) -> Reason | None:
 # ------------------------------------------------------------------------------------------------ tiles
 
 
-def valid_share(patches: Sequence[Patch], found: Statistics) -> float:
-    """Share of valid pixels of some patches, flat areas of pure black or white not counted."""
+def valid_share(patches: Sequence[Patch], fill: float) -> float:
+    """Share of valid pixels of some patches, flat areas of pure black or white (``fill``) not counted."""
     total = sum(patch.window.width * patch.window.height for patch in patches)
     inside = sum(patch.rgb[..., 0].size if patch.valid is None else int(patch.valid.sum()) for patch in patches)
-    return inside / max(total, 1) * (1.0 - found.fill)
+    return inside / max(total, 1) * (1.0 - fill)
 
 
 def by_nodata(share: float, rules: ExcludeRules) -> Reason | None:

@@ -90,12 +90,16 @@ def pixel_hasher(height: int, width: int, rows: memoryview | bytes = b"") -> xxh
     return hasher
 
 
-def reduce(rgb: Bytes, valid: npt.NDArray[np.bool_] | None = None) -> Reduced:
-    """Reduce one tile ``(H, W, 3)``; mean and deviation are those of its ``valid`` pixels ``(H, W)``."""
+def reduce(rgb: Bytes, valid: npt.NDArray[np.bool_] | None = None, grey: Bytes | None = None) -> Reduced:
+    """Reduce one tile ``(H, W, 3)``; mean and deviation are those of its ``valid`` pixels ``(H, W)``.
+
+    ``grey`` ``(H, W)`` is its luma, where that is at hand.
+    """
     from curation import lanczos
 
-    grey, count, total, squares = lanczos.luma(rgb, valid)
-    mean, std = _moments(count, total, squares)
+    if grey is None:
+        grey = lanczos.luma(rgb)
+    mean, std = _mean_and_std(*lanczos.moments(grey, valid))
     small, turned, large = _reductions(grey)
     return Reduced(small, turned, large, content_hash(rgb), mean, std)
 
@@ -122,30 +126,32 @@ class RowReducer:
         """Whether all rows were seen."""
         return self._rows == self._shape[0]
 
-    def add(self, rgb: Bytes, valid: npt.NDArray[np.bool_] | None) -> None:
-        """Take the next rows ``(h, W, 3)`` and their valid pixels ``(h, W)``."""
+    def add(self, rgb: Bytes, valid: npt.NDArray[np.bool_] | None) -> Bytes:
+        """Take the next rows ``(h, W, 3)`` and their valid pixels ``(h, W)``; returns their luma ``(h, W)``."""
         from curation import lanczos
 
-        grey, count, total, squares = lanczos.luma(rgb, valid)
+        grey = lanczos.luma(rgb)
+        count, total, squares = lanczos.moments(grey, valid)
         lanczos.average(grey, self._rows, self._shape[0], *self._factors, self._sums, self._boxes)
         self._hasher.update(np.ascontiguousarray(rgb).data)
         self._rows += rgb.shape[0]
         self._count, self._total = self._count + count, self._total + total
         self._squares += squares
+        return grey
 
     def reduced(self) -> Reduced:
         """The whole image, reduced."""
         picture = Image.fromarray(self._boxes)
         turned = picture.transpose(Image.Transpose.TRANSPOSE)
         bottom, right = (size / factor for size, factor in zip(self._shape, self._factors, strict=True))
-        mean, std = _moments(self._count, self._total, self._squares)
+        mean, std = _mean_and_std(self._count, self._total, self._squares)
         return Reduced(
             _by_pillow(picture, SMALL, (right, bottom)), _by_pillow(turned, SMALL, (bottom, right)),
             _by_pillow(picture, LARGE, (right, bottom)), self._hasher.digest(), mean, std,
         )  # fmt: skip
 
 
-def _moments(count: int, total: int, squares: int) -> tuple[float, float]:
+def _mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:
     mean = total / max(count, 1)
     return mean, math.sqrt(max(squares / max(count, 1) - mean * mean, 0.0))
 

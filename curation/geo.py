@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from curation.catalogue import Window
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
+Floats = npt.NDArray[np.float64]
 Bounds = tuple[float, float, float, float]
 """West, south, east, north in degrees; west > east across 180 degrees."""
 
@@ -56,37 +56,49 @@ class Georeference:
         """Whether the ellipsoid is the Earth's, within a hundredth."""
         return abs(self._geod.a / EARTH_RADIUS - 1.0) < 0.01
 
-    def _degrees(self, columns: npt.ArrayLike, rows: npt.ArrayLike) -> tuple[Any, Any]:
+    def _degrees(self, columns: Floats, rows: Floats) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+        """Longitudes and latitudes of points ``(N, P)``, and of which N all are known; the others' are zero."""
         a, b, c, d, e, f = self.affine
-        columns, rows = np.asarray(columns, float), np.asarray(rows, float)
-        return self._to_degrees.transform(a * columns + b * rows + c, d * columns + e * rows + f)  # type: ignore[no-any-return]
+        lon, lat = self._to_degrees.transform(a * columns + b * rows + c, d * columns + e * rows + f)
+        known = np.isfinite(lon).all(axis=1) & np.isfinite(lat).all(axis=1)
+        return np.where(known[:, None], lon, 0.0), np.where(known[:, None], lat, 0.0), known
 
-    def gsd(self, window: Window) -> float | None:
-        """Geometric mean of the ground lengths, in metres, of a pixel step right and down at the window's centre."""
-        column, row = window.col_off + window.width / 2, window.row_off + window.height / 2
-        lon, lat = self._degrees([column - 0.5, column + 0.5, column, column], [row, row, row - 0.5, row + 0.5])
-        if not np.all(np.isfinite(lon)) or not np.all(np.isfinite(lat)):
-            return None
-        _, _, lengths = self._geod.inv([lon[0], lon[2]], [lat[0], lat[2]], [lon[1], lon[3]], [lat[1], lat[3]])
-        product = float(lengths[0]) * float(lengths[1])
-        return math.sqrt(product) if product > 0 else None
+    def gsd(self, windows: Sequence[Window]) -> list[float | None]:
+        """Geometric mean of the ground lengths, in metres, of a pixel step right and down at each window's centre.
 
-    def bounds(self, window: Window) -> Bounds | None:
-        """Box around the window's corners and the midpoints of its sides; null where the projection has no answer."""
-        left, top, width, height = window
+        Null where the projection has no answer.
+        """
+        left, top, width, height = _columns(windows)
+        step, none = np.array([-0.5, 0.5]), np.zeros(2)
+        across = left + width / 2 + np.concatenate([step, none])
+        down = top + height / 2 + np.concatenate([none, step])
+        lon, lat, known = self._degrees(across, down)
+        _, _, lengths = self._geod.inv(lon[:, ::2], lat[:, ::2], lon[:, 1::2], lat[:, 1::2])
+        areas = np.where(known, lengths[:, 0] * lengths[:, 1], 0.0)
+        return [math.sqrt(area) if area > 0 else None for area in areas.tolist()]
+
+    def bounds(self, windows: Sequence[Window]) -> list[Bounds | None]:
+        """Boxes around each window's corners and its sides' midpoints; null where the projection has no answer."""
+        left, top, width, height = _columns(windows)
         across = left + width * np.array([0, 0.5, 1, 1, 1, 0.5, 0, 0])
         down = top + height * np.array([0, 0, 0, 0.5, 1, 1, 1, 0.5])
-        lon, lat = self._degrees(across, down)
-        if not np.all(np.isfinite(lon)) or not np.all(np.isfinite(lat)):
-            return None
-        if self._geographic:  # read off, so that a map of the whole Earth is not taken for nothing
-            west, east = float(lon.min()), float(lon.max())
-        else:
-            turn = (lon - lon[0] + 180.0) % 360.0 - 180.0  # relative to one corner, so that 180 degrees is no edge
-            west, east = float(lon[0] + turn.min()), float(lon[0] + turn.max())
-        if east - west >= 360.0:
-            return (-180.0, float(lat.min()), 180.0, float(lat.max()))
-        return (_wrapped(west), float(lat.min()), _wrapped(east), float(lat.max()))
+        lon, lat, known = self._degrees(across, down)
+        if not self._geographic:  # else read off, so that a map of the whole Earth is not taken for nothing
+            corner = lon[:, :1]  # relative to it, so that 180 degrees is no edge
+            lon = corner + ((lon - corner + 180.0) % 360.0 - 180.0)
+        edges = np.stack([lon.min(axis=1), lat.min(axis=1), lon.max(axis=1), lat.max(axis=1)], axis=1)
+        return [_box(*edge) if told else None for told, edge in zip(known.tolist(), edges.tolist(), strict=True)]
+
+
+def _columns(windows: Sequence[Window]) -> Floats:
+    """(4, N, 1): left, top, width and height of N windows."""
+    return np.array(windows, np.float64).reshape(-1, 4).T[..., None]
+
+
+def _box(west: float, south: float, east: float, north: float) -> Bounds:
+    if east - west >= 360.0:
+        return (-180.0, south, 180.0, north)
+    return (_wrapped(west), south, _wrapped(east), north)
 
 
 def _wrapped(longitude: float) -> float:

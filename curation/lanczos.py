@@ -24,6 +24,8 @@ Words = npt.NDArray[np.uint64]
 
 PRECISION = 22
 _SUPPORT = 3.0
+_CHUNK = 1 << 16
+"""Pixels whose squares add up in 32 bits."""
 
 
 def _lanczos(x: float) -> float:
@@ -141,9 +143,9 @@ def _transpose_words(grey: Words, out: Words) -> None:
             out[left + 3, block], out[left + 7, block] = _exchange(d, h, by4, odd4)
 
 
-@numba.njit(numba.void(_given(numba.u1, 1), _given(numba.b1, 1), numba.u1[::1], numba.i8[::1]), cache=True, nogil=True)
-def _luma(rgb: Bytes, valid: Mask, out: Bytes, moments: npt.NDArray[np.int64]) -> None:
-    """Pillow's ``convert("L")``, and count, sum and sum of squares where ``valid``; flat, or it is not vectorised."""
+@numba.njit(numba.void(_given(numba.u1, 1), numba.u1[::1]), cache=True, nogil=True)
+def _luma(rgb: Bytes, out: Bytes) -> None:
+    """Flat, or it is not vectorised."""
     for pixel in range(out.size):
         out[pixel] = (
             np.uint32(rgb[3 * pixel]) * np.uint32(19595)
@@ -151,31 +153,39 @@ def _luma(rgb: Bytes, valid: Mask, out: Bytes, moments: npt.NDArray[np.int64]) -
             + np.uint32(rgb[3 * pixel + 2]) * np.uint32(7471)
             + np.uint32(0x8000)
         ) >> np.uint32(16)
-    count, total, squares = np.int64(0), np.int64(0), np.int64(0)
-    for pixel in range(out.size):
-        value = np.int64(out[pixel])
-        if valid.size:
-            inside = np.int64(valid[pixel])
-            count += inside
-            value *= inside
-        total += value
-        squares += value * value
-    moments[0] = count if valid.size else out.size
-    moments[1] = total
-    moments[2] = squares
 
 
-def luma(rgb: Bytes, valid: Mask | None = None) -> tuple[Bytes, int, int, int]:
-    """Grey ``(H, W)`` of an RGB image ``(H, W, 3)`` as Pillow computes it.
-
-    Returns:
-        The grey image; count, sum and sum of squares of its ``valid`` pixels ``(H, W)`` (null: all).
-    """
+def luma(rgb: Bytes) -> Bytes:
+    """Grey ``(H, W)`` of an RGB image ``(H, W, 3)``: Pillow's ``convert("L")``."""
     grey = np.empty(rgb.shape[:2], np.uint8)
-    moments = np.zeros(3, np.int64)
+    _luma(np.ascontiguousarray(rgb).reshape(-1), grey.reshape(-1))
+    return grey
+
+
+@numba.njit(
+    numba.types.UniTuple(numba.i8, 3)(_given(numba.u1, 1), _given(numba.b1, 1)), cache=True, nogil=True
+)  # fmt: skip
+def _moments(grey: Bytes, valid: Mask) -> tuple[np.int64, np.int64, np.int64]:
+    count, total, squares = np.int64(0), np.int64(0), np.int64(0)
+    for start in range(0, grey.size, _CHUNK):
+        some, part, square = np.uint32(0), np.uint32(0), np.uint32(0)
+        for pixel in range(start, min(start + _CHUNK, grey.size)):
+            value = np.uint32(grey[pixel])
+            if valid.size:
+                inside = np.uint32(valid[pixel])
+                some = np.uint32(some + inside)
+                value = np.uint32(value * inside)
+            part = np.uint32(part + value)
+            square = np.uint32(square + np.uint32(value * value))
+        count, total, squares = count + np.int64(some), total + np.int64(part), squares + np.int64(square)
+    return count if valid.size else np.int64(grey.size), total, squares
+
+
+def moments(grey: Bytes, valid: Mask | None = None) -> tuple[int, int, int]:
+    """Count, sum and sum of squares of the ``valid`` pixels ``(H, W)`` (null: all) of a grey image ``(H, W)``."""
     inside = np.zeros(0, np.bool_) if valid is None else np.ascontiguousarray(valid).reshape(-1)
-    _luma(np.ascontiguousarray(rgb).reshape(-1), inside, grey.reshape(-1), moments)
-    return grey, int(moments[0]), int(moments[1]), int(moments[2])
+    count, total, squares = _moments(np.ascontiguousarray(grey).reshape(-1), inside)
+    return int(count), int(total), int(squares)
 
 
 @numba.njit(
@@ -263,7 +273,7 @@ def pass_order() -> Literal["by_size", "width_first", "unknown"]:
         soft = noise.integers(0, 256, (height, width, 3), np.uint8)
         for rgb in (hard, soft):
             picture = Image.fromarray(rgb).convert("L")
-            grey = luma(rgb)[0]
+            grey = luma(rgb)
             turned = transposed(grey)
             for size in (32, 64):
                 expected = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,17 @@ class Location:
         if file.startswith("/") or ".." in file.split("/"):
             raise UnreadableImage(f"{file}: lies outside of its source's folder")
         return self.root / file
+
+
+class Ground(NamedTuple):
+    """Where a window lies, and how long its pixels are there."""
+
+    gsd: float | None
+    """Metres per pixel."""
+    gsd_from: str
+    """Who says so: ``file``, ``manifest`` or ``none``."""
+    bounds: Bounds | None
+    """West, south, east, north in degrees."""
 
 
 @dataclass
@@ -138,27 +150,18 @@ class Image:
         """a, b, c, d, e, f; null where the file has none."""
         return self.pixels.affine
 
-    def gsd(self, window: Window) -> tuple[float | None, str]:
-        """Metres per pixel at the window's centre, and who says so: ``file``, ``manifest`` or ``none``."""
-        found = self._on_ground("gsd", window)
-        if isinstance(found, float):
-            return found, "file"
-        return (self.source.gsd, "manifest") if self.source.gsd is not None else (None, "none")
-
-    def bounds(self, window: Window) -> Bounds | None:
-        """West, south, east, north of a window in degrees."""
-        found = self._on_ground("bounds", window)
-        return found if isinstance(found, tuple) else None
-
-    def _on_ground(self, what: str, window: Window) -> float | Bounds | None:
+    def ground(self, windows: Sequence[Window]) -> list[Ground]:
+        """Places of some windows; together, since a call of PROJ takes longer than a point."""
         from pyproj.exceptions import ProjError
 
+        own: tuple[float | None, str] = (self.source.gsd, "none" if self.source.gsd is None else "manifest")
         if self.georeference is None:
-            return None
+            return [Ground(*own, None)] * len(windows)
         try:
-            return self.georeference.gsd(window) if what == "gsd" else self.georeference.bounds(window)
+            found = zip(self.georeference.gsd(windows), self.georeference.bounds(windows), strict=True)
         except ProjError:  # a local or damaged CRS says nothing about the Earth
-            return None
+            return [Ground(*own, None)] * len(windows)
+        return [Ground(*(own if gsd is None else (gsd, "file")), box) for gsd, box in found]
 
     @cached_property
     def stretch(self) -> tuple[float, ...] | None:

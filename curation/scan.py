@@ -26,7 +26,7 @@ from curation.errors import UnreadableImage
 from curation.exclude import Reason
 from curation.fingerprint import Fingerprints, Reduced, extra_hashes, finish, reduce
 from curation.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
-from curation.raster import Image, Location, open_image
+from curation.raster import Ground, Image, Location, open_image
 
 PART_IMAGES = 1_000
 PART_BYTES = 128 << 20
@@ -334,19 +334,21 @@ def _scan_pixels(
     whole = patches[0] if len(patches) == 1 and patches[0].window == image.area else None
     windows: list[Window] = []
     if reason is None:
-        share = exclude.valid_share(patches, found)
+        share = exclude.valid_share(patches, found.fill)
         windows = slicing.windows(image.area, job.source.slice, job.seed, source.id, listed["image"], share)
         if not windows:
             reason = Reason("too_small", f"slice: {image.width} x {image.height} pixels give no tile")
     facts["stretch"] = None if image.stretch is None else list(image.stretch)
     tiles: list[tuple[dict[str, Any], Reduced | None]] = []
+    ground = dict(zip(windows, image.ground(windows), strict=True)) if image.georeference is not None else {}
     walk = strips.Walk(image, windows, whole)
     for patch in walk:
         is_all = patch.window == image.area
-        reduced = walk.reduced() if is_all else reduce(patch.rgb, patch.valid)
-        share = exclude.valid_share([patch], found if is_all else statistics.measure(patch.rgb, patch.valid))
+        reduced = walk.reduced() if is_all else reduce(patch.rgb, patch.valid, patch.grey)
+        share = exclude.valid_share([patch], found.fill if is_all else statistics.fill(patch.rgb, patch.valid))
         verdict = exclude.by_nodata(share, job.exclude) or exclude.by_texture(reduced.std, job.exclude)
-        line = _tile_row(patch.window, verdict, share, image, listed, job, facts)
+        placed = facts | _ground(ground[patch.window]) if ground else facts
+        line = _tile_row(patch.window, verdict, share, image, listed, job, placed)
         if job.fingerprint.extra:
             line["extra"] = extra_hashes(patch.rgb, job.fingerprint.extra)
         tiles.append((line, reduced))
@@ -369,13 +371,12 @@ def _facts(image: Image) -> dict[str, Any]:
         "crs": image.crs,
         "affine": None if image.affine is None else list(image.affine),
         "raw_sha256": image.raw_sha256,
-    } | _ground(image, Window(0, 0, image.width, image.height))
+    } | _ground(image.ground([Window(0, 0, image.width, image.height)])[0])
 
 
-def _ground(image: Image, window: Window) -> dict[str, Any]:
-    gsd, gsd_from = image.gsd(window)
-    west, south, east, north = image.bounds(window) or (None,) * 4
-    return {"gsd_m": gsd, "gsd_from": gsd_from, "west": west, "south": south, "east": east, "north": north}
+def _ground(place: Ground) -> dict[str, Any]:
+    west, south, east, north = place.bounds or (None,) * 4
+    return {"gsd_m": place.gsd, "gsd_from": place.gsd_from, "west": west, "south": south, "east": east, "north": north}
 
 
 def _image_row(
@@ -405,7 +406,6 @@ def _tile_row(
     is_all = window == Window(0, 0, image.width, image.height)
     return {
         **facts,
-        **({} if is_all else _ground(image, window)),
         "kind": "tile",
         "tile_id": tile_id(job.source.id, listed["image"], window),
         "source": job.source.id,

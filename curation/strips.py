@@ -7,7 +7,7 @@ out as soon as their last row is there, and the whole image is fingerprinted on 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +30,12 @@ PATCH, SAMPLES, SAMPLE_ROWS = 256, 8, 32
 
 @dataclass(frozen=True)
 class Patch:
-    """Pixels ``(h, w, 3)`` and valid pixels ``(h, w)`` (null: all) of a window."""
+    """Pixels ``(h, w, 3)`` and valid pixels ``(h, w)`` (null: all) of a window; their luma where it is at hand."""
 
     window: Window
     rgb: Bytes
     valid: Mask | None
+    grey: Bytes | None = None
 
 
 def patches(image: Image) -> list[Patch]:
@@ -111,7 +112,7 @@ class Walk:
             strip = Window(area.col_off, area.row_off + top, area.width, min(step, area.height - top))
             fresh = _patch(self.image, strip)
             if self.fingerprinted:
-                self._rows.add(fresh.rgb, fresh.valid)
+                fresh = replace(fresh, grey=self._rows.add(fresh.rgb, fresh.valid))
             first = min((window.row_off for window in waiting), default=strip.row_off + strip.height)
             held = _joined(held, fresh, first)
             bottom = area.row_off + top + strip.height
@@ -140,7 +141,10 @@ def _joined(held: Patch | None, fresh: Patch, first: int) -> Patch:
     if held.valid is not None or fresh.valid is not None:
         valid = np.concatenate([_mask(held)[skip:], _mask(fresh)])
     rgb = np.concatenate([held.rgb[skip:], fresh.rgb])
-    return Patch(Window(held.window.col_off, held.window.row_off + skip, held.window.width, rgb.shape[0]), rgb, valid)
+    known = held.grey is not None and fresh.grey is not None
+    grey = np.concatenate([held.grey[skip:], fresh.grey]) if known else None  # type: ignore[index, list-item]
+    window = Window(held.window.col_off, held.window.row_off + skip, held.window.width, rgb.shape[0])
+    return Patch(window, rgb, valid, grey)
 
 
 def _mask(patch: Patch) -> Mask:
@@ -152,10 +156,13 @@ def cut(patch: Patch, window: Window) -> Patch:
     if window == patch.window:
         return patch
     top, left = window.row_off - patch.window.row_off, window.col_off - patch.window.col_off
-    rgb = patch.rgb[top : top + window.height, left : left + window.width]
-    valid = None if patch.valid is None else patch.valid[top : top + window.height, left : left + window.width]
+    place = slice(top, top + window.height), slice(left, left + window.width)
+    rgb = patch.rgb[place]
+    valid = None if patch.valid is None else patch.valid[place]
+    grey = None if patch.grey is None else patch.grey[place]
     if rgb.shape[:2] != (window.height, window.width):
         rgb, valid = padded(rgb, valid, window)
+        grey = None
     if valid is not None and valid.all():
         valid = None
-    return Patch(window, np.ascontiguousarray(rgb), valid)
+    return Patch(window, np.ascontiguousarray(rgb), valid, None if grey is None else np.ascontiguousarray(grey))

@@ -28,13 +28,12 @@ def _interleave(planes: npt.NDArray[np.unsignedinteger], out: npt.NDArray[np.uns
         out[3 * pixel + 2] = blue[pixel]
 
 
-def interleaved(planes: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Bands ``(C, H, W)`` as pixels ``(H, W, C)``, contiguous."""
-    if len(planes) != 3 or planes.dtype not in (np.uint8, np.uint16):
-        return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
-    out = np.empty((*planes.shape[1:], 3), planes.dtype)
-    _interleave(np.ascontiguousarray(planes).reshape(3, -1), out.reshape(-1))
-    return out
+def interleave(planes: npt.NDArray[np.generic], out: npt.NDArray[np.generic]) -> None:
+    """Write bands ``(C, H, W)`` as pixels ``(H, W, C)`` to ``out``, which is contiguous."""
+    if len(planes) == 3 and planes.dtype in (np.uint8, np.uint16):
+        _interleave(planes.reshape(3, -1), out.reshape(-1))
+    else:
+        out[...] = np.moveaxis(planes, 0, -1)
 
 
 @numba.njit(

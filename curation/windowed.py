@@ -20,7 +20,7 @@ from curation.catalogue import Window
 from curation.errors import UnreadableImage
 from curation.manifest import Source
 from curation.signature import sniff
-from curation.tables import differs, interleaved
+from curation.tables import differs, interleave
 
 Pixels = npt.NDArray[np.generic]
 Mask = npt.NDArray[np.bool_]
@@ -34,6 +34,9 @@ GDAL_OPTIONS = {
     "GDAL_CACHEMAX": 256,  # MB; every block of the rows in work stays decoded
     "GDAL_PAM_ENABLED": "NO",  # no .aux.xml beside the user's data
 }
+
+CHUNK = 1 << 20
+"""Pixels whose bands are read and put side by side at a time, in whole blocks: they are still in the cache then."""
 
 _CYAN = (ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow, ColorInterp.black)
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -111,9 +114,20 @@ class Raster:
         return pixels, self._without_nodata(pixels, valid)
 
     def _bands(self, place: RasterWindow) -> Pixels:
-        if len(self.datasets) > 1:
-            return interleaved(np.stack([data.read(1, window=place) for data in self.datasets]))
-        pixels = interleaved(self.datasets[0].read(list(self.indexes), window=place))
+        top, bottom, width = int(place.row_off), int(place.row_off + place.height), int(place.width)
+        pixels = np.empty((bottom - top, width, max(len(self.indexes), len(self.datasets))), self.dtype)
+        block = self.block_shape[0]
+        step = max(CHUNK // (width * block), 1) * block
+        for row in (top, *range((top // step + 1) * step, bottom, step)):
+            rows = pixels[row - top : (row // step + 1) * step - top]
+            planes = np.empty((rows.shape[2], *rows.shape[:2]), rows.dtype)
+            part = RasterWindow(place.col_off, row, width, rows.shape[0])
+            if len(self.datasets) == 1:
+                self.datasets[0].read(list(self.indexes), window=part, out=planes)
+            else:
+                for plane, data in zip(planes, self.datasets, strict=True):
+                    data.read(1, window=part, out=plane)
+            interleave(planes, rows)
         if not self.cmyk:
             return pixels
         light = 255 - pixels.astype(np.uint16)

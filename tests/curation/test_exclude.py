@@ -149,6 +149,19 @@ def test_collars_without_nodata_tag_are_counted_as_nodata() -> None:
     assert statistics.measure(scene()).fill < 0.01
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_share_of_fill_alone_is_that_of_all_statistics(masked: bool) -> None:
+    rng = np.random.default_rng(0)
+    shares = set()
+    for size in (2, 9, 30):
+        pixels = rng.integers(0, 5, (12, 40, 3), np.uint8).repeat(size, 0).repeat(size, 1)
+        pixels[:, ::7] = 255 - pixels[:, ::7]
+        valid = rng.random(pixels.shape[:2]) < 0.8 if masked else None
+        assert statistics.fill(pixels, valid) == statistics.measure(pixels, valid).fill
+        shares.add(statistics.fill(pixels, valid))
+    assert len(shares) == 3 and max(shares) > 0.1
+
+
 def test_statistics_equal_numpy() -> None:
     pixels, valid = scene(64, 90), np.random.default_rng(0).random((64, 90)) > 0.2
     found = statistics.measure(pixels, valid)

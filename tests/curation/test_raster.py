@@ -311,14 +311,14 @@ def test_gsd_of_projected_geographic_and_feet(tmp_path: Path) -> None:
     for crs, transform, expected in cases:
         write_tiff(tmp_path / "a.tif", bands, crs=crs, transform=transform)
         with open_image(Location(tmp_path, "a.tif"), Source(id="s", gsd_m=99), RULES) as image:
-            gsd, source = image.gsd(ALL)
+            gsd, source, _ = image.ground([ALL])[0]
             assert source == "file" and gsd == pytest.approx(expected, rel=4e-3)
             assert image.crs == crs
     degree = 1 / 3600
     write_tiff(tmp_path / "a.tif", bands, crs="EPSG:4326", transform=Affine(degree, 0, 10, 0, -degree, 0))
     with open_image(Location(tmp_path, "a.tif"), Source(id="s"), RULES) as image:
         # a second of longitude on the equator 30.922 m, of latitude 30.715 m (WGS 84)
-        assert image.gsd(Window(0, 0, 1, 1))[0] == pytest.approx(math.sqrt(30.922 * 30.715), rel=1e-3)
+        assert image.ground([Window(0, 0, 1, 1)])[0].gsd == pytest.approx(math.sqrt(30.922 * 30.715), rel=1e-3)
 
 
 def test_gsd_without_a_place_comes_from_the_manifest(tmp_path: Path) -> None:
@@ -329,18 +329,18 @@ def test_gsd_without_a_place_comes_from_the_manifest(tmp_path: Path) -> None:
         (None, (None, "none")),
     ):
         with open_image(Location(tmp_path, "a.jpg"), Source(id="s", gsd_m=gsd), RULES) as image:
-            assert image.gsd(ALL) == expected and image.bounds(ALL) is None
+            assert image.ground([ALL]) == [(*expected, None)]
 
 
 def test_bounds_across_the_date_line_and_of_the_whole_earth(tmp_path: Path) -> None:
     bands = np.zeros((1, 40, 60), np.uint8)
     write_tiff(tmp_path / "a.tif", bands, crs="EPSG:32660", transform=Affine(10_000, 0, 500_000, 0, -10_000, 5_900_000))
     with open_image(Location(tmp_path, "a.tif"), Source(id="s"), RULES) as image:
-        found = image.bounds(ALL)
+        found = image.ground([ALL])[0].bounds
         assert found is not None and found[0] > 170 and found[2] < -170 and found[1] < found[3]
     write_tiff(tmp_path / "b.tif", bands, crs="EPSG:4326", transform=Affine(6, 0, -180, 0, -4.5, 90))
     with open_image(Location(tmp_path, "b.tif"), Source(id="s"), RULES) as image:
-        assert image.bounds(ALL) == (-180.0, -90.0, 180.0, 90.0)
+        assert image.ground([ALL])[0].bounds == (-180.0, -90.0, 180.0, 90.0)
 
 
 @settings(max_examples=25, deadline=None)

@@ -140,7 +140,7 @@ def test_large_rasters_give_the_same_rows_strip_by_strip(
         assert row == key[row["tile_id"]] or row["kind"] == "image"
     image = next(row for row in cut if row["kind"] == "image")
     expected = key[image["tile_id"]]
-    for column in ("phash", "phash256", "content_hash", "west", "gsd_m"):
+    for column in ("phash", "phash256", "content_hash", "west", "gsd_m"):  # boxes of one pixel: 1500 < 2 x 1024
         assert image[column] == expected[column]
     assert image["mean"] == pytest.approx(expected["mean"]) and image["std"] == pytest.approx(expected["std"])
 
@@ -148,8 +148,8 @@ def test_large_rasters_give_the_same_rows_strip_by_strip(
 def _exact_share(original: Any, pixels: np.ndarray) -> Any:
     """The random mode draws by the valid share, which samples only estimate: take the true one in both runs."""
 
-    def share(patches: Any, found: Any) -> float:
-        return original(patches, found) if len(patches) == 1 else float((pixels != 0).any(-1).mean()) * (1 - found.fill)
+    def share(patches: Any, fill: float) -> float:
+        return original(patches, fill) if len(patches) == 1 else float((pixels != 0).any(-1).mean()) * (1 - fill)
 
     return share
 
