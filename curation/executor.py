@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -81,7 +81,8 @@ class Executor:
         import dask
         from distributed import Client, performance_report
 
-        logging.getLogger("distributed").setLevel(logging.ERROR)
+        for name in ("distributed", "distributed.client"):  # what fails is raised, once
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._stack.enter_context(dask.config.set(_settings(profile=self._report is not None)))
         try:
             self._client = self._stack.enter_context(
@@ -137,7 +138,6 @@ class Executor:
             WorkError: a part that is not divisible brought its process down, or the scheduler is gone.
         """
         from distributed import KilledWorker, as_completed
-        from distributed.comm import CommClosedError
 
         waiting = iter(parts)
         flying: dict[Any, P] = {}
@@ -145,7 +145,8 @@ class Executor:
 
         def send() -> None:
             for part in waiting:
-                future = self._client.submit(_work, fn, part, pure=False, retries=RETRIES)
+                with _scheduler_answers():
+                    future = self._client.submit(_work, fn, part, pure=False, retries=RETRIES)
                 flying[future] = part
                 pool.add(future)
                 return
@@ -156,11 +157,10 @@ class Executor:
             future = next(pool)
             part = flying.pop(future)
             try:
-                result = future.result()
+                with _scheduler_answers():
+                    result = future.result()
             except KilledWorker:
                 result = _isolate(fn, part)
-            except CommClosedError as error:
-                raise WorkError(f"the Dask scheduler is gone ({error}); run the same command again to go on") from error
             except (OpticalrsError, OSError):
                 raise
             except Exception:
@@ -174,6 +174,21 @@ class Executor:
 
     def _ahead(self) -> int:
         return IN_FLIGHT * max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
+
+
+@contextmanager
+def _scheduler_answers() -> Iterator[None]:
+    """Say what to do when the scheduler dies; Dask has three exceptions for it."""
+    from distributed.client import ClosedClientError, FutureCancelledError
+    from distributed.comm import CommClosedError
+
+    try:
+        yield
+    except (ClosedClientError, FutureCancelledError, CommClosedError) as error:
+        raise WorkError(
+            f"the Dask scheduler is gone ({type(error).__name__}); the same command, with a scheduler that runs, goes "
+            "on from here"
+        ) from error
 
 
 def _settings(profile: bool) -> dict[str, Any]:

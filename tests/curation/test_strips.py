@@ -14,7 +14,7 @@ from curation import fingerprint, lanczos, strips
 from curation.catalogue import Window
 from curation.manifest import ExcludeRules, Source
 from curation.raster import Location, open_image
-from tests.curation.textures import texture
+from textures import texture
 
 
 @pytest.mark.parametrize(
