@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from curation.neighbour_kernels import BLOCK, next_near, popcount
+from curation.neighbour_kernels import BLOCK, popcount
 
 _f32, _f64, _i64, _u64 = types.float32, types.float64, types.int64, types.uint64
 _thumb, _thumbs = types.Array(types.int8, 1, "C"), types.Array(types.int8, 2, "C")
@@ -42,6 +42,8 @@ def _sources() -> npt.NDArray[np.uint64]:
 
 
 _SOURCES = _sources()
+_CLUSTERS, _CLUSTER_RADIUS = 32, 16
+"""Clusters that a component's members are cut into, so that most kept ones need not be tried, and their radius in bits."""
 _STRIP = 4
 """Rows of a strip: what is compared before the rest."""
 _FIRST_STRIP = (1, 2, 3, 4, 1, 4, 3, 2)
@@ -178,26 +180,70 @@ def agree(thumbs: Any, moments: Any, i: Any, j: Any, turn: int, least: float, ou
 
 @numba.njit(
     _i64(
-        _longs, _words, types.uint64, _i64, _i64, _i64, types.boolean, _thumbs, _moments, _flags, _i64, _i64, _f64
+        _longs, _words, _thumbs, _moments, types.uint64, _i64, _i64, _i64, _i64, types.boolean, _thumbs, _moments,
+        _flags, _i64, _i64, _f64,
     ),
     nogil=True, cache=True,
 )  # fmt: skip
 def _first_same(
-    kept: Any, kept_codes: Any, code: int, count: int, member: int, turn: int, member_turned: bool, thumbs: Any,
-    moments: Any, soft: Any, radius: int, soft_radius: int, least: float,
+    kept: Any, kept_codes: Any, strips: Any, norms: Any, code: int, start: int, count: int, member: int, turn: int,
+    member_turned: bool, thumbs: Any, moments: Any, soft: Any, radius: int, soft_radius: int, least: float,
 ) -> int:  # fmt: skip
-    """Place of the first of ``count`` kept items whose code is near ``code`` and which the thumbnails confirm."""
-    widest = max(radius, soft_radius) if soft[member] else radius
-    place = next_near(code, kept_codes, 0, count, widest)
-    while place < count:
-        other = kept[place]
-        if soft[other] or widest == radius or np.int64(popcount(code ^ kept_codes[place])) <= radius:
+    """Place, from ``start`` to ``count``, of the first kept item whose code is near and which the thumbnails confirm.
+
+    ``strips`` and ``norms`` are the kept items' first strips and norms, side by side in memory: in a crowd nearly every
+    pair is near, and gets no further than this.
+    """
+    item, strip = np.uint64(member), np.uint64(_STRIP * SIDE)
+    widest = np.uint64(max(radius, soft_radius) if soft[member] else radius)
+    for block in range(start, count, BLOCK):
+        hits, first = 0, np.uint64(block)
+        for step in range(BLOCK):
+            hits += np.int64(popcount(code ^ kept_codes[first + np.uint64(step)]) <= widest)
+        if hits == 0:
+            continue
+        for place in range(block, min(block + BLOCK, count)):
+            distance, other = popcount(code ^ kept_codes[place]), kept[place]
+            if distance > widest or (distance > np.uint64(radius) and not soft[other]):
+                continue
+            if turn == 0:
+                total, row = np.int32(0), np.uint64(place)
+                for pixel in range(strip):
+                    total = np.int32(total + np.int32(np.int32(strips[row, pixel]) * np.int32(thumbs[item, pixel])))
+                bound = total + norms[row, 1] * moments[item, 1]
+                if bound < least * norms[row, 0] * moments[item, 0]:
+                    continue
             upright, turned = (other, member) if member_turned else (member, other)
-            agreement = correlation(thumbs, moments, upright, thumbs, moments, turned, turn, least)
-            if agreement >= least:
+            if correlation(thumbs, moments, upright, thumbs, moments, turned, turn, least) >= least:
                 return place
-        place = next_near(code, kept_codes, place + 1, count, widest)
     return count
+
+
+@numba.njit(_i64(_codes, _i64, _i64, _longs, _longs, _longs), nogil=True, cache=True)
+def _cluster(codes: Any, low: int, high: int, cluster: Any, leaders: Any, opens: Any) -> int:
+    """Cut the members ``low`` to ``high`` of a component into clusters around leaders; returns the clusters' number.
+
+    A member belongs to the first leader that is near, or leads the next cluster; the last cluster takes the rest.
+    ``opens`` is where each cluster's members start when they lie one after the other.
+    """
+    clusters = 0
+    for member in range(low, high):
+        own = 0
+        while own < clusters and np.int64(popcount(codes[member, 0] ^ codes[leaders[own], 0])) > _CLUSTER_RADIUS:
+            own += 1
+        if own == clusters:
+            if clusters < _CLUSTERS:
+                leaders[clusters], opens[clusters] = member, 0
+                clusters += 1
+            own = clusters - 1
+        cluster[member - low] = own
+        opens[own] += 1
+    total = 0
+    for own in range(clusters):
+        size = opens[own]
+        opens[own] = total
+        total += size
+    return clusters
 
 
 @numba.njit(
@@ -230,27 +276,48 @@ def keep_best(
         if wanted[component]:
             longest = max(longest, starts[component + 1] - starts[component])
     kept, kept_codes = np.empty(longest, np.int64), np.empty((turns, longest + BLOCK), np.uint64)
+    strips, norms = np.empty((longest, _STRIP * SIDE), np.int8), np.empty((longest, 2), np.float32)
+    cluster, leaders = np.empty(longest, np.int64), np.empty(_CLUSTERS, np.int64)
+    opens, closes = np.empty(_CLUSTERS, np.int64), np.empty(_CLUSTERS, np.int64)
+    reach = np.empty((_CLUSTERS, turns), np.int64)
     for component in range(first, last):
-        count = 0
-        for member in range(starts[component], starts[component + 1] if wanted[component] else starts[component]):
-            place = count
-            for turn in range(turns):
-                place = _first_same(
-                    kept, kept_codes[0], codes[member, turn], place, member, turn, True,
-                    thumbs, moments, soft, radius, soft_radius, least,
-                )  # fmt: skip
-                if turn > 0:
-                    place = _first_same(
-                        kept, kept_codes[turn], codes[member, 0], place, member, turn, False,
-                        thumbs, moments, soft, radius, soft_radius, least,
-                    )  # fmt: skip
-            if place < count:
-                stands_in[member] = kept[place]
+        low, high = starts[component], starts[component + 1] if wanted[component] else starts[component]
+        clusters = _cluster(codes, low, high, cluster, leaders, opens)
+        closes[:clusters] = opens[:clusters]
+        reach[:clusters] = -1
+        for member in range(low, high):
+            best = member
+            widest = max(radius, soft_radius) if soft[member] else radius
+            for part in range(clusters):
+                start, end = opens[part], closes[part]
+                leader, place = leaders[part], end
+                for turn in range(turns):
+                    turned = codes[member, turn]
+                    if np.int64(popcount(turned ^ codes[leader, 0])) <= reach[part, 0] + widest:
+                        place = _first_same(
+                            kept, kept_codes[0], strips, norms, turned, start, place, member, turn, True,
+                            thumbs, moments, soft, radius, soft_radius, least,
+                        )  # fmt: skip
+                    upright = codes[member, 0]
+                    if turn > 0 and np.int64(popcount(upright ^ codes[leader, turn])) <= reach[part, turn] + widest:
+                        place = _first_same(
+                            kept, kept_codes[turn], strips, norms, upright, start, place, member, turn, False,
+                            thumbs, moments, soft, radius, soft_radius, least,
+                        )  # fmt: skip
+                if place < end:
+                    best = min(best, kept[place])
+            if best < member:
+                stands_in[member] = best
                 continue
-            kept[count] = member
+            part = cluster[member - low]
+            place = closes[part]
+            kept[place] = member
+            strips[place], norms[place] = thumbs[member, : _STRIP * SIDE], moments[member, :2]
             for turn in range(turns):
-                kept_codes[turn, count] = codes[member, turn]
-            count += 1
+                kept_codes[turn, place] = codes[member, turn]
+                distance = np.int64(popcount(codes[member, turn] ^ codes[leaders[part], turn]))
+                reach[part, turn] = max(reach[part, turn], distance)
+            closes[part] = place + 1
 
 
 @numba.njit(types.void(_longs, _longs, _longs), nogil=True, cache=True)

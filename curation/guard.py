@@ -175,10 +175,10 @@ def _candidate_pairs(
     """(row, fingerprint) pairs, one of which as it is lies within the radius of the other in some orientation."""
     from curation import neighbours
 
-    found = [neighbours.pairs_between(codes[:, 0], wanted[:, 0], radius, threads)]
-    for turn in range(1, 8 if rules.orientations else 1):
-        found.append(neighbours.pairs_between(codes[:, 0], wanted[:, turn], radius, threads))
-        found.append(neighbours.pairs_between(codes[:, turn], wanted[:, 0], radius, threads))
+    turns = 8 if rules.orientations else 1
+    upright = neighbours.pairs_between(codes[:, 0], wanted[:, :turns].reshape(-1), radius, threads)
+    found = [upright // [1, turns]]
+    found += [neighbours.pairs_between(codes[:, turn], wanted[:, 0], radius, threads) for turn in range(1, turns)]
     return np.concatenate(found)
 
 

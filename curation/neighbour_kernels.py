@@ -242,6 +242,36 @@ def between(
     return used
 
 
+@numba.njit(
+    _i64(_codes, _i64, _i64, _codes, _ids, _ids, _table, _i64, _codes, _i64, _i64, _starts, _ids, _ids),
+    nogil=True, cache=True,
+)  # fmt: skip
+def look_up(
+    codes: Any, low: int, high: int, few: Any, few_ids: Any, edges: Any, segments: Any, flags: int, masks: Any,
+    chosen: int, radius: int, at: Any, out_a: Any, out_b: Any,
+) -> int:  # fmt: skip
+    """Pairs of ``codes[at[0]:high]`` with the few of one table, sorted by its key. Returns the pairs written.
+
+    Where room for pairs ends, ``at`` (code) is where to go on.
+    """
+    room, used = out_a.shape[0], 0
+    for item in range(max(low, at[0]), high):
+        code, before = codes[item], used
+        key = _key(code, segments)
+        end = np.int64(edges[key + 1])
+        place = next_near(code, few, np.int64(edges[key]), end, radius)
+        while place < end:
+            if _first_table(code ^ few[place], masks, chosen) == flags:
+                if used == room:
+                    at[0] = item
+                    return before
+                out_a[used], out_b[used] = item, few_ids[place]
+                used += 1
+            place = next_near(code, few, place + 1, end, radius)
+    at[0] = high
+    return used
+
+
 @numba.njit(_i32(_ids, _i32), nogil=True, cache=True)
 def _root(parent: Any, item: int) -> int:
     """Root of an item, halving the path on the way."""

@@ -16,6 +16,7 @@ Every function takes ``threads``; the answer does not depend on it.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,9 @@ kernels: Any = neighbour_kernels
 MAX_RADIUS = 10
 _LEVEL_BITS = 12
 """Most bits of a partition: more open streams than that thrash the processor's address cache."""
+_FEW = 16
+"""A set that is smaller by this factor is kept in the cache, and the other streamed past it."""
+_KEY_BITS = 16
 _EDGES = 1 << 16
 """Edges that a thread collects before it hands them over."""
 
@@ -83,7 +87,11 @@ def pairs_within(codes: Codes, radius: int, threads: int | None = None) -> Pairs
 def pairs_between(a: Codes, b: Codes, radius: int, threads: int | None = None) -> Pairs:
     """All pairs (i, j) with ``a[i]`` within ``radius`` bits of ``b[j]``: (M, 2) int64, sorted."""
     a, b = _checked(a), _checked(b)
-    return _sorted_pairs(cross_edges(a, b, make_scheme(max(len(a), len(b)), radius), _threads(threads)))
+    if _FEW * min(len(a), len(b)) > max(len(a), len(b)):
+        return _sorted_pairs(cross_edges(a, b, make_scheme(max(len(a), len(b)), radius), _threads(threads)))
+    if len(a) >= len(b):
+        return _sorted_pairs(_look_up(a, b, radius, _threads(threads)))
+    return _sorted_pairs((i, j) for j, i in _look_up(b, a, radius, _threads(threads)))
 
 
 def pairs_in_orientations(
@@ -272,6 +280,38 @@ def cross_edges(
             rules = (*_pack(tables), scheme.masks, scheme.chosen, scheme.radius)
             work = partial(kernels.between, *side_a, *side_b, label_a, label_b, *rules)
             yield from _over_buckets(work, side_a[2] + side_b[2], pool, threads, visit)
+
+
+def _look_up(many: Codes, few: Codes, radius: int, threads: int) -> Iterator[Edges]:
+    """Pairs between two sets of very different size: a table of the few, every code of the many looked up in it."""
+    bands = [radius + chosen for chosen in (1, 2, 3)]
+    spans = {count: [64 * band // count for band in range(count + 1)] for count in bands}
+
+    def cost(count: int) -> float:
+        chosen = count - radius
+        return math.comb(count, chosen) * (4.0 + 0.4 * len(few) / 2 ** min(64 * chosen / count, _KEY_BITS))
+
+    count = min(bands, key=cost)
+    masks = np.array([((1 << (high - low)) - 1) << low for low, high in itertools.pairwise(spans[count])], np.uint64)
+    cuts = list(itertools.pairwise(np.linspace(0, len(many), 16 * threads + 1).astype(np.int64).tolist()))
+    with ThreadPoolExecutor(threads) as pool:
+        for combination in itertools.combinations(range(count), count - radius):
+            own = [(spans[count][band], spans[count][band + 1] - spans[count][band]) for band in combination]
+            key, _ = _take(own, _KEY_BITS)
+            ids = np.arange(len(few), dtype=np.int32)
+            codes, ids, starts = _partition(few, ids, tuple(key), pool, 1)
+            padded = np.concatenate([codes, np.zeros(neighbour_kernels.BLOCK, np.uint64)])
+            flags = sum(1 << (31 - band) for band in combination)
+            table = (padded, ids, starts.astype(np.int32), _segments(tuple(key)), flags, masks, count - radius, radius)
+
+            def work(low: int, high: int, table: tuple[Any, ...] = table) -> list[Edges]:
+                def step(place: Pairs, last: int, i: Ids, j: Ids) -> int:
+                    return int(kernels.look_up(many, low, last, *table, place, i, j))
+
+                return _drain(step, low, high, None)
+
+            for found in pool.map(lambda span: work(*span), cuts):
+                yield from found
 
 
 def _partition(

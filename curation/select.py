@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -198,16 +199,30 @@ def _summary(rows: Rows, decision: _Decision, unguarded: tuple[str, ...]) -> Sel
 def _write(rows: Rows, decision: _Decision, out: Path) -> None:
     schema = schema_of("catalogue")
     with atomic(out) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-        for low, table in _gathered(rows):
-            high = low + len(table)
-            columns = {name: table[name] for name in _COPIED}
-            columns["verdict"] = pa.array([VERDICTS[code] for code in decision.code[low:high]])
-            columns |= _worded(decision, table, low, high)
-            for name in ("shard", "position"):
-                values = getattr(decision, name)[low:high]
-                columns[name] = pa.array(values, mask=values < 0)
-            arrays = [_as(columns[column.name], column) for column in schema]
-            writer.write_table(pa.table(arrays, schema=schema), row_group_size=_ROW_GROUP)
+        for table in _ahead(_catalogue(rows, decision, schema)):
+            writer.write_table(table, row_group_size=_ROW_GROUP)
+
+
+def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same tables, the next one being made in a second thread."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, tables, None)
+        while (table := coming.result()) is not None:
+            coming = pool.submit(next, tables, None)
+            yield table
+
+
+def _catalogue(rows: Rows, decision: _Decision, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The catalogue, a row group at a time."""
+    for low, table in _gathered(rows):
+        high = low + len(table)
+        columns = {name: table[name] for name in _COPIED}
+        columns["verdict"] = pa.array([VERDICTS[code] for code in decision.code[low:high]])
+        columns |= _worded(decision, table, low, high)
+        for name in ("shard", "position"):
+            values = getattr(decision, name)[low:high]
+            columns[name] = pa.array(values, mask=values < 0)
+        yield pa.table([_as(columns[column.name], column) for column in schema], schema=schema)
 
 
 def _as(values: pa.ChunkedArray | pa.Array, column: pa.Field) -> pa.Array:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from textures import texture
 
 from curation import fingerprint, lanczos, strips
 from curation.catalogue import Window
 from curation.manifest import ExcludeRules, Source
 from curation.raster import Location, open_image
-from textures import texture
 
 
 @pytest.mark.parametrize(
