@@ -35,6 +35,7 @@ from curation.deduplicate import Looks, compare_looks
 from curation.fingerprint import Fingerprints, fingerprint
 from curation.manifest import DeduplicateRules, Recipe, resolve
 from curation.select import select
+from curation.views import view_codes
 
 Image.MAX_IMAGE_PIXELS = None
 SIDE = 128
@@ -120,8 +121,8 @@ def imagededup_code(tile: np.ndarray) -> np.uint64:
 
 
 def looks_of(prints: Fingerprints) -> Looks:
-    thumbs, moments = confirm.thumbnails(prints.dct16.reshape(-1, 256))
-    return Looks(prints.orientations, thumbs, moments, prints.ac_energy < RULES.soft_ac_energy)
+    blocks, soft = prints.dct16.reshape(-1, 256), prints.ac_energy < RULES.soft_ac_energy
+    return Looks(view_codes(prints.orientations, blocks, soft, RULES), *confirm.thumbnails(blocks, soft), soft)
 
 
 def joined(parts: list[Fingerprints]) -> Fingerprints:

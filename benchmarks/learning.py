@@ -4,8 +4,8 @@
 
 DATA is a folder with one folder of images per class. Half of each class, without labels, is what the encoder is trained
 on and what kNN (k = 20, cosine) looks in; the other half is asked. The encoder is a ViT of 4 blocks, width 192, on
-96 x 96 px in patches of 8 (Scale-MAE: 16, since its decoder makes 32 px of every patch); whole images, mirrored at
-random.
+96 x 96 px in patches of 8 (Scale-MAE: 128 px in patches of 16, of each of which its decoder makes 32 px); whole images,
+mirrored at random.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from pretrain.evaluate.knn import knn_accuracy
 from pretrain.models import build_objective
 from pretrain.reader import EVALUATION_FORMATS, decode
 
-SIDE = 96
+SIDES = {"mae": (96, 8), "selective_mae": (96, 8), "scale_mae": (128, 16)}
+"""Side of the image and of a patch."""
 DECODER = {"decoder_depth": 2, "decoder_dim": 128, "decoder_heads": 4}
 OBJECTIVES = {
     "MAE": MaeObjective(name="mae", **DECODER),
     "SelectiveMAE 0.85/0.25": SelectiveMaeObjective(name="selective_mae", **DECODER),
     "SelectiveMAE 0.75/0.5": SelectiveMaeObjective(name="selective_mae", mask_ratio=0.75, target_ratio=0.5, **DECODER),
     "Scale-MAE": ScaleMaeObjective(
-        name="scale_mae", target_size=2 * SIDE, fcn_dim=32, fcn_layers=1, high_band=4, **DECODER
+        name="scale_mae", target_size=256, fcn_dim=32, fcn_layers=1, high_band=4, **DECODER
     ),
 }
 
@@ -52,16 +53,15 @@ def main() -> None:
     for label in options.objectives:
         config = OBJECTIVES[label]
         torch.manual_seed(0)
-        patch_size = 16 if config.name == "scale_mae" else 8
-        encoder = EncoderConfig(
-            name="vit_tiny_patch16_224", args={"patch_size": patch_size, "img_size": SIDE, "depth": 4}
-        )
+        side, patch = SIDES[config.name]
+        args = {"img_size": side, "patch_size": patch, "depth": 4}
+        encoder = EncoderConfig(name="vit_tiny_patch16_224", args=args)
         model = build_objective(config, encoder)
-        before = accuracy(model, train, test)
+        before = accuracy(model, side, train, test)
         start = time.process_time()
         losses = learn(model, train, options.epochs, options.batch)
         seconds = time.process_time() - start
-        after = accuracy(model, train, test)
+        after = accuracy(model, side, train, test)
         rows.append({"objective": label, "seconds": seconds, "losses": losses, "untrained": before, "trained": after})
         print(
             f"| {label} | {seconds:.0f} | {losses[0]:.3f} | {losses[-1]:.3f} | {before:.1%} | {after:.1%} |", flush=True
@@ -70,8 +70,8 @@ def main() -> None:
         options.json.write_text(json.dumps(rows, indent=1))
 
 
-def accuracy(model, train, test):
-    prepare = Preparation(SIDE, model.mean.tolist(), model.std.tolist())
+def accuracy(model, side, train, test):
+    prepare = Preparation(side, model.mean.tolist(), model.std.tolist())
     known, asked = (extract([model.encoder], part, prepare)[0] for part in (train, test))
     model.train()
     labels, answers = torch.from_numpy(train.labels), torch.from_numpy(test.labels)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="untyped-decorator,no-untyped-call,assignment,call-arg"
-"""The second opinion: whether two tiles look alike as 16x16 thumbnails, in any of the eight orientations.
+"""The second opinion: whether two tiles look alike as 16x16 thumbnails, in any view (:mod:`curation.views`).
 
 A thumbnail is the inverse DCT of a tile's ``dct16`` block. A perceptual hash, and a plain correlation too, is ruled by
 the strongest feature: two seas with a bright corner each agree in every bit. So thumbnails are *clipped*, three robust
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from numba import types
 
 from curation.neighbour_kernels import BLOCK, popcount
+from curation.views import CENTRE, CROP, SIDE, at_points, median
 
 _f32, _f64, _i64, _u64 = types.float32, types.float64, types.int64, types.uint64
 _thumb, _thumbs = types.Array(types.int8, 1, "C"), types.Array(types.int8, 2, "C")
@@ -25,78 +26,80 @@ _moments = types.Array(_f32, 2, "C")
 _floats, _longs, _bytes = types.Array(_f32, 1, "C"), types.Array(_i64, 1, "C"), types.Array(types.int8, 1, "C")
 _flags, _ids = types.Array(types.boolean, 1, "C"), types.Array(types.int32, 1, "C")
 
-SIDE = 16
 PIXELS = SIDE * SIDE
 CLIP = 3.0
 """Robust deviations at which a thumbnail is clipped."""
-TURNS = ("as it is", "rot90", "rot180", "rot270", "mirror", "mirror+rot90", "mirror+rot180", "mirror+rot270")
-"""The eight orientations: ``np.fliplr`` where mirrored, then ``np.rot90`` counter-clockwise."""
 
 
 def _sources() -> npt.NDArray[np.uint64]:
-    """(8, 256): of every pixel of a turned thumbnail, which pixel of the thumbnail it is."""
+    """(9, 256): of every pixel of a view's thumbnail, which of a tile's 512 it is: the tile's, then its centre's."""
     upright = np.arange(PIXELS, dtype=np.uint64).reshape(SIDE, SIDE)
     mirrored = np.fliplr(upright)
     turned = [np.rot90(mirrored if turn >= 4 else upright, turn % 4) for turn in range(8)]
-    return np.stack(turned).reshape(8, PIXELS)
+    return np.concatenate([np.stack(turned).reshape(8, PIXELS), upright.reshape(1, PIXELS) + np.uint64(PIXELS)])
 
 
 _SOURCES = _sources()
 _CLUSTERS, _CLUSTER_RADIUS = 32, 16
-"""Clusters that a component's members are cut into, so that most kept ones need not be tried, and their radius in bits."""
+"""Clusters that a component is cut into, so that most kept members need not be tried, and their radius in bits."""
 _STRIP = 4
 """Rows of a strip: what is compared before the rest."""
-_FIRST_STRIP = (1, 2, 3, 4, 1, 4, 3, 2)
-"""Which strip of a thumbnail is the top one of the turned thumbnail."""
+_FIRST_STRIP = (1, 2, 3, 4, 1, 4, 3, 2, 6)
+"""Which norm is that of a view's thumbnail without its top strip."""
+_NORM = (0, 0, 0, 0, 0, 0, 0, 0, 5)
+"""Which norm is that of a view's thumbnail."""
 
 
-def thumbnails(blocks: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Clipped thumbnails of some tiles.
+def thumbnails(
+    blocks: npt.NDArray[np.int8], soft: npt.NDArray[np.bool_] | None = None
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Clipped thumbnails of some tiles and of their centres.
 
     Args:
         blocks: (N, 256) int8, ``dct16``: the low-frequency block of the orthonormal DCT-II, row-major, any scale.
+        soft: (N,) tiles whose centre counts as the tile itself; null: none.
 
     Returns:
-        (N, 256) int8: clipped, without their mean, scaled; and (N, 5) float32: their norm, and the norm of what is left
-        without the strip at the top, right, bottom and left. All are 0 where more than half of the pixels are equal:
-        nothing can be said then.
+        (N, 512) int8: tile and centre, clipped, without their mean, scaled; and (N, 7) float32: the tile's norm, and
+        the norm of what is left without the strip at the top, right, bottom and left; the centre's norm, and without
+        the strip at the top. All are 0 where more than half of the pixels are equal: nothing can be said then.
     """
-    frequency = np.arange(SIDE)
-    basis = np.cos(np.pi * (2 * frequency[:, None] + 1) * frequency[None, :] / (2 * SIDE)) * np.sqrt(2 / SIDE)
-    basis[:, 0] = np.sqrt(1 / SIDE)
-    basis = basis.astype(np.float32)
+    whole, centre = _clipped(blocks, 1.0), _clipped(blocks, CENTRE)
+    if soft is not None:
+        centre[soft] = whole[soft]
+    squares = np.square(np.stack([whole, centre], axis=1), dtype=np.float32).reshape(-1, 2, SIDE, SIDE)
+    rows, columns = squares.sum(axis=3), squares[:, 0].sum(axis=1)
+    inner = (rows[:, 0, _STRIP:], columns[:, :-_STRIP], rows[:, 0, :-_STRIP], columns[:, _STRIP:])
+    sums = [rows[:, 0].sum(axis=1), *(part.sum(axis=1) for part in inner)]
+    sums += [rows[:, 1].sum(axis=1), rows[:, 1, _STRIP:].sum(axis=1)]
+    return np.concatenate([whole, centre], axis=1), np.sqrt(np.stack(sums, axis=1))
+
+
+def _clipped(blocks: npt.NDArray[np.int8], share: float) -> npt.NDArray[np.int8]:
+    basis = at_points(SIDE, share)
     plain = (basis @ blocks.reshape(-1, SIDE, SIDE).astype(np.float32) @ basis.T).reshape(-1, PIXELS)
-    plain -= _median(plain)
-    clip = CLIP * 1.4826 * _median(np.abs(plain))
+    plain -= median(plain)
+    clip = CLIP * 1.4826 * median(np.abs(plain))
     flat = clip[:, 0] <= 1e-3
     clip[flat] = 1.0
     clipped = np.clip(plain / clip, -1, 1)
     clipped -= clipped.mean(axis=1, keepdims=True)
     thumbs = np.rint(clipped * 63.5)
     thumbs[flat] = 0
-    squares = (thumbs * thumbs).reshape(-1, SIDE, SIDE)
-    norm = np.sqrt(squares.sum(axis=(1, 2)))
-    strips = (squares[:, _STRIP:], squares[:, :, :-_STRIP], squares[:, :-_STRIP], squares[:, :, _STRIP:])
-    norms = [norm, *(np.sqrt(strip.sum(axis=(1, 2))) for strip in strips)]
-    return thumbs.astype(np.int8), np.stack(norms, axis=1).astype(np.float32)
-
-
-def _median(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    middle = np.partition(values, (PIXELS // 2 - 1, PIXELS // 2), axis=1)[:, PIXELS // 2 - 1 : PIXELS // 2 + 1]
-    return middle.mean(axis=1, keepdims=True)
+    return thumbs.astype(np.int8)
 
 
 @numba.njit(_f64(_thumbs, _moments, _i64, _thumbs, _moments, _i64, _i64, _f64), nogil=True, cache=True)
 def correlation(
     thumbs_a: Any, norms_a: Any, i: int, thumbs_b: Any, norms_b: Any, j: int, turn: int, least: float
 ) -> float:
-    """Correlation of thumbnail ``i`` of a and thumbnail ``j`` of b turned; -1 where it cannot reach ``least``.
+    """Correlation of thumbnail ``i`` of a and ``j`` of b in view ``turn``; -1 where it cannot reach ``least``.
 
     After the first strip the rest is bounded by Cauchy and Schwarz, which dismisses most that do not agree. Sums are
     kept in 32 bits and indices unsigned: only then does the compiler use vectors.
     """
     a, b, part, total = np.uint64(i), np.uint64(j), np.uint64(_STRIP * SIDE), np.int32(0)
-    scale = norms_a[a, 0] * norms_b[b, 0]
+    scale = norms_a[a, 0] * norms_b[b, _NORM[turn]]
     if scale == 0:
         return -1.0
     if turn == 0:
@@ -120,24 +123,25 @@ def correlation(
 
 @numba.njit(
     types.Tuple((_i64, _i64, _f64))(
-        _codes, _thumbs, _moments, _flags, _codes, _thumbs, _moments, _flags, _i64, _i64, _i64, _i64, _i64, _f64
+        _codes, _thumbs, _moments, _flags, _codes, _thumbs, _moments, _flags, _i64, _i64, _longs, _i64, _i64, _f64
     ),
     nogil=True, cache=True,
 )  # fmt: skip
 def compare(
     codes_a: Any, thumbs_a: Any, moments_a: Any, soft_a: Any, codes_b: Any, thumbs_b: Any, moments_b: Any, soft_b: Any,
-    i: int, j: int, turns: int, radius: int, soft_radius: int, least: float,
+    i: int, j: int, views: Any, radius: int, soft_radius: int, least: float,
 ) -> Any:  # fmt: skip
-    """Distance, orientation and correlation in which item i of a and j of b are confirmed to be one.
+    """Distance, view and correlation in which item i of a and j of b are confirmed to be one.
 
-    Of the orientations within the radius (where both are soft, within ``soft_radius``) whose correlation reaches
+    Of the views within the radius (where both are soft, within ``soft_radius``) whose correlation reaches
     ``least``, the closest is given; distance -1 where there is none.
     """
     limit = max(radius, soft_radius) if soft_a[i] and soft_b[j] else radius
     best, best_turn, best_correlation = -1, 0, 0.0
-    for turn in range(turns):
+    for column in range(views.shape[0]):
+        turn = views[column]
         for direction in range(1 if turn == 0 else 2):
-            difference = codes_a[i, 0] ^ codes_b[j, turn] if direction == 0 else codes_a[i, turn] ^ codes_b[j, 0]
+            difference = codes_a[i, 0] ^ codes_b[j, column] if direction == 0 else codes_a[i, column] ^ codes_b[j, 0]
             distance = np.int64(popcount(difference))
             if distance > limit or (best >= 0 and distance >= best):
                 continue
@@ -152,20 +156,20 @@ def compare(
 
 @numba.njit(
     types.void(
-        _codes, _thumbs, _moments, _flags, _codes, _thumbs, _moments, _flags, _longs, _longs, _i64, _i64, _i64, _f64,
+        _codes, _thumbs, _moments, _flags, _codes, _thumbs, _moments, _flags, _longs, _longs, _longs, _i64, _i64, _f64,
         _bytes, _bytes, _floats,
     ),
     nogil=True, cache=True,
 )  # fmt: skip
 def compare_pairs(
     codes_a: Any, thumbs_a: Any, moments_a: Any, soft_a: Any, codes_b: Any, thumbs_b: Any, moments_b: Any, soft_b: Any,
-    i: Any, j: Any, turns: int, radius: int, soft_radius: int, least: float, distance: Any, turn: Any, agreement: Any,
+    i: Any, j: Any, views: Any, radius: int, soft_radius: int, least: float, distance: Any, turn: Any, agreement: Any,
 ) -> None:  # fmt: skip
     """:func:`compare` for all pairs (``i[k]``, ``j[k]``); the answers are written to the last three arrays."""
     for k in range(i.shape[0]):
         near, how, value = compare(
             codes_a, thumbs_a, moments_a, soft_a, codes_b, thumbs_b, moments_b, soft_b,
-            i[k], j[k], turns, radius, soft_radius, least,
+            i[k], j[k], views, radius, soft_radius, least,
         )  # fmt: skip
         distance[k], turn[k], agreement[k] = near, how, value
 
@@ -189,7 +193,7 @@ def _first_same(
     kept: Any, kept_codes: Any, strips: Any, norms: Any, code: int, start: int, count: int, member: int, turn: int,
     member_turned: bool, thumbs: Any, moments: Any, soft: Any, radius: int, soft_radius: int, least: float,
 ) -> int:  # fmt: skip
-    """Place, from ``start`` to ``count``, of the first kept item whose code is near and which the thumbnails confirm.
+    """Place, from ``start`` to ``count``, of the first kept item that is near and that the thumbnails confirm.
 
     ``strips`` and ``norms`` are the kept items' first strips and norms, side by side in memory: in a crowd nearly every
     pair is near, and gets no further than this.
@@ -247,11 +251,11 @@ def _cluster(codes: Any, low: int, high: int, cluster: Any, leaders: Any, opens:
 
 
 @numba.njit(
-    types.void(_longs, _flags, _i64, _i64, _codes, _thumbs, _moments, _flags, _i64, _i64, _i64, _f64, _longs),
+    types.void(_longs, _flags, _i64, _i64, _codes, _thumbs, _moments, _flags, _longs, _i64, _i64, _f64, _longs),
     nogil=True, cache=True,
 )  # fmt: skip
 def keep_best(
-    starts: Any, wanted: Any, first: int, last: int, codes: Any, thumbs: Any, moments: Any, soft: Any, turns: int,
+    starts: Any, wanted: Any, first: int, last: int, codes: Any, thumbs: Any, moments: Any, soft: Any, views: Any,
     radius: int, soft_radius: int, least: float, stands_in: Any,
 ) -> None:  # fmt: skip
     """Apply the keep rule inside the components ``first`` to ``last``, by trying every kept member.
@@ -261,25 +265,25 @@ def keep_best(
         wanted: (C,) components to look at.
         first: first component.
         last: one past the last.
-        codes: (M, 8) hashes of the members.
-        thumbs: (M, 256) their thumbnails.
-        moments: (M, 5) norms of the thumbnails.
+        codes: (M, V) hashes of the members.
+        thumbs: (M, 512) their thumbnails.
+        moments: (M, 7) norms of the thumbnails.
         soft: (M,) whether the larger radius is theirs.
-        turns: orientations to look at, 1 or 8.
+        views: (V,) which views the codes are of.
         radius: Hamming radius.
         soft_radius: Hamming radius between soft members.
         least: least correlation.
         stands_in: (M,) -1 for every member; written for those that go: the member that stands for them.
     """
-    longest = 0
+    longest, count = 0, views.shape[0]
     for component in range(first, last):
         if wanted[component]:
             longest = max(longest, starts[component + 1] - starts[component])
-    kept, kept_codes = np.empty(longest, np.int64), np.empty((turns, longest + BLOCK), np.uint64)
+    kept, kept_codes = np.empty(longest, np.int64), np.empty((count, longest + BLOCK), np.uint64)
     strips, norms = np.empty((longest, _STRIP * SIDE), np.int8), np.empty((longest, 2), np.float32)
     cluster, leaders = np.empty(longest, np.int64), np.empty(_CLUSTERS, np.int64)
     opens, closes = np.empty(_CLUSTERS, np.int64), np.empty(_CLUSTERS, np.int64)
-    reach = np.empty((_CLUSTERS, turns), np.int64)
+    reach = np.empty((_CLUSTERS, count), np.int64)
     for component in range(first, last):
         low, high = starts[component], starts[component + 1] if wanted[component] else starts[component]
         clusters = _cluster(codes, low, high, cluster, leaders, opens)
@@ -291,17 +295,20 @@ def keep_best(
             for part in range(clusters):
                 start, end = opens[part], closes[part]
                 leader, place = leaders[part], end
-                for turn in range(turns):
-                    turned = codes[member, turn]
+                for column in range(count):
+                    turn, turned = views[column], codes[member, column]
+                    if turn == CROP and soft[member]:
+                        continue
                     if np.int64(popcount(turned ^ codes[leader, 0])) <= reach[part, 0] + widest:
                         place = _first_same(
                             kept, kept_codes[0], strips, norms, turned, start, place, member, turn, True,
                             thumbs, moments, soft, radius, soft_radius, least,
                         )  # fmt: skip
                     upright = codes[member, 0]
-                    if turn > 0 and np.int64(popcount(upright ^ codes[leader, turn])) <= reach[part, turn] + widest:
+                    near = np.int64(popcount(upright ^ codes[leader, column])) <= reach[part, column] + widest
+                    if column > 0 and near:
                         place = _first_same(
-                            kept, kept_codes[turn], strips, norms, upright, start, place, member, turn, False,
+                            kept, kept_codes[column], strips, norms, upright, start, place, member, turn, False,
                             thumbs, moments, soft, radius, soft_radius, least,
                         )  # fmt: skip
                 if place < end:
@@ -313,10 +320,10 @@ def keep_best(
             place = closes[part]
             kept[place] = member
             strips[place], norms[place] = thumbs[member, : _STRIP * SIDE], moments[member, :2]
-            for turn in range(turns):
-                kept_codes[turn, place] = codes[member, turn]
-                distance = np.int64(popcount(codes[member, turn] ^ codes[leaders[part], turn]))
-                reach[part, turn] = max(reach[part, turn], distance)
+            for column in range(count):
+                kept_codes[column, place] = codes[member, column]
+                distance = np.int64(popcount(codes[member, column] ^ codes[leaders[part], column]))
+                reach[part, column] = max(reach[part, column], distance)
             closes[part] = place + 1
 
 

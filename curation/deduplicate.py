@@ -1,7 +1,7 @@
 """Which tiles are duplicates, and of which tile: equal pixels, and near ones that a second opinion confirms.
 
 The rule is the one that ``docs/deduplication.md`` defines. Rank all tiles by the recipe's keep rule; in that order a
-tile stays unless one that stays already has equal pixels, or lies within the radius in some orientation and looks the
+tile stays unless one that stays already has equal pixels, or lies within the radius in some view and looks the
 same by a second opinion (:mod:`curation.confirm`). Tiles that are removed stand for nobody, so nothing chains. Tiles
 without texture have no perceptual hash worth the name; only equal pixels make them duplicates.
 """
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from curation.manifest import DeduplicateRules, KeepKey, ResolvedSource
 from curation.rows import Rows, fixed_bytes, visit_columns
+from curation.views import CROP, views_of
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -37,7 +38,7 @@ class Matches:
     """The row that stands for it (leak guard: number of the benchmark's image)."""
     distance: npt.NDArray[np.int8]
     """Hamming distance; -1 where the pixels are equal."""
-    turn: npt.NDArray[np.int8]
+    view: npt.NDArray[np.int8]
     correlation: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
@@ -141,20 +142,20 @@ def _near(rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], rules: Ded
     (gone,) = np.nonzero(stands_in >= 0)
     gone = gone[np.argsort(tiles[gone])]
     kept = stands_in[gone]
-    distance, turn, correlation = compare_looks(looks, looks, kept, gone, rules.radius, rules)
-    return Matches(tiles[gone], tiles[kept], distance, turn, correlation)
+    distance, view, correlation = compare_looks(looks, looks, kept, gone, rules.radius, rules)
+    return Matches(tiles[gone], tiles[kept], distance, view, correlation)
 
 
 def _components(rows: Rows, tiles: Ints, rules: DeduplicateRules, threads: int) -> Ints:
     """Label of each tile's component: what lies in another component is no candidate."""
     from curation import neighbours
 
-    turns = 8 if rules.orientations else 1
-    label = neighbours.groups_in_orientations(rows.orientations[tiles, :turns], rules.radius, threads)
+    label = neighbours.groups_in_orientations(rows.codes[tiles], rules.radius, threads)
     (soft,) = np.nonzero(rows.ac_energy[tiles] < rules.soft_ac_energy)
     if rules.soft_radius <= rules.radius or not len(soft):
         return label
-    wider = neighbours.groups_in_orientations(rows.orientations[tiles[soft], :turns], rules.soft_radius, threads)
+    turned = rows.codes[tiles[soft], : CROP if rules.orientations else 1]  # their centres are no pictures of their own
+    wider = neighbours.groups_in_orientations(turned, rules.soft_radius, threads)
     return neighbours.merge_groups(label, soft, soft[wider])
 
 
@@ -163,11 +164,11 @@ class Looks:
     """What M tiles look like: all that a comparison needs."""
 
     codes: npt.NDArray[np.uint64]
-    """(M, 8) pHash in the eight orientations."""
+    """(M, V) pHash in every view."""
     thumbs: npt.NDArray[np.int8]
-    """(M, 256) clipped thumbnails."""
+    """(M, 512) clipped thumbnails of tile and centre."""
     moments: npt.NDArray[np.float32]
-    """(M, 5) norms of the thumbnails."""
+    """(M, 7) norms of the thumbnails."""
     soft: Flags
     """(M,) whether the larger radius is theirs."""
 
@@ -184,29 +185,28 @@ def load_looks(rows: Rows, chosen: Ints, rules: DeduplicateRules, threads: int) 
     """Read the looks of some rows."""
     from curation import confirm
 
-    thumbs, moments = np.empty((len(chosen), 256), np.int8), np.empty((len(chosen), 5), np.float32)
+    thumbs, moments = np.empty((len(chosen), 2 * confirm.PIXELS), np.int8), np.empty((len(chosen), 7), np.float32)
+    soft = rows.ac_energy[chosen] < rules.soft_ac_energy
 
     def visit(places: Ints, table: pa.Table) -> None:
         blocks = fixed_bytes(table, "dct16", 256).view(np.int8)
-        thumbs[places], moments[places] = confirm.thumbnails(blocks)
+        thumbs[places], moments[places] = confirm.thumbnails(blocks, soft[places])
 
     visit_columns(rows, chosen, ["dct16"], visit, threads)
-    codes = np.ascontiguousarray(rows.orientations[chosen])
-    return Looks(codes, thumbs, moments, rows.ac_energy[chosen] < rules.soft_ac_energy)
+    return Looks(rows.codes[chosen], thumbs, moments, soft)
 
 
 def compare_looks(
     a: Looks, b: Looks, i: Ints, j: Ints, radius: int, rules: DeduplicateRules
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Distance (-1 where not confirmed), orientation and correlation of the pairs (``a[i]``, ``b[j]``)."""
+    """Distance (-1 where not confirmed), view and correlation of the pairs (``a[i]``, ``b[j]``)."""
     from curation import confirm
 
-    distance, turn = np.empty(len(i), np.int8), np.empty(len(i), np.int8)
+    distance, view = np.empty(len(i), np.int8), np.empty(len(i), np.int8)
     correlation = np.empty(len(i), np.float32)
-    turns = 8 if rules.orientations else 1
-    limits = (turns, radius, rules.soft_radius, rules.confirm)
-    confirm.compare_pairs(*a.all(), *b.all(), i, j, *limits, distance, turn, correlation)
-    return distance, turn, correlation
+    limits = (views_of(rules), radius, rules.soft_radius, rules.confirm)
+    confirm.compare_pairs(*a.all(), *b.all(), i, j, *limits, distance, view, correlation)
+    return distance, view, correlation
 
 
 def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) -> tuple[Ints, Flags]:
@@ -222,8 +222,7 @@ def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) 
     for large in np.nonzero(~few & (sizes <= 15 * _MANY))[0]:
         few[large] = _crowded(looks.codes[starts[large] : starts[large + 1], 0], rules.radius)
     stands_in = np.full(len(label), -1, np.int64)
-    turns = 8 if rules.orientations else 1
-    limits = (turns, rules.radius, rules.soft_radius, rules.confirm)
+    limits = (views_of(rules), rules.radius, rules.soft_radius, rules.confirm)
 
     def work(low: int, high: int) -> None:
         confirm.keep_best(starts, few, low, high, *looks.all(), *limits, stands_in)
@@ -265,13 +264,14 @@ def _confirmed(looks: Looks, chosen: Ints, radius: int, rules: DeduplicateRules,
 
     thumbs, moments = looks.thumbs[chosen], looks.moments[chosen]
 
+    views = views_of(rules)
+
     def agree(i: npt.NDArray[np.int32], j: npt.NDArray[np.int32], turn: int) -> Flags:
         same = np.empty(len(i), np.bool_)
-        confirm.agree(thumbs, moments, i, j, turn, rules.confirm, same)
+        confirm.agree(thumbs, moments, i, j, int(views[turn]), rules.confirm, same)
         return same
 
-    turns = 8 if rules.orientations else 1
-    return neighbours.pairs_in_orientations(looks.codes[chosen, :turns], radius, agree, threads)
+    return neighbours.pairs_in_orientations(looks.codes[chosen], radius, agree, threads)
 
 
 def _with_copies(near: Matches, copy: Ints, original: Ints) -> Matches:
@@ -280,18 +280,18 @@ def _with_copies(near: Matches, copy: Ints, original: Ints) -> Matches:
     inside = np.minimum(place, max(len(near) - 1, 0))
     moved = np.zeros(len(copy), np.bool_) if not len(near) else near.row[inside] == original
     subject = original.copy()
-    distance, turn = np.full(len(copy), -1, np.int8), np.zeros(len(copy), np.int8)
+    distance, view = np.full(len(copy), -1, np.int8), np.zeros(len(copy), np.int8)
     correlation = np.ones(len(copy), np.float32)
     if moved.any():
         where = inside[moved]
         subject[moved], distance[moved] = near.subject[where], near.distance[where]
-        turn[moved], correlation[moved] = near.turn[where], near.correlation[where]
+        view[moved], correlation[moved] = near.view[where], near.correlation[where]
     row = np.concatenate([near.row, copy])
     order = np.argsort(row)
     return Matches(
         row[order],
         np.concatenate([near.subject, subject])[order],
         np.concatenate([near.distance, distance])[order],
-        np.concatenate([near.turn, turn])[order],
+        np.concatenate([near.view, view])[order],
         np.concatenate([near.correlation, correlation])[order],
     )

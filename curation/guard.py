@@ -20,7 +20,7 @@ from curation.catalogue import open_table
 from curation.deduplicate import Looks, Matches, compare_looks, load_looks, textured
 from curation.errors import InputError
 from curation.manifest import DeduplicateRules, Recipe
-from curation.rows import Rows, fixed_bytes, hash_lists, numbers
+from curation.rows import Rows, fixed_bytes, numbers, read_codes
 
 Ints = npt.NDArray[np.int64]
 
@@ -95,9 +95,10 @@ def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Fin
         with open_table(path, "tiles") as file:
             tables.append(file.read(columns=_COLUMNS))
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-    codes, hashed = hash_lists(table, "orientations")
+    codes, hashed = read_codes(table, rules)
     energy = numbers(table, "ac_energy", -1)
-    thumbs, moments = confirm.thumbnails(fixed_bytes(table, "dct16", 256).view(np.int8))
+    soft = energy < rules.soft_ac_energy
+    thumbs, moments = confirm.thumbnails(fixed_bytes(table, "dct16", 256).view(np.int8), soft)
     return Fingerprints(
         names=tuple(files),
         benchmark=np.repeat(np.arange(len(tables)), [len(each) for each in tables]),
@@ -105,7 +106,7 @@ def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Fin
         whole=np.array([kind == "image" for kind in table["kind"].to_pylist()], np.bool_),
         content=fixed_bytes(table, "content_hash", 16).copy().view(np.uint64),
         textured=hashed & (energy >= rules.min_ac_energy),
-        looks=Looks(codes, thumbs, moments, energy < rules.soft_ac_energy),
+        looks=Looks(codes, thumbs, moments, soft),
     )
 
 
@@ -149,36 +150,34 @@ def _same_pixels(rows: Rows, candidates: Ints, prints: Fingerprints) -> Matches:
 
 
 def _look_alike(rows: Rows, tiles: Ints, prints: Fingerprints, recipe: Recipe, threads: int) -> Matches:
-    """Rows within the radius of a fingerprint in some orientation, confirmed."""
+    """Rows within the radius of a fingerprint in some view, confirmed."""
     rules = recipe.deduplicate
     (entries,) = np.nonzero(prints.textured)
     marks = prints.looks.take(entries)
     soft = np.nonzero(rows.ac_energy[tiles] < rules.soft_ac_energy)[0]
-    pairs = _candidate_pairs(rows.orientations[tiles], marks.codes, recipe.guard.radius, rules, threads)
+    pairs = _candidate_pairs(rows.codes[tiles], marks.codes, recipe.guard.radius, threads)
     if rules.soft_radius > recipe.guard.radius:
         near = np.nonzero(marks.soft)[0]
-        wider = _candidate_pairs(rows.orientations[tiles[soft]], marks.codes[near], rules.soft_radius, rules, threads)
+        wider = _candidate_pairs(rows.codes[tiles[soft]], marks.codes[near], rules.soft_radius, threads)
         pairs = np.concatenate([pairs, np.column_stack([soft[wider[:, 0]], near[wider[:, 1]]])])
     pairs = np.unique(pairs, axis=0)
     used, which = np.unique(pairs[:, 0], return_inverse=True)
     looks = load_looks(rows, tiles[used], rules, threads)
-    distance, turn, correlation = compare_looks(
+    distance, view, correlation = compare_looks(
         looks, marks, which.reshape(-1), pairs[:, 1].copy(), recipe.guard.radius, rules
     )
     good = distance >= 0
-    return Matches(tiles[pairs[good, 0]], entries[pairs[good, 1]], distance[good], turn[good], correlation[good])
+    return Matches(tiles[pairs[good, 0]], entries[pairs[good, 1]], distance[good], view[good], correlation[good])
 
 
-def _candidate_pairs(
-    codes: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64], radius: int, rules: DeduplicateRules, threads: int
-) -> Ints:
-    """(row, fingerprint) pairs, one of which as it is lies within the radius of the other in some orientation."""
+def _candidate_pairs(codes: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64], radius: int, threads: int) -> Ints:
+    """(row, fingerprint) pairs, one of which as it is lies within the radius of the other in some view."""
     from curation import neighbours
 
-    turns = 8 if rules.orientations else 1
-    upright = neighbours.pairs_between(codes[:, 0], wanted[:, :turns].reshape(-1), radius, threads)
-    found = [upright // [1, turns]]
-    found += [neighbours.pairs_between(codes[:, turn], wanted[:, 0], radius, threads) for turn in range(1, turns)]
+    views = codes.shape[1]
+    upright = neighbours.pairs_between(codes[:, 0], wanted.reshape(-1), radius, threads)
+    found = [upright // [1, views]]
+    found += [neighbours.pairs_between(codes[:, view], wanted[:, 0], radius, threads) for view in range(1, views)]
     return np.concatenate(found)
 
 
@@ -186,7 +185,7 @@ def _best(found: list[Matches]) -> Matches:
     """One match per row: the closest, then the first fingerprint."""
     columns = [
         np.concatenate([getattr(matches, name) for matches in found])
-        for name in ("row", "subject", "distance", "turn", "correlation")
+        for name in ("row", "subject", "distance", "view", "correlation")
     ]
     order = np.lexsort((columns[1], columns[2], columns[0]))
     row = columns[0][order]
@@ -208,5 +207,5 @@ def _spread(rows: Rows, candidates: Ints, matches: Matches, prints: Fingerprints
     order = np.argsort(row)
     source, row = source[order], row[order]
     return Matches(
-        row, matches.subject[source], matches.distance[source], matches.turn[source], matches.correlation[source]
+        row, matches.subject[source], matches.distance[source], matches.view[source], matches.correlation[source]
     )

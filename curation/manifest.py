@@ -285,6 +285,8 @@ class DeduplicateRules(Strict):
     radius: int = Field(4, ge=0, le=10)
     """Hamming distance of the 64-bit pHash within which two tiles are candidates."""
     orientations: bool = True
+    crops: bool = True
+    """Whether a tile is compared with the centre crop (0.9 of each side) of another as well; soft tiles are not."""
     confirm: float = Field(0.90, ge=0, le=1)
     """Least correlation of the clipped 16x16 thumbnails (from ``dct16``) for a candidate to be a duplicate."""
     soft_ac_energy: float = Field(5.0, ge=0)

@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 from curation.catalogue import VERDICTS, open_table
 from curation.errors import WorkError
+from curation.manifest import DeduplicateRules
+from curation.views import view_codes, views_of
 
 Array = npt.NDArray[Any]
 
@@ -70,8 +72,8 @@ class Rows:
     """NaN where it was not measured."""
     content: npt.NDArray[np.uint64]
     """(N, 2): hash of the pixels; zero where there is none."""
-    orientations: npt.NDArray[np.uint64]
-    """(N, 8): pHash in the eight orientations."""
+    codes: npt.NDArray[np.uint64]
+    """(N, V): pHash in every view of the rules (:func:`curation.views.views_of`)."""
     hashed: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -86,12 +88,13 @@ class Rows:
         return np.ascontiguousarray(self.ids[:, :8]).view(">u8")[:, 0].astype(np.uint64)
 
 
-def load_rows(parts: Sequence[Path], sources: Sequence[str], threads: int = 1) -> Rows:
+def load_rows(parts: Sequence[Path], sources: Sequence[str], rules: DeduplicateRules, threads: int = 1) -> Rows:
     """Read the numeric columns of all parts and put the rows in the catalogue's order.
 
     Args:
         parts: ``tiles`` files, in any order and of any size.
         sources: source ids in the recipe's order.
+        rules: in which views tiles will be compared.
         threads: row groups that are read at a time.
 
     Raises:
@@ -105,8 +108,8 @@ def load_rows(parts: Sequence[Path], sources: Sequence[str], threads: int = 1) -
         first = np.concatenate([[0], np.cumsum(sizes)])
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
-        columns |= _empty(len(order))
-        for start, values in zip(first, pool.map(_read_values, units), strict=False):
+        columns |= _empty(len(order), len(views_of(rules)))
+        for start, values in zip(first, pool.map(partial(_read_values, rules=rules), units), strict=False):
             where = place[start : start + len(values["code"])]
             for name, value in values.items():
                 columns[name][where] = value
@@ -178,6 +181,14 @@ def hash_lists(table: pa.Table, name: str) -> tuple[npt.NDArray[np.uint64], npt.
     result = np.zeros((len(values), 8), np.uint64)
     result[valid] = flat
     return result, valid
+
+
+def read_codes(table: pa.Table, rules: DeduplicateRules) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+    """Hashes of a table's rows in every view of the rules (N, V), and which rows have them."""
+    orientations, hashed = hash_lists(table, "orientations")
+    blocks = fixed_bytes(table, "dct16", 256).view(np.int8) if rules.crops else None
+    soft = ~(numbers(table, "ac_energy", -1) >= rules.soft_ac_energy)
+    return view_codes(orientations, blocks, soft, rules), hashed
 
 
 def column(table: pa.Table, name: str) -> pa.Array:
@@ -270,7 +281,7 @@ def _sorted_order(keys: pa.Table) -> npt.NDArray[np.int64]:
 # ------------------------------------------------------------------------------------------------ values
 
 
-def _empty(count: int) -> dict[str, Array]:
+def _empty(count: int, views: int) -> dict[str, Array]:
     return {
         "ids": np.empty((count, 10), np.uint8),
         "code": np.empty(count, np.int8),
@@ -280,14 +291,14 @@ def _empty(count: int) -> dict[str, Array]:
         "gsd": np.empty(count, np.float32),
         "ac_energy": np.empty(count, np.float32),
         "content": np.empty((count, 2), np.uint64),
-        "orientations": np.empty((count, 8), np.uint64),
+        "codes": np.empty((count, views), np.uint64),
         "hashed": np.empty(count, np.bool_),
     }
 
 
-def _read_values(unit: Unit) -> dict[str, Array]:
-    table = read_unit(unit, _VALUES)
-    orientations, hashed = hash_lists(table, "orientations")
+def _read_values(unit: Unit, rules: DeduplicateRules) -> dict[str, Array]:
+    table = read_unit(unit, [*_VALUES, *(["dct16"] if rules.crops else [])])
+    seen, hashed = read_codes(table, rules)
     verdicts = {word: number for number, word in enumerate(VERDICTS)}
     return {
         "ids": _decode_ids(column(table, "tile_id"), unit.path),
@@ -298,7 +309,7 @@ def _read_values(unit: Unit) -> dict[str, Array]:
         "gsd": numbers(table, "gsd_m", float("nan")),
         "ac_energy": numbers(table, "ac_energy", float("nan")),
         "content": fixed_bytes(table, "content_hash", 16).copy().view(np.uint64),
-        "orientations": orientations,
+        "codes": seen,
         "hashed": hashed,
     }
 

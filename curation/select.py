@@ -30,6 +30,7 @@ from curation.guard import Fingerprints, find_leaks, load_fingerprints
 from curation.manifest import Recipe, ResolvedSource
 from curation.mix import splitmix64
 from curation.rows import NO_VERDICT, Rows, load_rows, read_unit
+from curation.views import VIEWS
 
 Ints = npt.NDArray[np.int64]
 
@@ -97,7 +98,7 @@ def select(
         WorkError: no rows, two rows with one id, or rows of a source that the recipe does not name.
     """
     workers = max(1, threads or len(os.sched_getaffinity(0)))
-    rows = load_rows(parts, [source.id for source in sources], workers)
+    rows = load_rows(parts, [source.id for source in sources], recipe.deduplicate, workers)
     shard, position = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
     decision = _Decision(rows.code.copy(), shard, position)
     if benchmarks:
@@ -143,10 +144,8 @@ def _agreement(matches: Matches, n: int, radius: int, least: float) -> str:
     """Rule, measured value and threshold of one match."""
     if matches.distance[n] < 0:
         return "equal pixels"
-    from curation.confirm import TURNS
-
     return (
-        f"phash distance {matches.distance[n]} (at most {radius}), {TURNS[matches.turn[n]]}, "
+        f"phash distance {matches.distance[n]} (at most {radius}), {VIEWS[matches.view[n]]}, "
         f"correlation {matches.correlation[n]:.3f} (at least {least:g})"
     )
 

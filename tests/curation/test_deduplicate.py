@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import imagehash
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,9 +15,11 @@ from rows_for_select import block, image_row, random_tile, recipe, texture, tile
 from curation import confirm, deduplicate
 from curation.catalogue import read_table
 from curation.deduplicate import find_duplicates
-from curation.fingerprint import fingerprint
+from curation.fingerprint import fingerprint, to_imagehash
+from curation.manifest import DeduplicateRules
 from curation.rows import load_rows
 from curation.select import select
+from curation.views import VIEWS, crop_codes, view_codes
 
 
 def stored(picture: np.ndarray, quality: int) -> np.ndarray:
@@ -77,7 +80,7 @@ def test_the_orientation_is_named(tmp_path, turn):
     _, stand_in, detail = verdicts(tmp_path, rows)["turned"]
     assert stand_in == "as_is"
     inverse = {1: 3, 3: 1}.get(turn, turn)
-    expected = {"as it is"} if turn == 0 else {confirm.TURNS[turn], confirm.TURNS[inverse]}
+    expected = {"as it is"} if turn == 0 else {VIEWS[turn], VIEWS[inverse]}
     assert "equal pixels" in detail if turn == 0 else any(f" {name}," in detail for name in expected)
 
 
@@ -88,11 +91,36 @@ def test_a_thumbnail_turns_as_its_picture_does():
     for turn in range(8):
         assert confirm.correlation(thumbs, moments, turn, thumbs, moments, 0, turn, -1.0) > 0.995
         # Pearson's coefficient, by numpy, of the clipped thumbnails themselves.
-        upright = thumbs[0].reshape(16, 16)
+        upright = thumbs[0, :256].reshape(16, 16)
         by_numpy = np.rot90(np.fliplr(upright) if turn >= 4 else upright, turn % 4)
-        expected = np.corrcoef(thumbs[1].astype(float), by_numpy.reshape(-1).astype(float))[0, 1]
+        expected = np.corrcoef(thumbs[1, :256].astype(float), by_numpy.reshape(-1).astype(float))[0, 1]
         measured = confirm.correlation(thumbs, moments, 1, thumbs, moments, 0, turn, -1.0)
         assert measured == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_hash_of_a_centre_needs_no_pixels():
+    pictures = [texture(seed) for seed in range(40)]
+    prints = fingerprint(pictures)
+    found = crop_codes(prints.dct16.reshape(-1, 256))
+    centres = [Image.fromarray(picture).crop((8, 8, 152, 152)) for picture in pictures]  # 144 of 160 pixels
+    distances = [imagehash.phash(centre) - to_imagehash(code) for centre, code in zip(centres, found, strict=True)]
+    assert np.median(distances) <= 2 and max(distances) <= 6
+    untouched = [imagehash.phash(Image.fromarray(picture)) for picture in pictures]
+    assert np.median([a - imagehash.phash(b) for a, b in zip(untouched, centres, strict=True)]) >= 8
+
+
+@pytest.mark.parametrize("share", [0.89, 0.90, 0.92])
+def test_a_centre_crop_is_a_duplicate_in_either_order(tmp_path, share):
+    original, edge = texture(6, 320), round(160 * (1 - share))
+    crop = original[edge : 320 - edge, edge : 320 - edge].copy()
+    pictures = {"original": original, "crop": stored(crop, 90), "other": texture(7, 320)}
+    found = verdicts(tmp_path, rows_of(pictures, gsd_m=1.0))
+    assert found["crop"][:2] == ("duplicate", "original") and "centre crop" in found["crop"][2]
+    assert found["other"][0] == found["original"][0] == "kept"
+    rows = rows_of(pictures, gsd_m=1.0)
+    rows[3]["gsd_m"] = 0.5
+    assert verdicts(tmp_path, rows)["original"][:2] == ("duplicate", "crop")
+    assert {verdict for verdict, _, _ in verdicts(tmp_path, rows, crops=False).values()} == {"kept"}
 
 
 def test_a_bright_corner_does_not_make_two_seas_one(tmp_path):
@@ -174,22 +202,25 @@ def test_freer_licence_and_priority_decide_between_sources(tmp_path, first, seco
     base = random_tile(rng, "a", "0")
     twin = random_tile(rng, "b", "1") | {key: base[key] for key in ("orientations", "dct16")}
     made, sources = recipe({"id": "a", "path": "/x"} | first, {"id": "b", "path": "/y"} | second)
-    rows = load_rows([write(tmp_path / "t.parquet", [base, twin])], ["a", "b"])
+    rows = load_rows([write(tmp_path / "t.parquet", [base, twin])], ["a", "b"], made.deduplicate)
     found = find_duplicates(rows, np.arange(2), sources, made.deduplicate, threads=1)
     assert (found.row.tolist(), found.subject.tolist()) == ([0], [1])
 
 
 def by_definition(rows: list[dict[str, Any]], radius: int, least: float) -> dict[str, str]:
     """The rule read literally, one tile after the other; only equal source, area and GSD, so that the id ranks."""
-    thumbs, moments = confirm.thumbnails(np.stack([np.frombuffer(row["dct16"], np.int8) for row in rows]))
+    blocks = np.stack([np.frombuffer(row["dct16"], np.int8) for row in rows])
+    thumbs, moments = confirm.thumbnails(blocks)
+    orientations = np.array([row["orientations"] for row in rows], np.uint64)
+    codes = view_codes(orientations, blocks, np.zeros(len(rows), bool), DeduplicateRules()).tolist()
     order = sorted(range(len(rows)), key=lambda n: rows[n]["tile_id"])
     kept, gone = [], {}
     for n in order:
         for k in kept:
             same = rows[n]["content_hash"] == rows[k]["content_hash"]
-            for turn in range(8):
+            for turn in range(9):
                 for i, j in ((k, n), (n, k)):
-                    near = (rows[i]["orientations"][0] ^ rows[j]["orientations"][turn]).bit_count() <= radius
+                    near = (codes[i][0] ^ codes[j][turn]).bit_count() <= radius
                     same |= near and confirm.correlation(thumbs, moments, i, thumbs, moments, j, turn, least) >= least
             if same:
                 gone[rows[n]["image"]] = rows[k]["image"]
