@@ -17,7 +17,7 @@ import numpy.typing as npt
 from numba import types
 
 from curation.neighbour_kernels import BLOCK, popcount
-from curation.views import CENTRE, CROP, SIDE, at_points, median
+from curation.views import CENTRE, SIDE, at_points, median
 
 _f32, _f64, _i64, _u64 = types.float32, types.float64, types.int64, types.uint64
 _thumb, _thumbs = types.Array(types.int8, 1, "C"), types.Array(types.int8, 2, "C")
@@ -57,7 +57,7 @@ def thumbnails(
 
     Args:
         blocks: (N, 256) int8, ``dct16``: the low-frequency block of the orthonormal DCT-II, row-major, any scale.
-        soft: (N,) tiles whose centre counts as the tile itself; null: none.
+        soft: (N,) tiles whose centre says nothing; null: none.
 
     Returns:
         (N, 512) int8: tile and centre, clipped, without their mean, scaled; and (N, 7) float32: the tile's norm, and
@@ -66,7 +66,7 @@ def thumbnails(
     """
     whole, centre = _clipped(blocks, 1.0), _clipped(blocks, CENTRE)
     if soft is not None:
-        centre[soft] = whole[soft]
+        centre[soft] = 0
     squares = np.square(np.stack([whole, centre], axis=1), dtype=np.float32).reshape(-1, 2, SIDE, SIDE)
     rows, columns = squares.sum(axis=3), squares[:, 0].sum(axis=1)
     inner = (rows[:, 0, _STRIP:], columns[:, :-_STRIP], rows[:, 0, :-_STRIP], columns[:, _STRIP:])
@@ -297,8 +297,6 @@ def keep_best(
                 leader, place = leaders[part], end
                 for column in range(count):
                     turn, turned = views[column], codes[member, column]
-                    if turn == CROP and soft[member]:
-                        continue
                     if np.int64(popcount(turned ^ codes[leader, 0])) <= reach[part, 0] + widest:
                         place = _first_same(
                             kept, kept_codes[0], strips, norms, turned, start, place, member, turn, True,

@@ -154,7 +154,7 @@ def _components(rows: Rows, tiles: Ints, rules: DeduplicateRules, threads: int) 
     (soft,) = np.nonzero(rows.ac_energy[tiles] < rules.soft_ac_energy)
     if rules.soft_radius <= rules.radius or not len(soft):
         return label
-    turned = rows.codes[tiles[soft], : CROP if rules.orientations else 1]  # their centres are no pictures of their own
+    turned = rows.codes[tiles[soft], : CROP if rules.orientations else 1]  # their centres say nothing
     wider = neighbours.groups_in_orientations(turned, rules.soft_radius, threads)
     return neighbours.merge_groups(label, soft, soft[wider])
 

@@ -40,7 +40,7 @@ def view_codes(orientations: Words, blocks: Blocks | None, soft: Flags, rules: D
     Args:
         orientations: (N, 8) hashes in the eight orientations.
         blocks: (N, 256) ``dct16``; needed where the rules ask for crops.
-        soft: (N,) tiles of so little texture that their centre is no picture of its own; it counts as the tile itself.
+        soft: (N,) tiles of so little texture that their centre says nothing; they get a code that none of them is near.
         rules: which views.
 
     Returns:
@@ -49,7 +49,7 @@ def view_codes(orientations: Words, blocks: Blocks | None, soft: Flags, rules: D
     turned = orientations if rules.orientations else orientations[:, :1]
     if not rules.crops or blocks is None:
         return np.ascontiguousarray(turned)
-    crops = np.where(soft, orientations[:, 0], crop_codes(blocks))
+    crops = np.where(soft, ~orientations[:, 0], crop_codes(blocks))
     return np.concatenate([turned, crops[:, None]], axis=1)
 
 
