@@ -9,7 +9,8 @@
    precision is the share of removed tiles whose stand-in is their own copy, recall the share of planted copies found.
 
 ``imagehash`` is ``imagehash.phash`` at distances 4 and 8. ``imagededup`` is its PHash at its defaults, computed by its
-own rule (colour image reduced to 32x32 by Lanczos, then grey; median without the mean coefficient; distance 10).
+own rule (colour image reduced to 32x32 by Lanczos, then grey; median without the mean coefficient; distance 10); where
+the package is installed, its codes and its pairs of chips are compared with that.
 """
 
 from __future__ import annotations
@@ -197,9 +198,31 @@ def chips(data: Path, folder: Path) -> dict[str, Any]:
     stands_in = {"ours": ours(fingerprint(tiles), folder)}
     codes = fingerprint(tiles).phash
     stands_in |= {f"imagehash {radius}": by_distance(codes, radius) for radius in (4, 8)}
-    stands_in["imagededup"] = by_distance(np.array([imagededup_code(tile) for tile in tiles]), 10)
+    dedup = np.array([imagededup_code(tile) for tile in tiles])
+    stands_in["imagededup"] = by_distance(dedup, 10)
+    package = imagededup_itself(tiles, dedup)
     named = {name: [(paths[k].stem, paths[s[k]].stem) for k in np.nonzero(s >= 0)[0]] for name, s in stands_in.items()}
-    return {"chips": len(paths), "merged": {name: len(pairs) for name, pairs in named.items()}, "which": named}
+    return {
+        "chips": len(paths),
+        "merged": {name: len(pairs) for name, pairs in named.items()},
+        "which": named,
+        "imagededup": package,
+    }
+
+
+def imagededup_itself(tiles: list[np.ndarray], codes: np.ndarray) -> str:
+    """Run the package, and say whether its codes and pairs are those of its rule."""
+    try:
+        from imagededup.methods import PHash
+    except ImportError:
+        return "not installed"
+    method = PHash(verbose=False)
+    theirs = {str(number): method.encode_image(image_array=tile) for number, tile in enumerate(tiles)}
+    duplicates = method.find_duplicates(encoding_map=theirs)
+    pairs = {tuple(sorted((int(a), int(b)))) for a, found in duplicates.items() for b in found}
+    same_codes = list(theirs.values()) == [format(int(code), "016x") for code in codes]
+    same_pairs = pairs == {(int(a), int(b)) for a, b in neighbours.pairs_within(codes, 10)}
+    return f"codes {'equal' if same_codes else 'DIFFER'}, {len(pairs)} pairs {'equal' if same_pairs else 'DIFFER'}"
 
 
 _SCENES: list[np.ndarray] = []
@@ -269,6 +292,7 @@ def main() -> None:
         print(table(result["labelled"]), flush=True)
         result["chips"] = chips(options.data, Path(folder))
         print(json.dumps(result["chips"]["merged"]), result["chips"]["which"]["ours"], flush=True)
+        print("imagededup:", result["chips"]["imagededup"], flush=True)
         result["calm"] = calm(options.data, options.tiles, Path(folder), options.workers)
         print(table(result["calm"]["methods"]))
     if options.out:

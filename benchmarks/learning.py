@@ -31,9 +31,7 @@ OBJECTIVES = {
     "MAE": MaeObjective(name="mae", **DECODER),
     "SelectiveMAE 0.85/0.25": SelectiveMaeObjective(name="selective_mae", **DECODER),
     "SelectiveMAE 0.75/0.5": SelectiveMaeObjective(name="selective_mae", mask_ratio=0.75, target_ratio=0.5, **DECODER),
-    "Scale-MAE": ScaleMaeObjective(
-        name="scale_mae", target_size=256, fcn_dim=32, fcn_layers=1, high_band=4, **DECODER
-    ),
+    "Scale-MAE": ScaleMaeObjective(name="scale_mae", target_size=256, fcn_dim=32, fcn_layers=1, high_band=4, **DECODER),
 }
 
 
