@@ -182,9 +182,11 @@ def scan_folder(root: Path, out: Path, workers: int) -> float:
 
 
 def warm(number: int) -> int:
-    from curation import lanczos, scan, statistics  # noqa: F401 (loads the kernels)
+    """Load what a worker loads for its first image: decoders and kernels."""
+    from curation import decode, fingerprint, scan, statistics  # noqa: F401
 
-    lanczos.pass_order()
+    rgb = decode.decode(jpegs(None, 64, 1)[0], "JPEG", 1 << 20).rgb
+    statistics.measure(rgb), statistics.fill(rgb), fingerprint.fingerprint([rgb])
     time.sleep(0.2)
     return number
 

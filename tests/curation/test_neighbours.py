@@ -49,6 +49,20 @@ def test_every_pair_is_found_once(radius):
     assert neighbours.groups_within(codes, radius).tolist() == components(len(codes), expected)
 
 
+@pytest.mark.parametrize("radius", range(11))
+@pytest.mark.parametrize("few", [0, 1, 90])
+def test_a_large_set_is_looked_up_in_a_small_one(radius, few, monkeypatch):
+    monkeypatch.setattr(neighbours, "_EDGES", 16)  # room runs out within a crowd
+    rng = np.random.default_rng(radius)
+    codes = crowded(rng, 1600 + few, 40, radius + 1)
+    many, small = codes[few:], codes[:few]
+    expected = all_pairs(many, small, radius)
+    assert len(expected) > 0 or few < 2
+    np.testing.assert_array_equal(neighbours.pairs_between(many, small, radius, threads=2), expected)
+    swapped = neighbours.pairs_between(small, many, radius, threads=2)[:, ::-1]
+    np.testing.assert_array_equal(swapped[np.lexsort(swapped.T[::-1])], expected)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
