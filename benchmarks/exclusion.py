@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from curation import catalogue, scan
+from curation import catalogue, scan, scan_parts
 from curation.manifest import Recipe, resolve
 
 
@@ -63,7 +63,7 @@ def scan_all(data: Path, paths: list[str]) -> dict[str, tuple[bool, str]]:
     with tempfile.TemporaryDirectory() as folder:
         listing = Path(folder) / "images.parquet"
         catalogue.write_table(catalogue.table_from_rows("images", rows), listing, "images")
-        parts = scan.plan_parts(listing, Path(folder), scan.ScanJob.of(source, recipe))
+        parts = scan_parts.plan_parts(listing, Path(folder), scan_parts.ScanJob.of(source, recipe))
         reasons: dict[str, Counter[str]] = defaultdict(Counter)
         for part in parts:
             scan.scan_part(part)

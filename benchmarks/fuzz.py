@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import rasterio
 from PIL import Image
 
-from curation import catalogue, scan
+from curation import catalogue, scan, scan_parts
 from curation.executor import Executor
 from curation.manifest import Recipe, resolve
 
@@ -176,7 +176,7 @@ def scan_rows(root: Path, out: Path, rows: list[dict[str, Any]], workers: int) -
     recipe = Recipe.model_validate({"name": "fuzz", "sources": [{"id": "f", "path": str(root)}]})
     listing = out / "images.parquet"
     catalogue.write_table(catalogue.table_from_rows("images", rows), listing, "images")
-    parts = scan.plan_parts(listing, out / "tiles", scan.ScanJob.of(resolve(recipe, None)[0], recipe))
+    parts = scan_parts.plan_parts(listing, out / "tiles", scan_parts.ScanJob.of(resolve(recipe, None)[0], recipe))
     if workers:
         with Executor(workers, None, out / "workers") as executor:
             for _ in executor.map_parts(scan.scan_part, parts):

@@ -192,7 +192,7 @@ def warm(number: int) -> int:
 
 
 def parts_of(root: Path, out: Path, slicing: dict[str, Any] | None = None) -> list[Any]:
-    from curation import catalogue, scan
+    from curation import catalogue, scan_parts
     from curation.manifest import Recipe, resolve
 
     recipe = Recipe.model_validate(
@@ -204,7 +204,7 @@ def parts_of(root: Path, out: Path, slicing: dict[str, Any] | None = None) -> li
     ]
     listing = out / "images.parquet"
     catalogue.write_table(catalogue.table_from_rows("images", rows), listing, "images")
-    return scan.plan_parts(listing, out / "tiles", scan.ScanJob.of(resolve(recipe, None)[0], recipe))
+    return scan_parts.plan_parts(listing, out / "tiles", scan_parts.ScanJob.of(resolve(recipe, None)[0], recipe))
 
 
 # ------------------------------------------------------------------------------------------------ raster
@@ -305,7 +305,7 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
 
     Parts are planned for a listing of a million images; 40,000 tiny images (64 px) are then scanned for real.
     """
-    from curation import catalogue, scan
+    from curation import catalogue, scan, scan_parts
     from curation.executor import Executor
     from curation.manifest import Recipe, resolve
 
@@ -319,7 +319,7 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
         catalogue.write_table(catalogue.table_from_rows("images", million), listing, "images")
         recipe = Recipe.model_validate({"name": "bench", "sources": [{"id": "b", "path": str(root)}]})
         start = time.perf_counter()
-        planned = scan.plan_parts(listing, out, scan.ScanJob.of(resolve(recipe, None)[0], recipe))
+        planned = scan_parts.plan_parts(listing, out, scan_parts.ScanJob.of(resolve(recipe, None)[0], recipe))
         planning = time.perf_counter() - start
         parts = parts_of(root, out / "real")
         with Executor(1, None, out / "workers") as executor:

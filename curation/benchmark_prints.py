@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from curation.catalogue import TILES, open_table, schema_of, write_table
 from curation.errors import InputError
 from curation.manifest import Benchmark, ExcludeRules, FingerprintRules, ResolvedSource, SliceRules
-from curation.scan import Part, PartSummary, ScanJob, plan_parts, scan_part
+from curation.scan import scan_part
+from curation.scan_parts import Part, PartSummary, ScanJob, plan_parts
 
 _KEPT = (
     "kind", "tile_id", "source", "image", "split", "col_off", "row_off", "width", "height", "image_width",

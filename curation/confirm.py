@@ -251,6 +251,45 @@ def _cluster(codes: Any, low: int, high: int, cluster: Any, leaders: Any, opens:
 
 
 @numba.njit(
+    _i64(
+        _i64, _codes, _longs, _longs, _longs, _longs, types.Array(_i64, 2, "C"), _longs, _codes, _thumbs, _moments,
+        _thumbs, _moments, _flags, _i64, _i64, _f64,
+    ),
+    nogil=True, cache=True,
+)  # fmt: skip
+def _stand_in(
+    member: int, codes: Any, views: Any, leaders: Any, opens: Any, closes: Any, reach: Any, kept: Any, kept_codes: Any,
+    strips: Any, norms: Any, thumbs: Any, moments: Any, soft: Any, radius: int, soft_radius: int, least: float,
+) -> int:  # fmt: skip
+    """The best kept item that is the same as a member; the member itself where there is none.
+
+    ``opens`` and ``closes`` are where each cluster's kept items lie in ``kept``, best first. A cluster is left out
+    where the triangle inequality says that nothing within ``reach`` of its leader can lie within the radius.
+    """
+    best, upright = member, codes[member, 0]
+    widest = max(radius, soft_radius) if soft[member] else radius
+    for part in range(leaders.shape[0]):
+        start, end = opens[part], closes[part]
+        leader, place = leaders[part], end
+        for column in range(views.shape[0]):
+            turn, turned = views[column], codes[member, column]
+            if np.int64(popcount(turned ^ codes[leader, 0])) <= reach[part, 0] + widest:
+                place = _first_same(
+                    kept, kept_codes[0], strips, norms, turned, start, place, member, turn, True,
+                    thumbs, moments, soft, radius, soft_radius, least,
+                )  # fmt: skip
+            near = np.int64(popcount(upright ^ codes[leader, column])) <= reach[part, column] + widest
+            if column > 0 and near:
+                place = _first_same(
+                    kept, kept_codes[column], strips, norms, upright, start, place, member, turn, False,
+                    thumbs, moments, soft, radius, soft_radius, least,
+                )  # fmt: skip
+        if place < end:
+            best = min(best, kept[place])
+    return best
+
+
+@numba.njit(
     types.void(_longs, _flags, _i64, _i64, _codes, _thumbs, _moments, _flags, _longs, _i64, _i64, _f64, _longs),
     nogil=True, cache=True,
 )  # fmt: skip
@@ -290,27 +329,10 @@ def keep_best(
         closes[:clusters] = opens[:clusters]
         reach[:clusters] = -1
         for member in range(low, high):
-            best = member
-            widest = max(radius, soft_radius) if soft[member] else radius
-            for part in range(clusters):
-                start, end = opens[part], closes[part]
-                leader, place = leaders[part], end
-                for column in range(count):
-                    turn, turned = views[column], codes[member, column]
-                    if np.int64(popcount(turned ^ codes[leader, 0])) <= reach[part, 0] + widest:
-                        place = _first_same(
-                            kept, kept_codes[0], strips, norms, turned, start, place, member, turn, True,
-                            thumbs, moments, soft, radius, soft_radius, least,
-                        )  # fmt: skip
-                    upright = codes[member, 0]
-                    near = np.int64(popcount(upright ^ codes[leader, column])) <= reach[part, column] + widest
-                    if column > 0 and near:
-                        place = _first_same(
-                            kept, kept_codes[column], strips, norms, upright, start, place, member, turn, False,
-                            thumbs, moments, soft, radius, soft_radius, least,
-                        )  # fmt: skip
-                if place < end:
-                    best = min(best, kept[place])
+            best = _stand_in(
+                member, codes, views, leaders[:clusters], opens, closes, reach, kept, kept_codes, strips, norms,
+                thumbs, moments, soft, radius, soft_radius, least,
+            )  # fmt: skip
             if best < member:
                 stands_in[member] = best
                 continue

@@ -29,7 +29,7 @@ from curation.manifest import Recipe, ResolvedSource, resolve
 from curation.progress import Progress
 
 if TYPE_CHECKING:
-    from curation import scan
+    from curation import scan_parts
     from curation.executor import Executor
     from curation.shards import ShardInfo
 
@@ -165,7 +165,7 @@ def _inventory(state: _Run) -> dict[str, Path]:
 class _Plan:
     """What the stages after the inventory will make, known before any pixel is read."""
 
-    parts: Mapping[str, list[scan.Part]]
+    parts: Mapping[str, list[scan_parts.Part]]
     fingerprints: Mapping[str, Path]
     select_key: str
     write_key: str
@@ -177,7 +177,7 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
     Raises:
         InputError: fingerprints of a guarded benchmark are absent, or shards of another key are in the way.
     """
-    from curation import guard, scan, shards
+    from curation import guard, scan_parts, shards
 
     recipe, options = state.recipe, state.options
     folder = options.fingerprints
@@ -186,9 +186,9 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
     fingerprints = guard.fingerprint_files(recipe, folder, options.unguarded)
     parts, scans = {}, []
     for source in state.sources:
-        job = scan.ScanJob.of(source, recipe)
+        job = scan_parts.ScanJob.of(source, recipe)
         stage = state.stage(f"scan.{source.id}", _key("scan", job.rules(), _digest(listings[source.id])))
-        parts[source.id] = scan.plan_parts(listings[source.id], stage, job)
+        parts[source.id] = scan_parts.plan_parts(listings[source.id], stage, job)
         scans.append(stage.name)
     select_key = _key(
         "select",
@@ -228,7 +228,7 @@ def _rejected(counts: Counter[str]) -> str:
     return f"scan: {counts.total():,} images, {reasons or 'none left out'}"
 
 
-def _image_verdicts(parts: Sequence[scan.Part]) -> Counter[str]:
+def _image_verdicts(parts: Sequence[scan_parts.Part]) -> Counter[str]:
     """Count verdicts of the raw images of some parts; ``sliced`` where nothing speaks against one."""
     counts: Counter[str] = Counter()
     for part in parts:

@@ -19,20 +19,21 @@ from PIL import Image
 RUN = """
 import sys
 from pathlib import Path
-from curation import catalogue, scan
+from curation import catalogue, scan, scan_parts
 from curation.executor import Executor
 from curation.manifest import Recipe, resolve
 
 if __name__ == "__main__":
     root, out = Path(sys.argv[1]), Path(sys.argv[2])
-    scan.PART_IMAGES = 4
+    scan_parts.PART_IMAGES = 4
     recipe = Recipe.model_validate({"name": "t", "sources": [{"id": "s", "path": str(root)}]})
     rows = [
         {"source": "s", "image": path.name, "file": path.name, "bytes": path.stat().st_size, "mtime_ns": 0}
         for path in sorted(root.iterdir())
     ]
     catalogue.write_table(catalogue.table_from_rows("images", rows), out / "images.parquet", "images")
-    parts = scan.plan_parts(out / "images.parquet", out / "tiles", scan.ScanJob.of(resolve(recipe, None)[0], recipe))
+    job = scan_parts.ScanJob.of(resolve(recipe, None)[0], recipe)
+    parts = scan_parts.plan_parts(out / "images.parquet", out / "tiles", job)
     with Executor(2, None, out / "workers") as executor:
         for part, _ in executor.map_parts(scan.scan_part, [part for part in parts if not part.out.exists()]):
             print(part.out.name, flush=True)

@@ -13,7 +13,8 @@ from curation.catalogue import read_table
 from curation.errors import FormatVersionError, InputError
 from curation.guard import fingerprint_files
 from curation.manifest import Benchmark, SliceRules
-from curation.scan import ScanJob, plan_parts, scan_part
+from curation.scan import scan_part
+from curation.scan_parts import ScanJob, plan_parts
 from curation.select import SelectSummary, select
 
 

@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from curation import catalogue, fingerprint, scan, strips
+from curation import catalogue, fingerprint, scan, scan_parts, strips
 from curation.catalogue import Window
 from curation.manifest import Recipe, resolve
 from curation.raster import Location, open_image
@@ -28,7 +28,7 @@ def scene(height: int = 200, width: int = 200, seed: int = 0) -> np.ndarray:
     return np.clip(total, 0, 255).astype(np.uint8)
 
 
-def parts_of(root: Path, out: Path, recipe: dict[str, Any] | None = None, **source: Any) -> list[scan.Part]:
+def parts_of(root: Path, out: Path, recipe: dict[str, Any] | None = None, **source: Any) -> list[scan_parts.Part]:
     files = sorted(path for path in root.rglob("*") if path.is_file())
     rows = [
         {
@@ -40,10 +40,10 @@ def parts_of(root: Path, out: Path, recipe: dict[str, Any] | None = None, **sour
     listing = out / "images.parquet"
     catalogue.write_table(catalogue.table_from_rows("images", rows), listing, "images", row_group_size=3)
     made = Recipe.model_validate({"name": "t", "sources": [{"id": "s", "path": str(root), **source}], **(recipe or {})})
-    return scan.plan_parts(listing, out / "tiles", scan.ScanJob.of(resolve(made, None)[0], made))
+    return scan_parts.plan_parts(listing, out / "tiles", scan_parts.ScanJob.of(resolve(made, None)[0], made))
 
 
-def rows_of(parts: list[scan.Part]) -> list[dict[str, Any]]:
+def rows_of(parts: list[scan_parts.Part]) -> list[dict[str, Any]]:
     for part in parts:
         scan.scan_part(part)
     return [row for part in parts for row in catalogue.read_table(part.out, "tiles").to_pylist()]
@@ -165,7 +165,7 @@ def test_scenes_of_several_files_share_their_limits_and_their_part(
             root / f"{name}.tif", "w", driver="GTiff", height=200, width=200, count=3, dtype="uint16"
         ) as f:
             f.write(values)
-    monkeypatch.setattr(scan, "PART_IMAGES", 1)
+    monkeypatch.setattr(scan_parts, "PART_IMAGES", 1)
     parts = parts_of(root, tmp_path, stretch={"how": "per_scene", "scene": "(T[0-9])_"})
     assert [part.images for part in parts] == [2, 1]
     limits = {row["image"]: row["stretch"] for row in rows_of(parts) if row["kind"] == "tile"}
@@ -175,12 +175,12 @@ def test_scenes_of_several_files_share_their_limits_and_their_part(
 def test_parts_are_bounded_and_cover_the_listing_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "PART_IMAGES", 2)
+    monkeypatch.setattr(scan_parts, "PART_IMAGES", 2)
     parts = parts_of(folder, tmp_path)
     assert [part.rows for part in parts] == [(0, 1), (2, 3), (4, 5), (6,)]
     assert len({part.out for part in parts}) == 4
-    monkeypatch.setattr(scan, "PART_IMAGES", 100)
-    monkeypatch.setattr(scan, "PART_BYTES", 30_000)
+    monkeypatch.setattr(scan_parts, "PART_IMAGES", 100)
+    monkeypatch.setattr(scan_parts, "PART_BYTES", 30_000)
     assert sorted(row for part in parts_of(folder, tmp_path) for row in part.rows) == list(range(7))
 
 
@@ -218,7 +218,7 @@ def test_hashes_of_other_kinds_are_written_beside_the_part(folder: Path, tmp_pat
     extra = {"fingerprint": {"extra": ["dhash", "whash"]}}
     part = parts_of(folder, tmp_path / "one", extra)[0]
     scan.scan_part(part)
-    hashes = {row["tile_id"]: row for row in pq.read_table(scan.extra_file(part.out)).to_pylist()}
+    hashes = {row["tile_id"]: row for row in pq.read_table(scan_parts.extra_file(part.out)).to_pylist()}
     tiles = [row for row in catalogue.read_table(part.out, "tiles").to_pylist() if row["kind"] == "tile"]
     assert set(hashes) == {tile["tile_id"] for tile in tiles}
     for tile in tiles:
@@ -228,7 +228,7 @@ def test_hashes_of_other_kinds_are_written_beside_the_part(folder: Path, tmp_pat
     for piece in pieces:
         scan.scan_part(piece)
     halved.join(pieces)
-    assert pq.read_table(scan.extra_file(halved.out)).equals(pq.read_table(scan.extra_file(part.out)))
+    assert pq.read_table(scan_parts.extra_file(halved.out)).equals(pq.read_table(scan_parts.extra_file(part.out)))
 
 
 def test_images_given_up_are_crashed(folder: Path, tmp_path: Path) -> None:
