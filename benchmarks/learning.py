@@ -57,7 +57,7 @@ def main() -> None:
         model = build_objective(config, encoder)
         before = accuracy(model, side, train, test)
         start = time.process_time()
-        losses = learn(model, train, options.epochs, options.batch)
+        losses = learn(model, side, train, options.epochs, options.batch)
         seconds = time.process_time() - start
         after = accuracy(model, side, train, test)
         rows.append({"objective": label, "seconds": seconds, "losses": losses, "untrained": before, "trained": after})
@@ -76,7 +76,7 @@ def accuracy(model, side, train, test):
     return knn_accuracy(known, labels, asked, answers, [20])[20]
 
 
-def learn(model, train, epochs, batch):
+def learn(model, side, train, epochs, batch):
     """Mean loss of each epoch."""
     images = torch.stack(
         [resize_whole(decode(place.read(), EVALUATION_FORMATS), model.crop_size) for place in train.places]
@@ -84,6 +84,7 @@ def learn(model, train, epochs, batch):
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
     steps = len(images) // batch
+    gsd = torch.full((batch,), side / model.crop_size)  # 1 m a pixel of the encoder's input, as evaluation has it
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps * epochs, pct_start=0.1)
     means = []
     for epoch in range(epochs):
@@ -91,7 +92,7 @@ def learn(model, train, epochs, batch):
         for rows in torch.randperm(len(images))[: steps * batch].view(steps, batch):
             progress = torch.tensor(epoch / epochs)
             flipped = flip(images[rows], torch.rand(batch, 2), 0.5, 0.5)
-            output = model(flipped, torch.ones(batch), torch.rand(batch, model.noise_size), progress)
+            output = model(flipped, gsd, torch.rand(batch, model.noise_size), progress)
             loss = output.loss_per_sample.mean()
             optimiser.zero_grad()
             loss.backward()
