@@ -19,8 +19,8 @@ from numba import types
 from curation.neighbour_kernels import BLOCK, popcount
 from curation.views import CENTRE, SIDE, at_points, median
 
-_f32, _f64, _i64, _u64 = types.float32, types.float64, types.int64, types.uint64
-_thumb, _thumbs = types.Array(types.int8, 1, "C"), types.Array(types.int8, 2, "C")
+_f32, _f64, _i64 = types.float32, types.float64, types.int64
+_thumbs = types.Array(types.int8, 2, "C")
 _codes, _words = types.Array(types.uint64, 2, "C"), types.Array(types.uint64, 1, "C")
 _moments = types.Array(_f32, 2, "C")
 _floats, _longs, _bytes = types.Array(_f32, 1, "C"), types.Array(_i64, 1, "C"), types.Array(types.int8, 1, "C")

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from curation.manifest import DeduplicateRules, KeepKey, ResolvedSource
 from curation.rows import Rows, fixed_bytes, visit_columns
-from curation.views import CROP, views_of
+from curation.views import turned_codes, views_of
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -154,7 +154,7 @@ def _components(rows: Rows, tiles: Ints, rules: DeduplicateRules, threads: int) 
     (soft,) = np.nonzero(rows.ac_energy[tiles] < rules.soft_ac_energy)
     if rules.soft_radius <= rules.radius or not len(soft):
         return label
-    turned = rows.codes[tiles[soft], : CROP if rules.orientations else 1]  # their centres say nothing
+    turned = turned_codes(rows.codes[tiles[soft]], rules)
     wider = neighbours.groups_in_orientations(turned, rules.soft_radius, threads)
     return neighbours.merge_groups(label, soft, soft[wider])
 

@@ -21,6 +21,7 @@ from curation.deduplicate import Looks, Matches, compare_looks, load_looks, text
 from curation.errors import InputError
 from curation.manifest import DeduplicateRules, Recipe
 from curation.rows import Rows, fixed_bytes, numbers, read_codes
+from curation.views import turned_codes
 
 Ints = npt.NDArray[np.int64]
 
@@ -158,7 +159,8 @@ def _look_alike(rows: Rows, tiles: Ints, prints: Fingerprints, recipe: Recipe, t
     pairs = _candidate_pairs(rows.codes[tiles], marks.codes, recipe.guard.radius, threads)
     if rules.soft_radius > recipe.guard.radius:
         near = np.nonzero(marks.soft)[0]
-        wider = _candidate_pairs(rows.codes[tiles[soft]], marks.codes[near], rules.soft_radius, threads)
+        own, wanted = (turned_codes(codes, rules) for codes in (rows.codes[tiles[soft]], marks.codes[near]))
+        wider = _candidate_pairs(own, wanted, rules.soft_radius, threads)
         pairs = np.concatenate([pairs, np.column_stack([soft[wider[:, 0]], near[wider[:, 1]]])])
     pairs = np.unique(pairs, axis=0)
     used, which = np.unique(pairs[:, 0], return_inverse=True)
