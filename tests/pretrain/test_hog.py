@@ -8,7 +8,7 @@ import pytest
 import torch
 from official import channels_first, load
 
-from pretrain.hog import cell_histograms, richness
+from pretrain.hog import cell_histograms, kernel_beyond, richness, tensor_beyond
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,18 @@ def test_a_constant_image_is_exactly_zero():
     assert not richness(torch.full((2, 3, 32, 32), 77, dtype=torch.uint8), 16).any()
 
 
-def test_batch_and_compiled_form_agree():
-    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+def test_compiled_form_equals_scikit_image(reference):
+    images = channels_first(reference["images_u8"])
     compiled = torch.compile(richness, fullgraph=True, backend="eager")(images, 16)
-    assert torch.allclose(richness(images, 16), compiled, rtol=1e-6)
+    expected = reference["energy_l2_all_channels"].flatten(1)
+    assert torch.allclose(compiled.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "cell"), [((64, 64), 8), ((2, 2), 1), ((6, 33), 3), ((14, 42), 7)])
+def test_both_sums_agree_on_noise_and_on_images_that_are_not_contiguous(side, cell):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (3, *side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    assert torch.allclose(kernel_beyond(images, cell), tensor_beyond(images, cell), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("side", "patch"), [(60, 16), (63, 7)])
