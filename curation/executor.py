@@ -38,6 +38,17 @@ ENVIRONMENT = {
 kernel takes a tenth of the scan (Dask's own setting gives all back at once)."""
 
 
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """Undo what Dask does to ``os.environ``: starting workers leaves ``OMP_NUM_THREADS=1`` and more behind."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @runtime_checkable
 class Divisible(Protocol):
     """A part that can be taken apart when it brings its process down."""
@@ -83,6 +94,7 @@ class Executor:
 
         for name in ("distributed", "distributed.client"):  # what fails is raised, once
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._stack.enter_context(environment_kept())
         self._stack.enter_context(dask.config.set(_settings(profile=self._report is not None)))
         try:
             self._client = self._stack.enter_context(

@@ -13,7 +13,7 @@ import pytest
 
 from curation import watchdog
 from curation.errors import InputError, WorkError
-from curation.executor import Divisible, Executor
+from curation.executor import Divisible, Executor, environment_kept
 
 
 @dataclass(frozen=True)
@@ -148,12 +148,22 @@ def test_a_running_scheduler_is_used(tmp_path: Path) -> None:
     from distributed import LocalCluster
 
     with (
+        environment_kept(),
         LocalCluster(
             n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=str(tmp_path)
         ) as cluster,
         Executor(None, cluster.scheduler_address, tmp_path) as running,
     ):
         assert dict(running.map_parts(double, [4, 5])) == {4: 8, 5: 10}
+
+
+def test_the_environment_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training run in the same process takes its number of threads from there."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    with Executor(1, None, tmp_path) as running:
+        assert dict(running.map_parts(double, [4])) == {4: 8}
+    assert {name: value for name, value in os.environ.items() if before.get(name) != value} == {}
 
 
 def test_nothing_is_watched_outside_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
