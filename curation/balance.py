@@ -36,7 +36,7 @@ def over_caps(
         _cap(result, image, lot, np.full(len(image), rules.per_place), PER_PLACE)
     most = len(image) if rules.per_source is None else rules.per_source
     if rules.per_source is not None or source_caps:
-        caps = np.full(int(source.max(initial=0)) + 1, most)
+        caps = np.full(int(np.max(source, initial=0)) + 1, most)
         for number, cap in source_caps.items():
             if number < len(caps):
                 caps[number] = min(cap, most)

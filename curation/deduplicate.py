@@ -219,7 +219,7 @@ def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) 
     starts = np.concatenate([np.nonzero(np.diff(label, prepend=-1))[0], [len(label)]]).astype(np.int64)
     sizes = np.diff(starts)
     few = sizes <= _MANY
-    for large in np.nonzero(~few)[0]:
+    for large in np.flatnonzero(~few).tolist():
         few[large] = _crowded(looks.codes[starts[large] : starts[large + 1], 0], rules.radius)
     stands_in = np.full(len(label), -1, np.int64)
     limits = (views_of(rules), rules.radius, rules.soft_radius, rules.confirm)

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="untyped-decorator,no-untyped-call,assignment,call-arg"
+# mypy: disable-error-code="untyped-decorator,no-untyped-call,assignment,call-arg,operator"
 """Compiled inner loops of :mod:`curation.neighbours`; they release the interpreter lock.
 
 Signatures are explicit, so that compilation happens once, on import, and is kept in numba's cache. ``segments`` are

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from curation.shards import ShardInfo
 
 
+SELECT_VERSION = 2
+"""Raised when the same rows and rules give another catalogue than before. 2: views of the centre."""
+
+
 class Observer(Protocol):
     """Who is told what happens: the command line prints it, a test may drop it."""
 
@@ -192,6 +196,7 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
         scans.append(stage.name)
     select_key = _key(
         "select",
+        SELECT_VERSION,
         scans,
         recipe.model_dump(mode="json", include={"seed", "deduplicate", "guard", "balance", "shards", "name"}),
         [(source.id, source.priority, source.cap, source.source.redistributable) for source in state.sources],

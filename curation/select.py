@@ -188,7 +188,7 @@ def _place(rows: Rows, decision: _Decision, recipe: Recipe) -> None:
 def _summary(rows: Rows, decision: _Decision, unguarded: tuple[str, ...]) -> SelectSummary:
     counts = Counter(decision.code[rows.is_tile].tolist())
     reasons = {word: counts[number] for number, word in enumerate(VERDICTS) if counts[number] and word != KEPT}
-    shards = int(decision.shard.max(initial=-1)) + 1
+    shards = int(np.max(decision.shard, initial=-1)) + 1
     return SelectSummary(int(rows.is_tile.sum()), counts[_CODE[KEPT]], shards, reasons, unguarded)
 
 

@@ -6,6 +6,8 @@ second, and reduce an axis of length three for the third.
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -74,4 +76,4 @@ def differs(pixels: npt.NDArray[np.generic], value: float) -> npt.NDArray[np.boo
         out = np.empty(pixels.shape[:2], np.bool_)
         _differs(np.ascontiguousarray(pixels).reshape(-1, pixels.shape[2]), int(value), out.reshape(-1))
         return out
-    return np.logical_or.reduce([pixels[..., band] != value for band in range(pixels.shape[2])])
+    return reduce(np.logical_or, [pixels[..., band] != value for band in range(pixels.shape[2])])

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ class Raster:
             masks += [np.isfinite(pixels[..., band]) for band in range(pixels.shape[2])]
         if nodata is not None and not np.isnan(nodata):
             masks.append(differs(pixels, nodata))
-        return np.logical_and.reduce(masks) if masks else None
+        return reduce(np.logical_and, masks) if masks else None
 
 
 def open_raster(stack: ExitStack, source: Source, places: Sequence[Path | bytes], max_pixels: int) -> Raster:
