@@ -1,11 +1,11 @@
 """Does each objective learn? kNN on frozen features after a short run, against the same encoder untrained.
 
-    python benchmarks/learning.py DATA [--objectives MAE Scale-MAE] [--epochs 40] [--json FILE]
+    python benchmarks/learning.py DATA [--objectives MAE Scale-MAE] [--epochs 60] [--json FILE]
 
 DATA is a folder with one folder of images per class. Half of each class, without labels, is what the encoder is trained
 on and what kNN (k = 20, cosine) looks in; the other half is asked. The encoder is a ViT of 4 blocks, width 192, on
-96 x 96 px in patches of 8 (Scale-MAE: 128 px in patches of 16, of each of which its decoder makes 32 px); whole images,
-mirrored at random.
+96 x 96 px in patches of 8 (Scale-MAE: 128 px in patches of 16, of each of which its decoder makes 32 px). Training sees
+random crops, mirrored at random; what is asked are whole images, for which Scale-MAE is told 1 m a pixel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from pretrain.augment import flip, resize_whole
+from pretrain.augment import NOISE_SIZE, CropRule, crop_and_resize, crop_box, flip, gsd_after
 from pretrain.config import EncoderConfig, MaeObjective, ScaleMaeObjective, SelectiveMaeObjective
 from pretrain.evaluate.features import Preparation, extract, open_labelled, split
 from pretrain.evaluate.knn import knn_accuracy
@@ -31,7 +31,7 @@ OBJECTIVES = {
     "MAE": MaeObjective(name="mae", **DECODER),
     "SelectiveMAE 0.85/0.25": SelectiveMaeObjective(name="selective_mae", **DECODER),
     "SelectiveMAE 0.75/0.5": SelectiveMaeObjective(name="selective_mae", mask_ratio=0.75, target_ratio=0.5, **DECODER),
-    "Scale-MAE": ScaleMaeObjective(name="scale_mae", target_size=256, fcn_dim=32, fcn_layers=1, high_band=4, **DECODER),
+    "Scale-MAE": ScaleMaeObjective(name="scale_mae", target_size=256, fcn_dim=32, fcn_layers=1, high_band=8, **DECODER),
 }
 
 
@@ -39,8 +39,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=5e-4, help="greatest learning rate of the one cycle")
+    parser.add_argument("--least-crop", type=float, default=0.2, help="share of the image's area; 1: whole images")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -57,7 +59,7 @@ def main() -> None:
         model = build_objective(config, encoder)
         before = accuracy(model, side, train, test)
         start = time.process_time()
-        losses = learn(model, side, train, options.epochs, options.batch)
+        losses = learn(model, side, train, options)
         seconds = time.process_time() - start
         after = accuracy(model, side, train, test)
         rows.append({"objective": label, "seconds": seconds, "losses": losses, "untrained": before, "trained": after})
@@ -76,23 +78,25 @@ def accuracy(model, side, train, test):
     return knn_accuracy(known, labels, asked, answers, [20])[20]
 
 
-def learn(model, side, train, epochs, batch):
+def learn(model, side, train, options):
     """Mean loss of each epoch."""
-    images = torch.stack(
-        [resize_whole(decode(place.read(), EVALUATION_FORMATS), model.crop_size) for place in train.places]
-    )
+    images = [decode(place.read(), EVALUATION_FORMATS) for place in train.places]
+    rule = CropRule(model.crop_size, (options.least_crop, 1.0), model.crop_ratio, max_upsample=8)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
-    steps = len(images) // batch
-    gsd = torch.full((batch,), side / model.crop_size)  # 1 m a pixel of the encoder's input, as evaluation has it
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps * epochs, pct_start=0.1)
+    optimiser = torch.optim.AdamW(trainable, lr=options.rate, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
+    steps = len(images) // options.batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, options.rate, total_steps=steps * options.epochs, pct_start=0.1
+    )
     means = []
-    for epoch in range(epochs):
+    for epoch in range(options.epochs):
         total = 0.0
-        for rows in torch.randperm(len(images))[: steps * batch].view(steps, batch):
-            progress = torch.tensor(epoch / epochs)
-            flipped = flip(images[rows], torch.rand(batch, 2), 0.5, 0.5)
-            output = model(flipped, gsd, torch.rand(batch, model.noise_size), progress)
+        for rows in torch.randperm(len(images))[: steps * options.batch].view(steps, options.batch):
+            crops, gsd = cut([images[row] for row in rows], rule, side)
+            flipped = flip(crops, torch.rand(options.batch, 2), 0.5, 0.5)
+            output = model(
+                flipped, gsd, torch.rand(options.batch, model.noise_size), torch.tensor(epoch / options.epochs)
+            )
             loss = output.loss_per_sample.mean()
             optimiser.zero_grad()
             loss.backward()
@@ -102,6 +106,15 @@ def learn(model, side, train, epochs, batch):
             total += loss.item()
         means.append(total / steps)
     return means
+
+
+def cut(images, rule, side):
+    """Random crops and their GSD; a whole image has 1 m a pixel when it is resized to the encoder's ``side``."""
+    boxes = [crop_box(*image.shape[1::-1], rule, torch.rand(NOISE_SIZE).numpy()) for image in images]
+    crops = [crop_and_resize(image, box, rule.size) for image, box in zip(images, boxes, strict=True)]
+    sides = [min(image.shape[:2]) for image in images]
+    gsd = [gsd_after(side / whole, box, rule.size) for whole, box in zip(sides, boxes, strict=True)]
+    return torch.stack(crops), torch.tensor(gsd)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pretrain.config import EncoderConfig, MaeObjective, SelectiveMaeObjective
 from pretrain.errors import WorkError
 from pretrain.hog import richness
 from pretrain.models import Objective, SelectiveMAE, build_objective
+from pretrain.models.encoder import build_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +80,16 @@ def step_bench(
         ``tflops`` (useful 10^12 operations per second: six for each of those) and ``speedup`` (median over rounds of
         MAE's seconds over its own).
 
+    A combination whose process dies, for instance for lack of memory, is named in a warning and left out, so that batch
+    sizes can be swept up to what the device holds.
+
     Raises:
-        WorkError: a contender's process died, for instance for lack of memory.
+        InputError: an encoder cannot be pretrained here.
+        WorkError: no combination could be timed.
     """
+    for encoder in encoders:
+        with torch.device("meta"):  # no weights: only to refuse what the processes would refuse
+            build_encoder(EncoderConfig(name=encoder))
     if device == "cpu" and "bf16" in precisions and torch.backends.cpu.get_cpu_capability() == "AVX2":
         logger.warning("this CPU has no bf16 instructions: bf16 is emulated, several times slower than fp32")
     rows: list[dict[str, Any]] = []
@@ -91,7 +99,12 @@ def step_bench(
                 shared = (batch, precision, device, compiled, threads)
                 group = [Contender(encoder, "mae", 8, *shared)]
                 group += [Contender(encoder, "selective_mae", depth, *shared) for depth in (12, 8)]
-                rows += _time_group(group, repeats)
+                try:
+                    rows += _time_group(group, repeats)
+                except WorkError as error:
+                    logger.warning("%s, %s, batch %s: left out (%s)", encoder, precision, batch, error)
+    if not rows:
+        raise WorkError("nothing could be timed; the warnings say why")
     return rows
 
 

@@ -196,7 +196,10 @@ def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
     bench = commands.add_parser("bench", help="measure the speed of this machine")
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
     step = kinds.add_parser("step", help="training steps: MAE against SelectiveMAE")
-    step.add_argument("--encoder", nargs="+", default=["vit_base_patch16_224"], help="names of timm models")
+    step.add_argument(
+        "--encoder", nargs="+", default=["vit_small_patch16_224", "vit_base_patch16_224"],
+        help="names of timm models (default ViT-S and ViT-B)",
+    )  # fmt: skip
     step.add_argument("--batch", type=_positive, nargs="+", default=[16, 32], help="batch sizes (default 16 32)")
     step.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     step.add_argument("--repeats", type=_positive, default=5, help="rounds, of which the median counts (default 5)")

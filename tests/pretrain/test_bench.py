@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from curation.errors import InputError, WorkError
 from pretrain.bench import format_table, forward_gmac, step_bench
 from pretrain.config import EncoderConfig, MaeObjective, SelectiveMaeObjective
 from pretrain.models import build_objective
 
 
 @pytest.mark.slow
-def test_one_round_of_a_tiny_model():
-    rows = step_bench(encoders=["vit_tiny_patch16_224"], batches=[2], precisions=["fp32"], repeats=1)
+def test_one_round_of_a_tiny_model_beside_a_batch_that_no_memory_holds(caplog):
+    rows = step_bench(encoders=["vit_tiny_patch16_224"], batches=[10**9, 2], precisions=["fp32"], repeats=1)
+    assert "batch 1000000000: left out" in caplog.text
     assert [row["label"] for row in rows] == ["MAE", "SelectiveMAE, 12 blocks", "SelectiveMAE, 8 blocks"]
     assert rows[0]["speedup"] == 1 and rows[0]["selection"] == 0
     for row in rows:
@@ -20,6 +22,13 @@ def test_one_round_of_a_tiny_model():
         assert row["hog"] <= row["seconds"] and row["peak_mib"] > 0
     table = format_table(rows).splitlines()
     assert len(table) == 5 and len({line.count("|") for line in table}) == 1
+
+
+def test_what_cannot_be_timed_is_named():
+    with pytest.raises(InputError, match="no model 'vit_enormous'"):
+        step_bench(encoders=["vit_enormous"])
+    with pytest.raises(WorkError, match="nothing could be timed"):
+        step_bench(encoders=["vit_tiny_patch16_224"], batches=[10**9], precisions=["fp32"])
 
 
 @pytest.mark.parametrize(
