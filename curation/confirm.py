@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from curation.compiled import compiled
 from curation.neighbour_kernels import BLOCK, popcount
 from curation.views import CENTRE, SIDE, at_points, median
 
@@ -89,7 +89,7 @@ def _clipped(blocks: npt.NDArray[np.int8], share: float) -> npt.NDArray[np.int8]
     return thumbs.astype(np.int8)
 
 
-@numba.njit(_f64(_thumbs, _moments, _i64, _thumbs, _moments, _i64, _i64, _f64), nogil=True, cache=True)
+@compiled(_f64(_thumbs, _moments, _i64, _thumbs, _moments, _i64, _i64, _f64))
 def correlation(
     thumbs_a: Any, norms_a: Any, i: int, thumbs_b: Any, norms_b: Any, j: int, turn: int, least: float
 ) -> float:
@@ -121,11 +121,10 @@ def correlation(
     return float(total) / scale
 
 
-@numba.njit(
+@compiled(
     types.Tuple((_i64, _i64, _f64))(
         _codes, _thumbs, _moments, _flags, _codes, _thumbs, _moments, _flags, _i64, _i64, _longs, _i64, _i64, _f64
     ),
-    nogil=True, cache=True,
 )  # fmt: skip
 def compare(
     codes_a: Any, thumbs_a: Any, moments_a: Any, soft_a: Any, codes_b: Any, thumbs_b: Any, moments_b: Any, soft_b: Any,
@@ -154,12 +153,11 @@ def compare(
     return best, best_turn, best_correlation
 
 
-@numba.njit(
+@compiled(
     types.void(
         _codes, _thumbs, _moments, _flags, _codes, _thumbs, _moments, _flags, _longs, _longs, _longs, _i64, _i64, _f64,
         _bytes, _bytes, _floats,
     ),
-    nogil=True, cache=True,
 )  # fmt: skip
 def compare_pairs(
     codes_a: Any, thumbs_a: Any, moments_a: Any, soft_a: Any, codes_b: Any, thumbs_b: Any, moments_b: Any, soft_b: Any,
@@ -174,7 +172,7 @@ def compare_pairs(
         distance[k], turn[k], agreement[k] = near, how, value
 
 
-@numba.njit(types.void(_thumbs, _moments, _ids, _ids, _i64, _f64, _flags), nogil=True, cache=True)
+@compiled(types.void(_thumbs, _moments, _ids, _ids, _i64, _f64, _flags))
 def agree(thumbs: Any, moments: Any, i: Any, j: Any, turn: int, least: float, out: Any) -> None:
     """Whether item ``i[k]``, as it is, and item ``j[k]``, turned, correlate enough; written to ``out``."""
     for k in range(i.shape[0]):
@@ -182,12 +180,11 @@ def agree(thumbs: Any, moments: Any, i: Any, j: Any, turn: int, least: float, ou
         out[k] = a != b and correlation(thumbs, moments, a, thumbs, moments, b, turn, least) >= least
 
 
-@numba.njit(
+@compiled(
     _i64(
         _longs, _words, _thumbs, _moments, types.uint64, _i64, _i64, _i64, _i64, types.boolean, _thumbs, _moments,
         _flags, _i64, _i64, _f64,
     ),
-    nogil=True, cache=True,
 )  # fmt: skip
 def _first_same(
     kept: Any, kept_codes: Any, strips: Any, norms: Any, code: int, start: int, count: int, member: int, turn: int,
@@ -223,7 +220,7 @@ def _first_same(
     return count
 
 
-@numba.njit(_i64(_codes, _i64, _i64, _longs, _longs, _longs), nogil=True, cache=True)
+@compiled(_i64(_codes, _i64, _i64, _longs, _longs, _longs))
 def _cluster(codes: Any, low: int, high: int, cluster: Any, leaders: Any, opens: Any) -> int:
     """Cut the members ``low`` to ``high`` of a component into clusters around leaders; returns the clusters' number.
 
@@ -250,12 +247,11 @@ def _cluster(codes: Any, low: int, high: int, cluster: Any, leaders: Any, opens:
     return clusters
 
 
-@numba.njit(
+@compiled(
     _i64(
         _i64, _codes, _longs, _longs, _longs, _longs, types.Array(_i64, 2, "C"), _longs, _codes, _thumbs, _moments,
         _thumbs, _moments, _flags, _i64, _i64, _f64,
     ),
-    nogil=True, cache=True,
 )  # fmt: skip
 def _stand_in(
     member: int, codes: Any, views: Any, leaders: Any, opens: Any, closes: Any, reach: Any, kept: Any, kept_codes: Any,
@@ -289,9 +285,8 @@ def _stand_in(
     return best
 
 
-@numba.njit(
+@compiled(
     types.void(_longs, _flags, _i64, _i64, _codes, _thumbs, _moments, _flags, _longs, _i64, _i64, _f64, _longs),
-    nogil=True, cache=True,
 )  # fmt: skip
 def keep_best(
     starts: Any, wanted: Any, first: int, last: int, codes: Any, thumbs: Any, moments: Any, soft: Any, views: Any,
@@ -347,7 +342,7 @@ def keep_best(
             closes[part] = place + 1
 
 
-@numba.njit(types.void(_longs, _longs, _longs), nogil=True, cache=True)
+@compiled(types.void(_longs, _longs, _longs))
 def keep_first(better: Any, worse: Any, stands_in: Any) -> None:
     """Apply the keep rule along confirmed pairs.
 

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from curation.compiled import compiled
+
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
@@ -69,10 +71,8 @@ def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
     return numba.types.Array(kind, dimensions, "C", readonly=True)
 
 
-@numba.njit(
+@compiled(
     numba.void(_given(numba.u1, 2), _given(numba.i4, 1), _given(numba.i4, 2), numba.u1[:, ::1], numba.i4[::1]),
-    cache=True,
-    nogil=True,
 )
 def _reduce_rows(grey: Bytes, first: Ints, table: Ints, out: Bytes, total: Ints) -> None:
     """Reduce the height; ``out`` is ``(out, W)``; ``total`` is scratch ``(W,)``."""
@@ -99,7 +99,7 @@ def _reduce_rows(grey: Bytes, first: Ints, table: Ints, out: Bytes, total: Ints)
             out[index, column] = min(max(total[column] >> PRECISION, 0), 255)
 
 
-@numba.njit(numba.void(_given(numba.u1, 2), numba.u1[:, ::1]), cache=True, nogil=True)
+@compiled(numba.void(_given(numba.u1, 2), numba.u1[:, ::1]))
 def _transpose(grey: Bytes, out: Bytes) -> None:
     """Transpose by blocks, so that both sides stay in the cache."""
     height, width = grey.shape
@@ -117,7 +117,7 @@ def _exchange(first: int, second: int, shift: int, mask: int) -> tuple[int, int]
     return first ^ (moved << shift), second ^ moved
 
 
-@numba.njit(numba.void(_given(numba.u8, 2), numba.u8[:, ::1]), cache=True, nogil=True)
+@compiled(numba.void(_given(numba.u8, 2), numba.u8[:, ::1]))
 def _transpose_words(grey: Words, out: Words) -> None:
     """Transpose bytes eight by eight inside 64-bit words (Warren, Hacker's Delight, 7-3): five times as fast.
 
@@ -143,7 +143,7 @@ def _transpose_words(grey: Words, out: Words) -> None:
             out[left + 3, block], out[left + 7, block] = _exchange(d, h, by4, odd4)
 
 
-@numba.njit(numba.void(_given(numba.u1, 1), numba.u1[::1]), cache=True, nogil=True)
+@compiled(numba.void(_given(numba.u1, 1), numba.u1[::1]))
 def _luma(rgb: Bytes, out: Bytes) -> None:
     """Flat, or it is not vectorised."""
     for pixel in range(out.size):
@@ -162,8 +162,8 @@ def luma(rgb: Bytes) -> Bytes:
     return grey
 
 
-@numba.njit(
-    numba.types.UniTuple(numba.i8, 3)(_given(numba.u1, 1), _given(numba.b1, 1)), cache=True, nogil=True
+@compiled(
+    numba.types.UniTuple(numba.i8, 3)(_given(numba.u1, 1), _given(numba.b1, 1))
 )  # fmt: skip
 def _moments(grey: Bytes, valid: Mask) -> tuple[np.int64, np.int64, np.int64]:
     count, total, squares = np.int64(0), np.int64(0), np.int64(0)
@@ -188,10 +188,8 @@ def moments(grey: Bytes, valid: Mask | None = None) -> tuple[int, int, int]:
     return int(count), int(total), int(squares)
 
 
-@numba.njit(
+@compiled(
     numba.void(_given(numba.u1, 2), numba.i8, numba.i8, numba.i8, numba.i8, numba.u4[::1], numba.u1[:, ::1]),
-    cache=True,
-    nogil=True,
 )
 def average(grey: Bytes, first: int, height: int, down: int, across: int, sums: Sums, out: Bytes) -> None:
     """Rows ``first`` and on of ``height`` averaged over boxes of ``down`` x ``across``, as Pillow's ``Image.reduce``.

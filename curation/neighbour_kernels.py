@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
+
+from curation.compiled import compiled
 
 _u64, _i64, _i32 = types.uint64, types.int64, types.int32
 _codes, _ids, _starts = types.Array(_u64, 1, "C"), types.Array(_i32, 1, "C"), types.Array(_i64, 1, "C")
@@ -33,7 +34,7 @@ def popcount(typingctx: Any, value: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-@numba.njit(_i64(_u64, _table), nogil=True, cache=True, inline="always")
+@compiled(_i64(_u64, _table), inline="always")
 def _key(code: int, segments: Any) -> int:
     key, place = 0, 0
     for part in range(segments.shape[0]):
@@ -43,14 +44,14 @@ def _key(code: int, segments: Any) -> int:
     return key
 
 
-@numba.njit(types.void(_codes, _i64, _i64, _table, _starts), nogil=True, cache=True)
+@compiled(types.void(_codes, _i64, _i64, _table, _starts))
 def count(codes: Any, low: int, high: int, segments: Any, counts: Any) -> None:
     """Add to ``counts`` how many codes have each key."""
     for i in range(low, high):
         counts[_key(codes[i], segments)] += 1
 
 
-@numba.njit(types.void(_codes, _ids, _i64, _i64, _table, _starts, _codes, _ids), nogil=True, cache=True)
+@compiled(types.void(_codes, _ids, _i64, _i64, _table, _starts, _codes, _ids))
 def scatter(
     codes: Any, ids: Any, low: int, high: int, segments: Any, cursors: Any, out_codes: Any, out_ids: Any
 ) -> None:
@@ -63,7 +64,7 @@ def scatter(
         out_ids[place] = ids[i]
 
 
-@numba.njit(_i64(_u64, _codes, _i64), nogil=True, cache=True)
+@compiled(_i64(_u64, _codes, _i64))
 def _first_table(difference: int, masks: Any, chosen: int) -> int:
     """Flags of the first table that surely holds a pair: of the first ``chosen`` bands in which it agrees."""
     own, left = 0, chosen
@@ -76,7 +77,7 @@ def _first_table(difference: int, masks: Any, chosen: int) -> int:
     return own
 
 
-@numba.njit(_i64(_codes, _ids, _table, _keys, _codes, _ids, _ids), nogil=True, cache=True)
+@compiled(_i64(_codes, _ids, _table, _keys, _codes, _ids, _ids))
 def _sort_bucket(codes: Any, ids: Any, segments: Any, keys: Any, out_codes: Any, out_ids: Any, edges: Any) -> int:
     """Counting sort of one bucket; a key's codes are ``edges[key]`` to ``edges[key + 1]``. Returns the keys' number."""
     size, bits = codes.shape[0], 0
@@ -101,7 +102,7 @@ def _sort_bucket(codes: Any, ids: Any, segments: Any, keys: Any, out_codes: Any,
     return count
 
 
-@numba.njit(_i64(_u64, _codes, _i64, _i64, _i64), nogil=True, cache=True)
+@compiled(_i64(_u64, _codes, _i64, _i64, _i64))
 def next_near(code: int, codes: Any, low: int, high: int, radius: int) -> int:
     """First place from ``low`` on whose code lies within the radius; ``high`` where there is none.
 
@@ -121,7 +122,7 @@ def next_near(code: int, codes: Any, low: int, high: int, radius: int) -> int:
     return high
 
 
-@numba.njit(_i64(_codes, _ids, _i64, _i64, _i64, _codes, _i64, _i64, _ids, _ids, _i64), nogil=True, cache=True)
+@compiled(_i64(_codes, _ids, _i64, _i64, _i64, _codes, _i64, _i64, _ids, _ids, _i64))
 def _explore(
     codes: Any, ids: Any, low: int, high: int, flags: int, masks: Any, chosen: int, radius: int,
     out_a: Any, out_b: Any, used: int,
@@ -148,9 +149,8 @@ def _explore(
     return used
 
 
-@numba.njit(
+@compiled(
     _i64(_codes, _ids, _starts, _starts, _tables, _codes, _i64, _i64, _starts, _i64, _ids, _ids),
-    nogil=True, cache=True,
 )  # fmt: skip
 def within(
     codes: Any, ids: Any, starts: Any, flags: Any, segments: Any, masks: Any, chosen: int, radius: int,
@@ -187,12 +187,11 @@ def within(
     return used
 
 
-@numba.njit(
+@compiled(
     _i64(
         _codes, _ids, _starts, _codes, _ids, _starts, _ids, _ids, _starts, _tables, _codes, _i64, _i64,
         _starts, _i64, _ids, _ids,
     ),
-    nogil=True, cache=True,
 )  # fmt: skip
 def between(
     codes_a: Any, ids_a: Any, starts_a: Any, codes_b: Any, ids_b: Any, starts_b: Any, label_a: Any, label_b: Any,
@@ -242,9 +241,8 @@ def between(
     return used
 
 
-@numba.njit(
+@compiled(
     _i64(_codes, _i64, _i64, _codes, _ids, _ids, _table, _i64, _codes, _i64, _i64, _starts, _ids, _ids),
-    nogil=True, cache=True,
 )  # fmt: skip
 def look_up(
     codes: Any, low: int, high: int, few: Any, few_ids: Any, edges: Any, segments: Any, flags: int, masks: Any,
@@ -272,7 +270,7 @@ def look_up(
     return used
 
 
-@numba.njit(_i32(_ids, _i32), nogil=True, cache=True)
+@compiled(_i32(_ids, _i32))
 def _root(parent: Any, item: int) -> int:
     """Root of an item, halving the path on the way."""
     while parent[item] != item:
@@ -281,7 +279,7 @@ def _root(parent: Any, item: int) -> int:
     return item
 
 
-@numba.njit(types.void(_ids, _ids, _ids), nogil=True, cache=True)
+@compiled(types.void(_ids, _ids, _ids))
 def unite(parent: Any, a: Any, b: Any) -> None:
     """Unite the sets of ``a[k]`` and ``b[k]`` for every k; the lowest item is always the root."""
     for k in range(a.shape[0]):
@@ -292,7 +290,7 @@ def unite(parent: Any, a: Any, b: Any) -> None:
             parent[i] = j
 
 
-@numba.njit(_ids(_ids), nogil=True, cache=True)
+@compiled(_ids(_ids))
 def roots(parent: Any) -> Any:
     """Root of every item."""
     result = np.empty_like(parent)
@@ -301,7 +299,7 @@ def roots(parent: Any) -> Any:
     return result
 
 
-@numba.njit(types.void(_codes, _ids, _starts, _i64, _i64, _ids), nogil=True, cache=True)
+@compiled(types.void(_codes, _ids, _starts, _i64, _i64, _ids))
 def link_equal(codes: Any, ids: Any, starts: Any, first: int, last: int, parent: Any) -> None:
     """Point every code of the buckets ``first`` to ``last`` at the first one of its bucket that equals it."""
     for bucket in range(first, last):
@@ -320,7 +318,7 @@ def link_equal(codes: Any, ids: Any, starts: Any, first: int, last: int, parent:
                 parent[ids[place]] = ids[low + slots[slot]]
 
 
-@numba.njit(_i64(_codes, _i64), nogil=True, cache=True)
+@compiled(_i64(_codes, _i64))
 def count_near(codes: Any, radius: int) -> int:
     """How many ordered pairs of different items lie within the radius, by trying all."""
     near = -codes.shape[0]

@@ -14,6 +14,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from curation.compiled import compiled
+
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 i4 = np.int32
@@ -92,9 +94,7 @@ def _spread(line: Bytes, out: Row, start: int, count: int) -> None:
         out[column] = line[start + 3 * column]
 
 
-@numba.njit(
-    numba.void(_given(numba.u1, 2), _given(numba.b1, 2), numba.b1, numba.i8, numba.i8[::1]), cache=True, nogil=True
-)
+@compiled(numba.void(_given(numba.u1, 2), _given(numba.b1, 2), numba.b1, numba.i8, numba.i8[::1]))
 def _measure(rgb: Bytes, valid: Mask, masked: bool, step: int, sums: Sums) -> None:
     """``rgb`` is ``(H, 3 * W)``; ``valid`` is read only when ``masked``.
 
@@ -188,9 +188,8 @@ def measure(rgb: Bytes, valid: Mask | None = None) -> Statistics:
     return Statistics(tuple(sums.tolist()))
 
 
-@numba.njit(
+@compiled(
     numba.types.UniTuple(numba.i8, 2)(_given(numba.u1, 2), _given(numba.b1, 2), numba.b1, numba.i8),
-    cache=True, nogil=True,
 )  # fmt: skip
 def _fill(rgb: Bytes, valid: Mask, masked: bool, step: int) -> tuple[int, int]:
     """Sampled pixels, and those of them that are flat and black or white; most runs hold no value near either."""

@@ -12,6 +12,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from curation.compiled import compiled
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -19,8 +21,8 @@ def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
     return numba.types.Array(kind, dimensions, "C", readonly=True)
 
 
-@numba.njit(
-    [numba.void(_given(kind, 2), kind[::1]) for kind in (numba.u1, numba.u2)], cache=True, nogil=True
+@compiled(
+    [numba.void(_given(kind, 2), kind[::1]) for kind in (numba.u1, numba.u2)]
 )  # fmt: skip
 def _interleave(planes: npt.NDArray[np.unsignedinteger], out: npt.NDArray[np.unsignedinteger]) -> None:
     red, green, blue = planes[0], planes[1], planes[2]
@@ -38,10 +40,8 @@ def interleave(planes: npt.NDArray[np.generic], out: npt.NDArray[np.generic]) ->
         out[...] = np.moveaxis(planes, 0, -1)
 
 
-@numba.njit(
+@compiled(
     [numba.void(_given(kind, 2), _given(numba.u1, 2), numba.u1[:, ::1]) for kind in (numba.u1, numba.u2)],
-    cache=True,
-    nogil=True,
 )
 def _look_up(pixels: npt.NDArray[np.unsignedinteger], tables: Bytes, out: Bytes) -> None:
     for pixel in range(pixels.shape[0]):
@@ -57,10 +57,8 @@ def look_up(pixels: npt.NDArray[np.generic], tables: Bytes) -> Bytes:
     return out
 
 
-@numba.njit(
+@compiled(
     [numba.void(_given(kind, 2), numba.i8, numba.b1[::1]) for kind in (numba.u1, numba.u2, numba.i2)],
-    cache=True,
-    nogil=True,
 )
 def _differs(pixels: npt.NDArray[np.integer], value: int, out: npt.NDArray[np.bool_]) -> None:
     for pixel in range(pixels.shape[0]):

@@ -6,11 +6,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
+from curation.compiled import compiled
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+
+@compiled(error_model="numpy")
 def fill_beyond(planes: Any, cell: int, edges: Any, sums: Any) -> None:
     """Sum gradient magnitudes at or beyond each bin's start, per cell.
 
