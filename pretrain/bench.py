@@ -1,8 +1,9 @@
 """The training step's speed: forward, backward and fused AdamW, every contender of a round after the other.
 
-Each contender lives in a process of its own, so that its peak memory is its own and all share one allocator setting;
-the parent asks them in turn for one step. On a CPU the seconds are process time of one thread, which other jobs disturb
-least; on a GPU they are wall time between synchronisations.
+Each contender lives in a process of its own, so that its peak memory is its own and all share one allocator setting. On
+a CPU the parent asks them in turn for one step, since other jobs come and go; on a GPU they live one after the other,
+since each may need all of its memory. Seconds are wall time, on a GPU between synchronisations; with one thread of a
+CPU they are process time, which other jobs disturb least.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,14 +79,14 @@ def step_bench(
         ``selection`` (HOG and choosing), ``hog``, ``embedding`` (all patches, for similarity), ``compute`` (the rest),
         ``images_per_second``, ``peak_mib``, ``parameters``, ``gmac`` (forward multiply-adds per image in 10^9),
         ``tflops`` (useful 10^12 operations per second: six for each of those) and ``speedup`` (median over rounds of
-        MAE's seconds over its own).
+        MAE's seconds over its own; None where MAE was left out).
 
-    A combination whose process dies, for instance for lack of memory, is named in a warning and left out, so that batch
+    A contender whose process dies, for instance for lack of memory, is named in a warning and left out, so that batch
     sizes can be swept up to what the device holds.
 
     Raises:
         InputError: an encoder cannot be pretrained here.
-        WorkError: no combination could be timed.
+        WorkError: nothing could be timed.
     """
     for encoder in encoders:
         with torch.device("meta"):  # no weights: only to refuse what the processes would refuse
@@ -99,10 +100,7 @@ def step_bench(
                 shared = (batch, precision, device, compiled, threads)
                 group = [Contender(encoder, "mae", 8, *shared)]
                 group += [Contender(encoder, "selective_mae", depth, *shared) for depth in (12, 8)]
-                try:
-                    rows += _time_group(group, repeats)
-                except WorkError as error:
-                    logger.warning("%s, %s, batch %s: left out (%s)", encoder, precision, batch, error)
+                rows += _time_group(group, repeats)
     if not rows:
         raise WorkError("nothing could be timed; the warnings say why")
     return rows
@@ -118,44 +116,75 @@ def format_table(rows: Iterable[dict[str, Any]]) -> str:
     base: dict[str, Any] = {}
     for row in rows:
         base = row if row["objective"] == "mae" else base
+        against = ["-", "-"]
+        if row["speedup"] is not None:
+            against = [f"{row['speedup']:.2f}", f"{base['gmac'] / row['gmac']:.2f}"]
         shares = (row["hog"], row["selection"] - row["hog"], row["embedding"], row["optimiser"])
         percent = " | ".join(f"{100 * part / row['seconds']:.1f} %" for part in shares)
         lines.append(
             f"| {row['encoder']} | {row['precision']} | {row['batch']} | {row['label']} | "
             f"{row['seconds']:.3f} ({row['fastest']:.3f}-{row['slowest']:.3f}) | {row['images_per_second']:.1f} | "
-            f"{row['tflops']:.3g} | {row['speedup']:.2f} | {base['gmac'] / row['gmac']:.2f} | {percent} | "
+            f"{row['tflops']:.3g} | {' | '.join(against)} | {percent} | "
             f"{row['peak_mib']:.0f} |"
         )
     return "\n".join(lines)
 
 
 def _time_group(group: list[Contender], repeats: int) -> list[dict[str, Any]]:
+    together = [[contender] for contender in group] if group[0].device == "cuda" else [group]
+    timed = [pair for some in together for pair in _time_together(some, repeats)]
+    base = next((steps for contender, steps, _ in timed if contender.objective == "mae"), None)
+    return [_row(contender, steps, summary, base) for contender, steps, summary in timed]
+
+
+Steps = list[dict[str, float]]
+
+
+def _time_together(group: list[Contender], repeats: int) -> list[tuple[Contender, Steps, dict[str, float]]]:
+    """Steps of contenders that are alive together, and their summaries; the first step of each only warms up."""
     with ExitStack() as stack:
-        workers = [stack.enter_context(_start(contender)) for contender in group]
-        for worker in workers:
-            _ask(worker, "step")  # warm-up: allocation, autotuning, compilation
-        rounds = [[_ask(worker, "step") for worker in workers] for _ in range(repeats)]
-        summaries = [_ask(worker, "summary") for worker in workers]
-    rows = []
-    for index, (contender, summary) in enumerate(zip(group, summaries, strict=True)):
-        steps = [one[index] for one in rounds]
-        seconds = [step["seconds"] for step in steps]
-        middle = statistics.median(seconds)
-        parts = {"optimiser": statistics.median(step["optimiser"] for step in steps), **summary}
-        parts["compute"] = middle - parts["optimiser"] - parts["selection"] - parts["embedding"]
-        rows.append(
-            {**asdict(contender), "label": contender.label, "seconds": middle, "fastest": min(seconds)}
-            | {"slowest": max(seconds), "images_per_second": contender.batch / middle, **parts}
-            | {"tflops": 6e-3 * summary["gmac"] * contender.batch / middle}
-            | {"speedup": statistics.median(one[0]["seconds"] / one[index]["seconds"] for one in rounds)}
-        )
-    return rows
+        workers = {contender: stack.enter_context(_started(contender)) for contender in group}
+        steps: dict[Contender, Steps] = {contender: [] for contender in group}
+        for question in ["step"] * (repeats + 1) + ["summary"]:
+            for contender, worker in list(workers.items()):
+                try:
+                    steps[contender].append(_ask(worker, question))
+                except WorkError as error:
+                    logger.warning(
+                        "%s, %s, batch %s, %s: left out (%s)",
+                        contender.encoder, contender.precision, contender.batch, contender.label, error,
+                    )  # fmt: skip
+                    del workers[contender]
+        return [(contender, steps[contender][1:-1], steps[contender][-1]) for contender in workers]
 
 
-def _start(contender: Contender) -> subprocess.Popen[str]:
+def _row(contender: Contender, steps: Steps, summary: dict[str, float], base: Steps | None) -> dict[str, Any]:
+    seconds = [step["seconds"] for step in steps]
+    middle = statistics.median(seconds)
+    parts = {"optimiser": statistics.median(step["optimiser"] for step in steps), **summary}
+    parts["compute"] = middle - parts["optimiser"] - parts["selection"] - parts["embedding"]
+    ratios = [one["seconds"] / other for one, other in zip(base, seconds, strict=True)] if base else None
+    return {
+        **asdict(contender), "label": contender.label, "seconds": middle, "fastest": min(seconds),
+        "slowest": max(seconds), "images_per_second": contender.batch / middle, **parts,
+        "tflops": 6e-3 * summary["gmac"] * contender.batch / middle,
+        "speedup": statistics.median(ratios) if ratios else None,
+    }  # fmt: skip
+
+
+@contextmanager
+def _started(contender: Contender) -> Iterator[subprocess.Popen[str]]:
     environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(contender.threads)}
     command = [sys.executable, "-m", "pretrain.bench", json.dumps(asdict(contender))]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield process
+    finally:
+        with suppress(BrokenPipeError):  # it died with a question unread
+            process.stdin.close()
+        process.wait()
+        process.stdout.close()
 
 
 def _ask(worker: subprocess.Popen[str], question: str) -> dict[str, float]:
@@ -210,7 +239,7 @@ def _stepper(model: Objective, contender: Contender) -> Callable[[], dict[str, f
     optimiser = torch.optim.AdamW(trainable, lr=1e-4, betas=(0.9, 0.95), fused=True)
     forward = torch.compile(model, fullgraph=True) if contender.compiled else model
     inputs = _inputs(model, contender)
-    clock = _clock(contender.device)
+    clock = _clock(contender)
 
     def step() -> dict[str, float]:
         start = clock()
@@ -237,9 +266,11 @@ def _summary(model: Objective, contender: Contender) -> dict[str, float]:
     if isinstance(model, SelectiveMAE):
         images, _, noise, progress = _inputs(model, contender)
         patches = model.patchify(images)
-        times["embedding"] = _median_time(lambda: model.tokens(patches), contender)
-        times["hog"] = _median_time(lambda: richness(images, model.patch_size), contender)
-        whole = _median_time(lambda: model.select(images, patches, noise, progress), contender)
+        as_timed: Callable[[Any], Any] = torch.compile if contender.compiled else lambda part: part
+        tokens, hog, select = as_timed(model.tokens), as_timed(richness), as_timed(model.select)
+        times["embedding"] = _median_time(lambda: tokens(patches), contender)
+        times["hog"] = _median_time(lambda: hog(images, model.patch_size), contender)
+        whole = _median_time(lambda: select(images, patches, noise, progress), contender)
         times["selection"] = whole - times["embedding"]
     return {"peak_mib": peak, "parameters": float(parameters), "gmac": forward_gmac(model), **times}
 
@@ -255,7 +286,7 @@ def forward_gmac(model: Objective) -> float:
 
 
 def _median_time(work: Callable[[], object], contender: Contender, repeats: int = 5) -> float:
-    clock, times = _clock(contender.device), []
+    clock, times = _clock(contender), []
     for _ in range(repeats + 1):
         start = clock()
         work()
@@ -263,9 +294,9 @@ def _median_time(work: Callable[[], object], contender: Contender, repeats: int 
     return statistics.median(times[1:])
 
 
-def _clock(device: str) -> Callable[[], float]:
-    if device == "cpu":
-        return time.process_time
+def _clock(contender: Contender) -> Callable[[], float]:
+    if contender.device == "cpu":
+        return time.process_time if contender.threads == 1 else time.perf_counter
 
     def synchronised() -> float:
         torch.cuda.synchronize()

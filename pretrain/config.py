@@ -28,7 +28,8 @@ class _Objective(Strict):
 
     mask_ratio: float = Field(0.75, gt=0, lt=1)
     decoder_depth: int = Field(8, ge=1)
-    decoder_dim: int = Field(512, ge=8)
+    decoder_dim: int = Field(512, ge=8, multiple_of=4)
+    """A multiple of 4, as sin-cos tables are."""
     decoder_heads: int = Field(16, ge=1)
 
     @model_validator(mode="after")
@@ -81,13 +82,19 @@ class ScaleMaeObjective(_Objective):
     name: Literal["scale_mae"]
     decoder_depth: int = Field(3, ge=1)
     target_size: int = Field(448, ge=32)
-    fcn_dim: int = Field(512, ge=8)
+    fcn_dim: int = Field(512, ge=8, multiple_of=4)
     fcn_layers: int = Field(2, ge=1)
     high_band: int = Field(14, ge=1)
     """Side to which the image is reduced before it is taken away from itself; the released training script has 7."""
     low_loss: Literal["l1", "l2"] = "l2"
     high_loss: Literal["l1", "l2"] = "l1"
     """The released training script has l2 for both."""
+
+    @model_validator(mode="after")
+    def _band_is_coarser(self) -> ScaleMaeObjective:
+        if self.high_band >= self.target_size:
+            raise ValueError(f"high_band {self.high_band} must be less than target_size {self.target_size}")
+        return self
 
 
 Objective = Annotated[MaeObjective | SelectiveMaeObjective | ScaleMaeObjective, Field(discriminator="name")]

@@ -13,7 +13,9 @@ operations for GPUs and compiled graphs, and by :mod:`pretrain.hog_kernel` for C
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,8 +36,10 @@ def richness(images: Tensor, patch_size: int) -> Tensor:
         (B, N) float32, patches in raster order, for pixel values scaled to 0..1.
 
     Raises:
-        ValueError: the sizes do not fit.
+        ValueError: the sizes do not fit, or the images are not uint8.
     """
+    if images.dtype is not torch.uint8:
+        raise ValueError(f"richness is of uint8 images, not of {images.dtype}")
     if patch_size % 2 or images.shape[2] % patch_size or images.shape[3] % patch_size:
         raise ValueError(f"patches of {patch_size} px must be even and divide images of {tuple(images.shape[2:])}")
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -57,8 +61,12 @@ def kernel_beyond(images: Tensor, cell: int) -> Tensor:
 
     batch, channels, height, width = images.shape
     sums = torch.empty(BINS, batch, channels, height // cell, width // cell)
-    edges = torch.tensor(_EDGES, dtype=torch.float32)
-    fill_beyond(images.reshape(-1, height, width).numpy(), cell, edges.numpy(), sums.flatten(1, 2).numpy())
+    planes, filled = images.reshape(-1, height, width).numpy(), sums.flatten(1, 2).numpy()
+    edges = np.array(_EDGES, np.float32)
+    threads = max(1, min(torch.get_num_threads(), len(planes)))
+    cuts = [len(planes) * number // threads for number in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda low, high: fill_beyond(planes, cell, edges, filled, low, high), cuts[:-1], cuts[1:]))
     return sums
 
 

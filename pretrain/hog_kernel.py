@@ -12,20 +12,22 @@ from curation.compiled import compiled
 
 
 @compiled(error_model="numpy")
-def fill_beyond(planes: Any, cell: int, edges: Any, sums: Any) -> None:
-    """Sum gradient magnitudes at or beyond each bin's start, per cell.
+def fill_beyond(planes: Any, cell: int, edges: Any, sums: Any, first: int, last: int) -> None:
+    """Sum gradient magnitudes at or beyond each bin's start, per cell, of the planes ``first`` to ``last``.
 
     Args:
         planes: (n, H, W) uint8, one colour channel each.
         cell: side of a cell in pixels; divides H and W.
         edges: (bins - 1,) float32, cotangents of the starts of bins 1, 2, ...
         sums: (bins, n, H/cell, W/cell) float32, overwritten.
+        first: plane to begin with; threads share a batch.
+        last: plane to end before.
     """
     height, width = planes.shape[1:]
     down, right = np.zeros(width, np.float32), np.zeros(width, np.float32)
     magnitude, quotient = np.empty(width, np.float32), np.empty(width, np.float32)
     beyond = np.empty((len(edges) + 1, width), np.float32)
-    for plane in range(planes.shape[0]):
+    for plane in range(first, last):
         for row in range(height // cell):
             beyond[:] = 0
             for y in range(row * cell, (row + 1) * cell):

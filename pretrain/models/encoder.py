@@ -32,25 +32,38 @@ def build_encoder(config: EncoderConfig) -> VisionTransformer:
             config.name, pretrained=False, **{"num_classes": 0, "global_pool": "token", "fc_norm": False, **config.args}
         )
     except (TypeError, AssertionError, ValueError) as error:
+        _refuse_by_kind(config)
         hint = "only timm's VisionTransformer works here, for example 'vit_base_patch16_224'"
-        raise InputError(f"encoder: timm cannot make {config.name!r} with these args ({error}); {hint}") from None
+        raise InputError(f"encoder.args: timm cannot make {config.name!r} with them ({error}); {hint}") from None
     vit = _supported(config.name, model)
     initialise(vit)
     _set_positions(vit)
     return vit
 
 
+def _refuse_by_kind(config: EncoderConfig) -> None:
+    """Where timm refuses our arguments, the model as its author made it may show why it would not do at all."""
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(config.name, pretrained=False, num_classes=0)
+    except (TypeError, AssertionError, ValueError):
+        return
+    _supported(config.name, model)
+
+
 def _supported(name: str, model: nn.Module) -> VisionTransformer:
     if not isinstance(model, VisionTransformer) or type(model) is not VisionTransformer:
+        kind = "uses rotary positions (RoPE)" if getattr(model, "rope", None) is not None else "is no plain ViT"
         raise InputError(
-            f"encoder.name: {name!r} is a {type(model).__name__}; only timm's VisionTransformer works here"
+            f"encoder.name: {name!r} {kind} ({type(model).__name__}); only timm's VisionTransformer works here"
         )
     proj = getattr(model.patch_embed, "proj", None)
     problems = {
-        "uses rotary positions (RoPE)": getattr(model, "rope", None) is not None,
         "has no absolute position embedding": model.pos_embed is None,
         "pools by attention": model.attn_pool is not None,
         "has no class token": model.cls_token is None,
+        "normalises after pooling (fc_norm)": not isinstance(model.fc_norm, nn.Identity),
+        f"has width {model.embed_dim}, no multiple of 4 as sin-cos tables need": model.embed_dim % 4 > 0,
         "does not cut plain RGB patches": not isinstance(proj, nn.Conv2d)
         or tuple(proj.kernel_size) != tuple(proj.stride)
         or proj.in_channels != 3,

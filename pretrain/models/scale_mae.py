@@ -77,7 +77,7 @@ class ScaleMAE(Objective):
         x = scatter_rows(self.mask_token + positions, visible, seen)
         x = self.decoder_norm(run_blocks(self.decoder_blocks, x, recompute=self.grad_checkpointing))
         plane = x.transpose(1, 2).unflatten(2, self.grid)
-        low, high = self.laplacian(plane)
+        low, high = self.laplacian(plane, recompute=self.grad_checkpointing)
         return low, high
 
     def band_loss(self, low: Tensor, high: Tensor, target: Tensor, masked: Tensor) -> Tensor:

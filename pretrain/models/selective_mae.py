@@ -25,11 +25,15 @@ class SelectiveMAE(Objective):
     def __init__(self, config: SelectiveMaeObjective, encoder: EncoderConfig) -> None:
         super().__init__(encoder, norm_pix=config.norm_pix)
         self.config = config
+        self.uniform = config.seeds == config.targets == "uniform"
         self.seeds, self.added, self.target_count = token_counts(self.num_patches, config)
         self.noise_size = 3 * self.num_patches
         self.decoder = CrossAttentionDecoder(self.encoder.embed_dim, config, self.grid, 3 * self.patch_size**2)
-        if self.patch_size % 2:
-            raise InputError(f"encoder: HOG cells are half a patch, so {self.patch_size} px patches cannot be scored")
+        if self.patch_size % 2 and not self.uniform:
+            raise InputError(
+                f"encoder: HOG cells are half a patch, so {self.patch_size} px patches cannot be scored; "
+                "set objective.seeds and objective.targets to uniform"
+            )
 
     def forward(self, images: Tensor, gsd: Tensor, noise: Tensor, progress: Tensor) -> Output:
         """One pass over uint8 images (B, 3, H, W).
@@ -68,7 +72,7 @@ class SelectiveMAE(Objective):
         return embed_patches(self.encoder, self.normalise(patches)) + patch_positions(self.encoder)
 
     def _score(self, images: Tensor) -> Tensor:
-        if self.config.seeds == self.config.targets == "uniform":
+        if self.uniform:
             return torch.zeros(images.shape[0], self.num_patches, device=images.device)
         return richness(images, self.patch_size)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from curation.errors import InputError, WorkError
-from pretrain.bench import format_table, forward_gmac, step_bench
+from pretrain.bench import Contender, _row, format_table, forward_gmac, step_bench
 from pretrain.config import EncoderConfig, MaeObjective, SelectiveMaeObjective
 from pretrain.models import build_objective
 
@@ -13,7 +13,7 @@ from pretrain.models import build_objective
 @pytest.mark.slow
 def test_one_round_of_a_tiny_model_beside_a_batch_that_no_memory_holds(caplog):
     rows = step_bench(encoders=["vit_tiny_patch16_224"], batches=[10**9, 2], precisions=["fp32"], repeats=1)
-    assert "batch 1000000000: left out" in caplog.text
+    assert caplog.text.count("batch 1000000000, ") == caplog.text.count("left out") == 3
     assert [row["label"] for row in rows] == ["MAE", "SelectiveMAE, 12 blocks", "SelectiveMAE, 8 blocks"]
     assert rows[0]["speedup"] == 1 and rows[0]["selection"] == 0
     for row in rows:
@@ -22,6 +22,15 @@ def test_one_round_of_a_tiny_model_beside_a_batch_that_no_memory_holds(caplog):
         assert row["hog"] <= row["seconds"] and row["peak_mib"] > 0
     table = format_table(rows).splitlines()
     assert len(table) == 5 and len({line.count("|") for line in table}) == 1
+
+
+def test_a_row_without_its_baseline_has_no_ratio():
+    contender = Contender("vit_tiny_patch16_224", "selective_mae", 8, 2, "fp32", "cpu", False, 1)
+    steps = [{"seconds": 2.0, "optimiser": 0.5}, {"seconds": 4.0, "optimiser": 0.5}]
+    summary = {"selection": 0.25, "hog": 0.125, "embedding": 0.25, "gmac": 1.0, "peak_mib": 1.0, "parameters": 1.0}
+    row = _row(contender, steps, summary, None)
+    assert row["seconds"] == 3 and row["speedup"] is None and " | - | - | " in format_table([row])
+    assert _row(contender, steps, summary, [{"seconds": 4.0}, {"seconds": 4.0}])["speedup"] == 1.5
 
 
 def test_what_cannot_be_timed_is_named():

@@ -63,6 +63,21 @@ def test_both_sums_agree_on_noise_and_on_images_that_are_not_contiguous(side, ce
     assert torch.allclose(kernel_beyond(images, cell), tensor_beyond(images, cell), rtol=1e-5)
 
 
+def test_refuses_floats():
+    with pytest.raises(ValueError, match=r"uint8 images, not of torch\.float32"):
+        richness(torch.rand(1, 3, 32, 32), 16)
+
+
+def test_threads_share_a_batch():
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    alone, before = kernel_beyond(images, 8), torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        assert torch.equal(kernel_beyond(images, 8), alone)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("side", "patch"), [(60, 16), (63, 7)])
 def test_refuses_sizes_that_do_not_fit(side, patch):
     with pytest.raises(ValueError, match="must be even and divide"):

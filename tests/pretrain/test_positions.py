@@ -43,3 +43,10 @@ def test_a_value_worked_out_by_hand():
 def test_refuses_a_width_that_four_does_not_divide():
     with pytest.raises(ValueError, match="divisible by 4"):
         sincos_2d((2, 2), 6)
+
+
+def test_ten_metres_worked_out_by_hand():
+    table = gsd_sincos_2d((2, 3), 8, torch.tensor([1.0, 10.0]))[1].reshape(2, 3, 8)
+    angles = (20, 0.2), (10, 0.1)  # column 2 and row 1, ten times as far apart as at the reference of 1 m
+    expected = [wave(angle) for pair in angles for wave in (math.sin, math.cos) for angle in pair]
+    assert table[1, 2].tolist() == pytest.approx(expected, abs=1e-5)

@@ -96,6 +96,23 @@ def test_the_scale_of_the_ground_changes_the_prediction_and_one_metre_is_the_exp
     assert torch.allclose(model.encoder.pos_embed[0, 1:], table, atol=1e-6)
 
 
+def test_invisible_pixels_do_not_reach_the_prediction_nor_visible_ones_the_targets():
+    model = tiny()
+    images, noise = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8), torch.rand(2, 16)
+    first = run(model, images, torch.ones(2), noise)
+    hidden = torch.zeros(2, 16).scatter(1, first.target_ids, 1.0).view(2, 1, 4, 4)
+    hidden = hidden.repeat_interleave(32, 2).repeat_interleave(32, 3) > 0
+    second = run(model, torch.where(hidden, 255 - images, images), torch.ones(2), noise)
+    assert torch.equal(first.prediction, second.prediction) and torch.equal(first.low_band, second.low_band)
+    # Predictions of visible areas, and so their errors, are not in the loss.
+    target = model.normalise_images(images)
+    seen = ~hidden[:, :1]
+    low, high = first.low_band, first.prediction
+    moved = high + 9 * seen, low + 9 * seen[..., ::2, ::2]
+    loss = model.band_loss(moved[1], moved[0], target, first.target_ids)
+    assert torch.allclose(loss, first.loss_per_sample, atol=1e-6)
+
+
 def test_declares_the_crop_it_needs():
     model = tiny()
     assert (model.crop_size, model.crop_ratio, model.uses_gsd, model.noise_size) == (128, (1.0, 1.0), True, 16)
@@ -123,6 +140,19 @@ def test_overfits_one_batch():
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_recomputing_the_heads_changes_no_gradient():
+    model = tiny()
+    images, noise = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8), torch.rand(2, 16)
+    gradients = []
+    for recompute in (False, True):
+        model.set_grad_checkpointing(recompute)
+        model.zero_grad()
+        run(model, images, torch.ones(2), noise).loss_per_sample.mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.requires_grad])
+    for plain, again in zip(*gradients, strict=True):
+        assert torch.allclose(plain, again, atol=1e-6)
 
 
 def test_refuses_a_target_of_another_size():

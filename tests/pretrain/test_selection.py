@@ -45,6 +45,23 @@ def compare(reference, case, name, epoch):
 
 
 @pytest.mark.parametrize(
+    ("progress", "one", "two"),
+    [
+        # Near: 10 degrees; then, from 0 and 10, those at 20 (10 away) and 60 (50 away).
+        (0.0, [1], {2, 3}),
+        # Far: 180 degrees; then, from 0 and 180, those at 100 (80 away) and 60 (60 away).
+        (0.5, [5], {4, 3}),
+    ],
+)
+def test_directions_worked_out_by_hand(progress, one, two):
+    angles = torch.tensor([0.0, 10, 20, 60, 100, 180]).deg2rad()
+    lengths = torch.tensor([1.0, 5, 0.1, 2, 3, 7])  # a cosine does not see them
+    tokens = (torch.stack([angles.cos(), angles.sin()], dim=1) * lengths[:, None])[None]
+    ids = expand(tokens, torch.tensor([[0]]), (1, 2), torch.rand(1, 6), torch.tensor(progress), BORDERS)
+    assert ids[0, :2].tolist() == [0, *one] and set(ids[0, 2:].tolist()) == two
+
+
+@pytest.mark.parametrize(
     ("epoch", "late", "share"),
     [
         (0, False, 1),

@@ -7,7 +7,7 @@ import torch
 from official import channels_first, encoder_part, load, tiny_encoder, weights
 
 from curation.errors import InputError
-from pretrain.config import SelectiveMaeObjective
+from pretrain.config import EncoderConfig, SelectiveMaeObjective
 from pretrain.models import build_objective
 from pretrain.models.encoder import encode
 from pretrain.models.selective_mae import token_counts
@@ -126,6 +126,31 @@ def test_loss_ignores_patches_that_are_neither_visible_nor_targets():
     second = run(model, other, noise, progress=1.0)
     assert torch.equal(first.visible_ids, second.visible_ids)
     assert torch.equal(first.loss_per_sample, second.loss_per_sample)
+
+
+def test_target_pixels_do_not_reach_the_prediction():
+    model = tiny(seeds="uniform", targets="uniform")
+    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    noise = torch.rand(2, model.noise_size)
+    first = run(model, images, noise, progress=1.0)
+    wanted = torch.zeros(2, 36, dtype=torch.bool).scatter(1, first.target_ids, True)
+    patches = model.patchify(images)
+    other = model.unpatchify(torch.where(wanted[:, :, None], 255 - patches, patches))
+    second = run(model, other, noise, progress=1.0)
+    assert torch.equal(first.prediction, second.prediction)
+    assert not torch.equal(first.loss_per_sample, second.loss_per_sample)
+
+
+def test_patches_of_odd_sides_need_a_choice_without_hog():
+    encoder = EncoderConfig(args={"img_size": 70, "patch_size": 7, "depth": 1, "embed_dim": 24, "num_heads": 2})
+    small = {"decoder_depth": 1, "decoder_dim": 16, "decoder_heads": 2}
+    with pytest.raises(InputError, match="objective.seeds and objective.targets to uniform"):
+        build_objective(SelectiveMaeObjective(name="selective_mae", **small), encoder)
+    model = build_objective(
+        SelectiveMaeObjective(name="selective_mae", seeds="uniform", targets="uniform", **small), encoder
+    )
+    images = torch.randint(0, 256, (2, 3, 70, 70), dtype=torch.uint8)
+    assert run(model, images, torch.rand(2, model.noise_size)).loss_per_sample.isfinite().all()
 
 
 def test_half_flat_images_are_rebuilt_where_there_is_texture():
