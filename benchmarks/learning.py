@@ -83,7 +83,8 @@ def learn(model, side, train, options):
     images = [decode(place.read(), EVALUATION_FORMATS) for place in train.places]
     rule = CropRule(model.crop_size, (options.least_crop, 1.0), model.crop_ratio, max_upsample=8)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=options.rate, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
+    # One cycle of the rate, and of beta 1 against it: from 0.95 to 0.85 and back.
+    optimiser = torch.optim.AdamW(trainable, lr=options.rate, betas=(0.95, 0.95), weight_decay=0.05, fused=True)
     steps = len(images) // options.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, options.rate, total_steps=steps * options.epochs, pct_start=0.1
