@@ -40,6 +40,8 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_":
 DECODERS = {"vit_small_patch16_224": (256, 8)}
 """Decoder width and heads where they differ from 512 and 16 (the SelectiveMAE release)."""
 
+Steps = list[dict[str, float]]
+
 STAGE = 0.1
 """Share of training at which steps are timed: similarity decides, near tokens are added."""
 
@@ -135,9 +137,6 @@ def _time_group(group: list[Contender], repeats: int) -> list[dict[str, Any]]:
     timed = [pair for some in together for pair in _time_together(some, repeats)]
     base = next((steps for contender, steps, _ in timed if contender.objective == "mae"), None)
     return [_row(contender, steps, summary, base) for contender, steps, summary in timed]
-
-
-Steps = list[dict[str, float]]
 
 
 def _time_together(group: list[Contender], repeats: int) -> list[tuple[Contender, Steps, dict[str, float]]]:
