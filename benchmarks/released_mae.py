@@ -15,7 +15,6 @@ import json
 import os
 import statistics
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +22,7 @@ import numpy as np
 import timm.models.vision_transformer as vit
 import torch
 
-from pretrain.bench import DECODERS, KEEP_MEMORY
-from pretrain.config import EncoderConfig, MaeObjective
-from pretrain.models import build_objective
+from pretrain.bench import KEEP_MEMORY, Contender, build, inputs, stepper
 
 
 def main() -> None:
@@ -46,7 +43,8 @@ def main() -> None:
     rows = []
     for encoder in options.encoder:
         for precision in options.precision:
-            row = compare(released, encoder, options.batch, precision, options.repeats)
+            contender = Contender(encoder, "mae", 8, options.batch, precision, "cpu", compiled=False, threads=1)
+            row = compare(released, contender, options.repeats)
             rows.append({"encoder": encoder, "precision": precision, "batch": options.batch, **row})
             print(
                 f"| {encoder} | {precision} | {options.batch} | {row['released']:.2f} | {row['ours']:.2f} | "
@@ -66,50 +64,27 @@ def import_released(clone: Path):
     return models_mae
 
 
-def compare(released, encoder, batch, precision, repeats):
+def compare(released, contender, repeats):
     torch.manual_seed(0)
-    width, heads = DECODERS.get(encoder, (512, 16))
-    ours = build_objective(
-        MaeObjective(name="mae", decoder_dim=width, decoder_heads=heads), EncoderConfig(name=encoder)
-    )
+    ours = build(contender)
     theirs = released.MaskedAutoencoderViT(
         embed_dim=ours.encoder.embed_dim, depth=len(ours.encoder.blocks),
-        num_heads=ours.encoder.blocks[0].attn.num_heads, decoder_embed_dim=width, decoder_num_heads=heads,
+        num_heads=ours.encoder.blocks[0].attn.num_heads, decoder_embed_dim=ours.decoder_embed.out_features,
+        decoder_num_heads=ours.decoder_blocks[0].attn.num_heads,
         norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), norm_pix_loss=True,
     )  # fmt: skip
-    images = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8)
-    floats = (images.float() / 255 - ours.mean[:, None, None]) / ours.std[:, None, None]
-    unused = torch.ones(batch), torch.tensor(0.0)
+    given = inputs(ours, contender)
+    floats = (given[0].float() / 255 - ours.mean[:, None, None]) / ours.std[:, None, None]
     steps = [
-        stepper(theirs, lambda: theirs(floats)[0], precision),
-        stepper(
-            ours,
-            lambda: ours(images, unused[0], torch.rand(batch, ours.noise_size), unused[1]).loss_per_sample.mean(),
-            precision,
-        ),
+        stepper(theirs, lambda: theirs(floats)[0], contender),
+        stepper(ours, lambda: ours(*given).loss_per_sample.mean(), contender),
     ]
-    rounds = [[step() for step in steps] for _ in range(repeats + 1)][1:]
+    rounds = [[step()["seconds"] for step in steps] for _ in range(repeats + 1)][1:]
     ratios = [one / other for one, other in rounds]
     middle = [statistics.median(seconds) for seconds in zip(*rounds, strict=True)]
     return {"released": middle[0], "ours": middle[1], "ratio": statistics.median(ratios)} | {
         "least": min(ratios), "greatest": max(ratios)
     }  # fmt: skip
-
-
-def stepper(model, loss, precision):
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=1e-4, betas=(0.9, 0.95), fused=True)
-
-    def step():
-        start = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            value = loss()
-        value.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        return time.process_time() - start
-
-    return step
 
 
 if __name__ == "__main__":

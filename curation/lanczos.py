@@ -162,9 +162,7 @@ def luma(rgb: Bytes) -> Bytes:
     return grey
 
 
-@compiled(
-    numba.types.UniTuple(numba.i8, 3)(_given(numba.u1, 1), _given(numba.b1, 1))
-)  # fmt: skip
+@compiled(numba.types.UniTuple(numba.i8, 3)(_given(numba.u1, 1), _given(numba.b1, 1)))
 def _moments(grey: Bytes, valid: Mask) -> tuple[np.int64, np.int64, np.int64]:
     count, total, squares = np.int64(0), np.int64(0), np.int64(0)
     for start in range(0, grey.size, _CHUNK):

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -204,9 +204,11 @@ def _serve(contender: Contender) -> None:
     """Answer questions from the parent until it closes the pipe."""
     torch.set_num_threads(contender.threads)
     torch.manual_seed(0)
-    model = _build(contender)
+    model = build(contender)
+    forward = torch.compile(model, fullgraph=True) if contender.compiled else model
+    given = inputs(model, contender)
     answers: dict[str, Callable[[], dict[str, float]]] = {
-        "step": _stepper(model, contender),
+        "step": stepper(model, lambda: forward(*given).loss_per_sample.mean(), contender),
         "summary": lambda: _summary(model, contender),
     }
     for question in sys.stdin:
@@ -214,7 +216,8 @@ def _serve(contender: Contender) -> None:
         sys.stdout.flush()
 
 
-def _build(contender: Contender) -> Objective:
+def build(contender: Contender) -> Objective:
+    """The model of a contender, on its device."""
     width, heads = DECODERS.get(contender.encoder, (512, 16))
     settings = {"decoder_depth": contender.decoder_depth, "decoder_dim": width, "decoder_heads": heads}
     config: type[MaeObjective | SelectiveMaeObjective]
@@ -223,7 +226,8 @@ def _build(contender: Contender) -> Objective:
     return build_objective(objective, EncoderConfig(name=contender.encoder)).to(contender.device)
 
 
-def _inputs(model: Objective, contender: Contender) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs(model: Objective, contender: Contender) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A batch for ``forward``: random images, GSD, noise and progress, the same each time."""
     size, side = contender.batch, model.crop_size
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
@@ -233,18 +237,17 @@ def _inputs(model: Objective, contender: Contender) -> tuple[Tensor, Tensor, Ten
     return one, two, three, four
 
 
-def _stepper(model: Objective, contender: Contender) -> Callable[[], dict[str, float]]:
+def stepper(model: nn.Module, loss: Callable[[], Tensor], contender: Contender) -> Callable[[], dict[str, float]]:
+    """A function that does one training step on ``loss`` and says how long it took, all in all and in the optimiser."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=1e-4, betas=(0.9, 0.95), fused=True)
-    forward = torch.compile(model, fullgraph=True) if contender.compiled else model
-    inputs = _inputs(model, contender)
     clock = _clock(contender)
 
     def step() -> dict[str, float]:
         start = clock()
         with torch.autocast(contender.device, torch.bfloat16, enabled=contender.precision == "bf16"):
-            output = forward(*inputs)
-        output.loss_per_sample.mean().backward()
+            value = loss()
+        torch.autograd.backward(value)
         middle = clock()
         optimiser.step()
         optimiser.zero_grad()
@@ -263,7 +266,7 @@ def _summary(model: Objective, contender: Contender) -> dict[str, float]:
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     times = {"selection": 0.0, "hog": 0.0, "embedding": 0.0}
     if isinstance(model, SelectiveMAE):
-        images, _, noise, progress = _inputs(model, contender)
+        images, _, noise, progress = inputs(model, contender)
         patches = model.patchify(images)
         as_timed: Callable[[Any], Any] = torch.compile if contender.compiled else lambda part: part
         tokens, hog, select = as_timed(model.tokens), as_timed(richness), as_timed(model.select)

@@ -6,6 +6,8 @@ same name. Position tables are frozen sin-cos tables (MAE, He et al. 2022, appen
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -145,7 +147,7 @@ def _prefix(vit: VisionTransformer) -> Tensor:
     return prefix
 
 
-def run_blocks(blocks: nn.Sequential | nn.ModuleList, x: Tensor, *, recompute: bool) -> Tensor:
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor, *, recompute: bool) -> Tensor:
     """Apply blocks in turn; with ``recompute`` keep only each block's input for the backward pass."""
     for block in blocks:
         x = checkpoint(block, x, use_reentrant=False) if recompute and torch.is_grad_enabled() else block(x)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+
+from pretrain.models.encoder import run_blocks
 
 
 class LaplacianDecoder(nn.Module):
@@ -20,17 +20,8 @@ class LaplacianDecoder(nn.Module):
 
     def forward(self, plane: Tensor, *, recompute: bool = False) -> tuple[Tensor, Tensor]:
         """(B, D, g, g) to the low band (B, 3, 16g, 16g) and the high band (B, 3, 32g, 32g)."""
-        if recompute and torch.is_grad_enabled():
-            return checkpoint(self._low, plane, use_reentrant=False), checkpoint(self._high, plane, use_reentrant=False)
-        return self._low(plane), self._high(plane)
-
-    def _low(self, plane: Tensor) -> Tensor:
-        band: Tensor = self.head_low(self.pyramid_low(plane))
-        return band
-
-    def _high(self, plane: Tensor) -> Tensor:
-        band: Tensor = self.head_high(self.pyramid_high(plane))
-        return band
+        low = run_blocks((self.pyramid_low, self.head_low), plane, recompute=recompute)
+        return low, run_blocks((self.pyramid_high, self.head_high), plane, recompute=recompute)
 
 
 class UpsamplingHead(nn.Module):
