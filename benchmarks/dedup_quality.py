@@ -30,9 +30,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from curation import confirm, neighbours
+from curation import confirm, keep_rule, neighbours
 from curation.catalogue import read_table, schema_of, write_table
-from curation.deduplicate import Looks, compare_looks
+from curation.deduplicate import compare_looks
 from curation.fingerprint import Fingerprints, fingerprint
 from curation.manifest import DeduplicateRules, Recipe, resolve
 from curation.select import select
@@ -121,9 +121,10 @@ def imagededup_code(tile: np.ndarray) -> np.uint64:
 # ------------------------------------------------------------------------------------------------ methods
 
 
-def looks_of(prints: Fingerprints) -> Looks:
+def looks_of(prints: Fingerprints) -> confirm.Looks:
     blocks, soft = prints.dct16.reshape(-1, 256), prints.ac_energy < RULES.soft_ac_energy
-    return Looks(view_codes(prints.orientations, blocks, soft, RULES), *confirm.thumbnails(blocks, soft), soft)
+    codes = view_codes(prints.orientations, blocks, soft, RULES)
+    return confirm.Looks(codes, confirm.thumbnails(blocks, soft), soft)
 
 
 def joined(parts: list[Fingerprints]) -> Fingerprints:
@@ -158,7 +159,7 @@ def by_distance(codes: np.ndarray, radius: int) -> np.ndarray:
     pairs = neighbours.pairs_within(codes, radius)
     pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
     stands_in = np.full(len(codes), -1, np.int64)
-    confirm.keep_first(pairs[:, 0].copy(), pairs[:, 1].copy(), stands_in)
+    keep_rule.keep_first(pairs[:, 0].copy(), pairs[:, 1].copy(), stands_in)
     return stands_in
 
 
@@ -174,7 +175,7 @@ def labelled_pairs(data: Path) -> list[dict[str, Any]]:
     place = {path: number for number, path in enumerate(paths)}
     a, b = (np.array([place[pair[key]] for pair in pairs]) for key in "ab")
     looks = looks_of(prints)
-    found = compare_looks(looks, looks, a, b, RULES.radius, RULES)[0] >= 0
+    found = compare_looks(looks, looks, a, b, RULES.radius, RULES).distance >= 0
     found |= np.array([prints.content_hash[i] == prints.content_hash[j] for i, j in zip(a, b, strict=True)])
     found &= np.minimum(prints.ac_energy[a], prints.ac_energy[b]) >= RULES.min_ac_energy
     far = np.bitwise_count(prints.phash[a] ^ prints.phash[b])

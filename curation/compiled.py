@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import numba
+from numba import types
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,11 @@ def compiled(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], 
         return numba.njit(*signature, nogil=True, **options)(function)
 
     return compile_one
+
+
+def named(cls: type[tuple[Any, ...]], *fields: types.Type) -> types.Type:
+    """Numba's type of a ``NamedTuple`` class whose fields have these types, for explicit signatures."""
+    return types.BaseTuple.from_types(fields, cls)
 
 
 @cache

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,10 @@ import pyarrow as pa
 
 from curation.manifest import DeduplicateRules, KeepKey, ResolvedSource
 from curation.rows import Rows, fixed_bytes, visit_columns
-from curation.views import turned_codes, views_of
+from curation.views import without_crop
+
+if TYPE_CHECKING:
+    from curation.confirm import Comparison, Looks
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -142,71 +146,43 @@ def _near(rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], rules: Ded
     (gone,) = np.nonzero(stands_in >= 0)
     gone = gone[np.argsort(tiles[gone])]
     kept = stands_in[gone]
-    distance, view, correlation = compare_looks(looks, looks, kept, gone, rules.radius, rules)
-    return Matches(tiles[gone], tiles[kept], distance, view, correlation)
+    return Matches(tiles[gone], tiles[kept], *compare_looks(looks, looks, kept, gone, rules.radius, rules))
 
 
 def _components(rows: Rows, tiles: Ints, rules: DeduplicateRules, threads: int) -> Ints:
     """Label of each tile's component: what lies in another component is no candidate."""
     from curation import neighbours
 
-    label = neighbours.groups_in_orientations(rows.codes[tiles], rules.radius, threads)
+    label = neighbours.groups_in_views(rows.codes[tiles], rules.radius, threads)
     (soft,) = np.nonzero(rows.ac_energy[tiles] < rules.soft_ac_energy)
     if rules.soft_radius <= rules.radius or not len(soft):
         return label
-    turned = turned_codes(rows.codes[tiles[soft]], rules)
-    wider = neighbours.groups_in_orientations(turned, rules.soft_radius, threads)
+    wider = neighbours.groups_in_views(without_crop(rows.codes[tiles[soft]], rules), rules.soft_radius, threads)
     return neighbours.merge_groups(label, soft, soft[wider])
-
-
-@dataclass(frozen=True)
-class Looks:
-    """What M tiles look like: all that a comparison needs."""
-
-    codes: npt.NDArray[np.uint64]
-    """(M, V) pHash in every view."""
-    thumbs: npt.NDArray[np.int8]
-    """(M, 512) clipped thumbnails of tile and centre."""
-    moments: npt.NDArray[np.float32]
-    """(M, 7) norms of the thumbnails."""
-    soft: Flags
-    """(M,) whether the larger radius is theirs."""
-
-    def take(self, chosen: Ints) -> Looks:
-        """The looks of some of the tiles."""
-        return Looks(self.codes[chosen], self.thumbs[chosen], self.moments[chosen], self.soft[chosen])
-
-    def all(self) -> tuple[npt.NDArray[np.generic], ...]:
-        """The arrays, in the order of the kernels' arguments."""
-        return self.codes, self.thumbs, self.moments, self.soft
 
 
 def load_looks(rows: Rows, chosen: Ints, rules: DeduplicateRules, threads: int) -> Looks:
     """Read the looks of some rows."""
     from curation import confirm
 
-    thumbs, moments = np.empty((len(chosen), 2 * confirm.PIXELS), np.int8), np.empty((len(chosen), 7), np.float32)
+    pixels, norms = np.empty((len(chosen), 2 * confirm.PIXELS), np.int8), np.empty((len(chosen), 7), np.float32)
     soft = rows.ac_energy[chosen] < rules.soft_ac_energy
 
     def visit(places: Ints, table: pa.Table) -> None:
         blocks = fixed_bytes(table, "dct16", 256).view(np.int8)
-        thumbs[places], moments[places] = confirm.thumbnails(blocks, soft[places])
+        pixels[places], norms[places] = confirm.thumbnails(blocks, soft[places])
 
     visit_columns(rows, chosen, ["dct16"], visit, threads)
-    return Looks(rows.codes[chosen], thumbs, moments, soft)
+    return confirm.Looks(rows.codes[chosen], confirm.Thumbnails(pixels, norms), soft)
 
 
-def compare_looks(
-    a: Looks, b: Looks, i: Ints, j: Ints, radius: int, rules: DeduplicateRules
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Distance (-1 where not confirmed), view and correlation of the pairs (``a[i]``, ``b[j]``)."""
+def compare_looks(a: Looks, b: Looks, i: Ints, j: Ints, radius: int, rules: DeduplicateRules) -> Comparison:
+    """How the pairs (``a[i]``, ``b[j]``) compare."""
     from curation import confirm
 
-    distance, view = np.empty(len(i), np.int8), np.empty(len(i), np.int8)
-    correlation = np.empty(len(i), np.float32)
-    limits = (views_of(rules), radius, rules.soft_radius, rules.confirm)
-    confirm.compare_pairs(*a.all(), *b.all(), i, j, *limits, distance, view, correlation)
-    return distance, view, correlation
+    found = confirm.Comparison(np.empty(len(i), np.int8), np.empty(len(i), np.int8), np.empty(len(i), np.float32))
+    confirm.compare_pairs(a, b, i, j, confirm.criteria_of(rules, radius), found)
+    return found
 
 
 def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) -> tuple[Ints, Flags]:
@@ -214,7 +190,7 @@ def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) 
 
     Components lie together, their members in rank order.
     """
-    from curation import confirm
+    from curation import confirm, keep_rule
 
     starts = np.concatenate([np.nonzero(np.diff(label, prepend=-1))[0], [len(label)]]).astype(np.int64)
     sizes = np.diff(starts)
@@ -222,10 +198,10 @@ def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) 
     for large in np.flatnonzero(~few).tolist():
         few[large] = _crowded(looks.codes[starts[large] : starts[large + 1], 0], rules.radius)
     stands_in = np.full(len(label), -1, np.int64)
-    limits = (views_of(rules), rules.radius, rules.soft_radius, rules.confirm)
+    criteria = confirm.criteria_of(rules, rules.radius)
 
     def work(low: int, high: int) -> None:
-        confirm.keep_best(starts, few, low, high, *looks.all(), *limits, stands_in)
+        keep_rule.keep_best(starts, few, low, high, looks, criteria, stands_in)
 
     cuts = np.unique(np.searchsorted(starts, np.linspace(0, len(label), 32 * threads + 1)))
     with ThreadPoolExecutor(threads) as pool:
@@ -244,7 +220,7 @@ def _crowded(codes: npt.NDArray[np.uint64], radius: int) -> bool:
 
 def _keep_many(looks: Looks, many: Ints, rules: DeduplicateRules, threads: int, stands_in: Ints) -> None:
     """The same for larger components: their candidates are found anew, confirmed on the spot, and seldom hold."""
-    from curation import confirm
+    from curation import keep_rule
 
     if not len(many):
         return
@@ -255,23 +231,21 @@ def _keep_many(looks: Looks, many: Ints, rules: DeduplicateRules, threads: int, 
         worse.append(chosen[pairs.max(axis=1)])
     first, second = np.concatenate(better), np.concatenate(worse)
     order = np.lexsort((first, second))
-    confirm.keep_first(first[order], second[order], stands_in)
+    keep_rule.keep_first(first[order], second[order], stands_in)
 
 
 def _confirmed(looks: Looks, chosen: Ints, radius: int, rules: DeduplicateRules, threads: int) -> Ints:
     """Pairs of chosen tiles within the radius that the second opinion confirms."""
     from curation import confirm, neighbours
 
-    thumbs, moments = looks.thumbs[chosen], looks.moments[chosen]
+    own, criteria = looks.take(chosen), confirm.criteria_of(rules, radius)
 
-    views = views_of(rules)
-
-    def agree(i: npt.NDArray[np.int32], j: npt.NDArray[np.int32], turn: int) -> Flags:
+    def agree(i: npt.NDArray[np.int32], j: npt.NDArray[np.int32], column: int) -> Flags:
         same = np.empty(len(i), np.bool_)
-        confirm.agree(thumbs, moments, i, j, int(views[turn]), rules.confirm, same)
+        confirm.agree(own.thumbs, i, j, int(criteria.views[column]), criteria.least, same)
         return same
 
-    return neighbours.pairs_in_orientations(looks.codes[chosen], radius, agree, threads)
+    return neighbours.pairs_in_views(own.codes, radius, agree, threads)
 
 
 def _with_copies(near: Matches, copy: Ints, original: Ints) -> Matches:

@@ -11,17 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from curation.catalogue import open_table
-from curation.deduplicate import Looks, Matches, compare_looks, load_looks, textured
+from curation.deduplicate import Matches, compare_looks, load_looks, textured
 from curation.errors import InputError
 from curation.manifest import DeduplicateRules, Recipe
 from curation.rows import Rows, fixed_bytes, numbers, read_codes
-from curation.views import turned_codes
+from curation.views import without_crop
+
+if TYPE_CHECKING:
+    from curation.confirm import Looks
 
 Ints = npt.NDArray[np.int64]
 
@@ -99,7 +103,7 @@ def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Fin
     codes, hashed = read_codes(table, rules)
     energy = numbers(table, "ac_energy", -1)
     soft = energy < rules.soft_ac_energy
-    thumbs, moments = confirm.thumbnails(fixed_bytes(table, "dct16", 256).view(np.int8), soft)
+    thumbs = confirm.thumbnails(fixed_bytes(table, "dct16", 256).view(np.int8), soft)
     return Fingerprints(
         names=tuple(files),
         benchmark=np.repeat(np.arange(len(tables)), [len(each) for each in tables]),
@@ -107,7 +111,7 @@ def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Fin
         whole=np.array([kind == "image" for kind in table["kind"].to_pylist()], np.bool_),
         content=fixed_bytes(table, "content_hash", 16).copy().view(np.uint64),
         textured=hashed & (energy >= rules.min_ac_energy),
-        looks=Looks(codes, thumbs, moments, soft),
+        looks=confirm.Looks(codes, thumbs, soft),
     )
 
 
@@ -159,7 +163,7 @@ def _look_alike(rows: Rows, tiles: Ints, prints: Fingerprints, recipe: Recipe, t
     pairs = _candidate_pairs(rows.codes[tiles], marks.codes, recipe.guard.radius, threads)
     if rules.soft_radius > recipe.guard.radius:
         near = np.nonzero(marks.soft)[0]
-        own, wanted = (turned_codes(codes, rules) for codes in (rows.codes[tiles[soft]], marks.codes[near]))
+        own, wanted = (without_crop(codes, rules) for codes in (rows.codes[tiles[soft]], marks.codes[near]))
         wider = _candidate_pairs(own, wanted, rules.soft_radius, threads)
         pairs = np.concatenate([pairs, np.column_stack([soft[wider[:, 0]], near[wider[:, 1]]])])
     pairs = np.unique(pairs, axis=0)

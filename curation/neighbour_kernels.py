@@ -2,26 +2,82 @@
 """Compiled inner loops of :mod:`curation.neighbours`; they release the interpreter lock.
 
 Signatures are explicit, so that compilation happens once, on import, and is kept in numba's cache. ``segments`` are
-rows of (shift, bits): the parts of a code that make up a key, the first in its lowest bits. ``flags`` name a table's
+rows of (shift, bits): the parts of a code that make up a key, the first in its lowest bits. ``bands`` name a table's
 bands, the first band in bit 31, so that an earlier table has the larger number.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 
-from curation.compiled import compiled
+from curation.compiled import compiled, named
+
+BLOCK = 8
+"""Codes that are compared at a time; arrays that are searched have room for as many beyond their end."""
+
+
+class Items(NamedTuple):
+    """Codes, and side by side the numbers of the items that have them."""
+
+    codes: npt.NDArray[np.uint64]
+    ids: npt.NDArray[np.int32]
+
+
+class Buckets(NamedTuple):
+    """Items ordered by a key; those of bucket ``key`` are ``starts[key]`` to ``starts[key + 1]``."""
+
+    items: Items
+    starts: npt.NDArray[np.int64]
+
+
+class Bucket(NamedTuple):
+    """The items of one bucket, ordered by a table's key: those of a key are ``edges[key]`` to ``edges[key + 1]``."""
+
+    items: Items
+    """With room for a block of codes beyond the end."""
+    edges: npt.NDArray[np.int32]
+
+
+class Tables(NamedTuple):
+    """T tables that share a partition: which codes meet in them, and how near is near."""
+
+    bands: npt.NDArray[np.int64]
+    """(T,) the bands of every table."""
+    segments: npt.NDArray[np.int64]
+    """(T, S, 2) key of every table inside a bucket."""
+    masks: npt.NDArray[np.uint64]
+    """(B,) the bits of every band."""
+    chosen: int
+    """Bands per table."""
+    radius: int
+
+
+class Edges(NamedTuple):
+    """Pairs of items, side by side; what a kernel writes to is its room for pairs."""
+
+    i: npt.NDArray[np.int32]
+    j: npt.NDArray[np.int32]
+
+
+class Labels(NamedTuple):
+    """Labels of the items of two sets; empty where there are none."""
+
+    a: npt.NDArray[np.int32]
+    b: npt.NDArray[np.int32]
+
 
 _u64, _i64, _i32 = types.uint64, types.int64, types.int32
 _codes, _ids, _starts = types.Array(_u64, 1, "C"), types.Array(_i32, 1, "C"), types.Array(_i64, 1, "C")
-_keys = types.Array(types.uint16, 1, "C")
-_table, _tables = types.Array(_i64, 2, "C"), types.Array(_i64, 3, "C")
-
-BLOCK = 8
+_keys, _segments = types.Array(types.uint16, 1, "C"), types.Array(_i64, 2, "C")
+_items = named(Items, _codes, _ids)
+_buckets, _bucket = named(Buckets, _items, _starts), named(Bucket, _items, _ids)
+_tables = named(Tables, _starts, types.Array(_i64, 3, "C"), _codes, _i64, _i64)
+_edges, _labels = named(Edges, _ids, _ids), named(Labels, _ids, _ids)
 
 
 @intrinsic
@@ -34,7 +90,7 @@ def popcount(typingctx: Any, value: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-@compiled(_i64(_u64, _table), inline="always")
+@compiled(_i64(_u64, _segments), inline="always")
 def _key(code: int, segments: Any) -> int:
     key, place = 0, 0
     for part in range(segments.shape[0]):
@@ -44,18 +100,18 @@ def _key(code: int, segments: Any) -> int:
     return key
 
 
-@compiled(types.void(_codes, _i64, _i64, _table, _starts))
+@compiled(types.void(_codes, _i64, _i64, _segments, _starts))
 def count(codes: Any, low: int, high: int, segments: Any, counts: Any) -> None:
     """Add to ``counts`` how many codes have each key."""
     for i in range(low, high):
         counts[_key(codes[i], segments)] += 1
 
 
-@compiled(types.void(_codes, _ids, _i64, _i64, _table, _starts, _codes, _ids))
-def scatter(
-    codes: Any, ids: Any, low: int, high: int, segments: Any, cursors: Any, out_codes: Any, out_ids: Any
-) -> None:
-    """Move codes and ids to where ``cursors`` says their key goes, and advance it."""
+@compiled(types.void(_items, _i64, _i64, _segments, _starts, _items))
+def scatter(items: Items, low: int, high: int, segments: Any, cursors: Any, out: Items) -> None:
+    """Move items to where ``cursors`` says their key goes, and advance it."""
+    codes, ids = items
+    out_codes, out_ids = out
     for i in range(low, high):
         key = _key(codes[i], segments)
         place = cursors[key]
@@ -66,7 +122,7 @@ def scatter(
 
 @compiled(_i64(_u64, _codes, _i64))
 def _first_table(difference: int, masks: Any, chosen: int) -> int:
-    """Flags of the first table that surely holds a pair: of the first ``chosen`` bands in which it agrees."""
+    """Bands of the first table that surely holds a pair: the first ``chosen`` in which it agrees."""
     own, left = 0, chosen
     for band in range(masks.shape[0]):
         if difference & masks[band] == 0:
@@ -77,9 +133,22 @@ def _first_table(difference: int, masks: Any, chosen: int) -> int:
     return own
 
 
-@compiled(_i64(_codes, _ids, _table, _keys, _codes, _ids, _ids))
-def _sort_bucket(codes: Any, ids: Any, segments: Any, keys: Any, out_codes: Any, out_ids: Any, edges: Any) -> int:
-    """Counting sort of one bucket; a key's codes are ``edges[key]`` to ``edges[key + 1]``. Returns the keys' number."""
+@compiled(_bucket(_buckets, _i64, _i64))
+def _room(buckets: Buckets, first: int, last: int) -> Bucket:
+    """Room for any one of the buckets ``first`` to ``last``."""
+    longest = 0
+    for bucket in range(first, last):
+        longest = max(longest, buckets.starts[bucket + 1] - buckets.starts[bucket])
+    return Bucket(
+        Items(np.empty(longest + BLOCK, np.uint64), np.empty(longest, np.int32)), np.empty((1 << 12) + 2, np.int32)
+    )
+
+
+@compiled(_i64(_items, _segments, _keys, _bucket))
+def _sort_bucket(items: Items, segments: Any, keys: Any, out: Bucket) -> int:
+    """Counting sort of one bucket, with ``keys`` as scratch. Returns the number of keys."""
+    codes, ids = items
+    (out_codes, out_ids), edges = out
     size, bits = codes.shape[0], 0
     keys[:size] = 0
     for part in range(segments.shape[0]):
@@ -122,16 +191,16 @@ def next_near(code: int, codes: Any, low: int, high: int, radius: int) -> int:
     return high
 
 
-@compiled(_i64(_codes, _ids, _i64, _i64, _i64, _codes, _i64, _i64, _ids, _ids, _i64))
-def _explore(
-    codes: Any, ids: Any, low: int, high: int, flags: int, masks: Any, chosen: int, radius: int,
-    out_a: Any, out_b: Any, used: int,
-) -> int:  # fmt: skip
-    """Breadth first over ``codes[low:high]``, which it reorders. Returns the edges in use.
+@compiled(_i64(_bucket, _i64, _i64, _tables, _edges, _i64))
+def _explore(bucket: Bucket, key: int, bands: int, tables: Tables, out: Edges, used: int) -> int:
+    """Breadth first over the codes of one key, which it reorders. Returns the edges in use.
 
     Before ``reached`` lie codes that have been reached, after it those that have not: what the code at ``pivot``
     reaches is swapped to the front, and is never a target again. A pair that an earlier table holds is joined there.
     """
+    (codes, ids), edges = bucket
+    masks, chosen, radius = tables.masks, tables.chosen, tables.radius
+    low, high = np.int64(edges[key]), np.int64(edges[key + 1])
     reached = low
     for pivot in range(low, high):
         if reached <= pivot:
@@ -139,8 +208,8 @@ def _explore(
         code = codes[pivot]
         j = next_near(code, codes, reached, high, radius)
         while j < high:
-            if _first_table(code ^ codes[j], masks, chosen) <= flags:
-                out_a[used], out_b[used] = ids[pivot], ids[j]
+            if _first_table(code ^ codes[j], masks, chosen) <= bands:
+                out.i[used], out.j[used] = ids[pivot], ids[j]
                 used += 1
             codes[j], codes[reached] = codes[reached], codes[j]
             ids[j], ids[reached] = ids[reached], ids[j]
@@ -149,88 +218,64 @@ def _explore(
     return used
 
 
-@compiled(
-    _i64(_codes, _ids, _starts, _starts, _tables, _codes, _i64, _i64, _starts, _i64, _ids, _ids),
-)  # fmt: skip
-def within(
-    codes: Any, ids: Any, starts: Any, flags: Any, segments: Any, masks: Any, chosen: int, radius: int,
-    at: Any, last: int, out_a: Any, out_b: Any,
-) -> int:  # fmt: skip
+@compiled(_i64(_buckets, _tables, _starts, _i64, _edges))
+def within(buckets: Buckets, tables: Tables, at: Any, last: int, out: Edges) -> int:
     """Pairs that join what is near in the buckets from ``at[0]`` to ``last``. Returns the pairs written.
 
     Where room for pairs ends, ``at`` (bucket, table) is where to go on.
     """
-    longest = 0
-    for bucket in range(at[0], last):
-        longest = max(longest, starts[bucket + 1] - starts[bucket])
-    own_codes, own_ids, keys = (
-        np.empty(longest + BLOCK, np.uint64),
-        np.empty(longest, np.int32),
-        np.empty(longest, np.uint16),
-    )
-    edges = np.empty((1 << 12) + 2, np.int32)
-    used = 0
+    (codes, ids), starts = buckets
+    own = _room(buckets, at[0], last)
+    keys, used = np.empty(own.items.ids.shape[0], np.uint16), 0
     while at[0] < last:
         low, high = starts[at[0]], starts[at[0] + 1]
-        while high - low > 1 and at[1] < flags.shape[0]:
-            if used + high - low > out_a.shape[0]:
+        while high - low > 1 and at[1] < tables.bands.shape[0]:
+            if used + high - low > out.i.shape[0]:
                 return used
             table = at[1]
-            count = _sort_bucket(codes[low:high], ids[low:high], segments[table], keys, own_codes, own_ids, edges)
+            count = _sort_bucket(Items(codes[low:high], ids[low:high]), tables.segments[table], keys, own)
             for key in range(count):
-                a, b = np.int64(edges[key]), np.int64(edges[key + 1])
-                if b - a > 1:
-                    used = _explore(own_codes, own_ids, a, b, flags[table], masks, chosen, radius, out_a, out_b, used)
+                if own.edges[key + 1] - own.edges[key] > 1:
+                    used = _explore(own, key, tables.bands[table], tables, out, used)
             at[1] += 1
         at[0] += 1
         at[1] = 0
     return used
 
 
-@compiled(
-    _i64(
-        _codes, _ids, _starts, _codes, _ids, _starts, _ids, _ids, _starts, _tables, _codes, _i64, _i64,
-        _starts, _i64, _ids, _ids,
-    ),
-)  # fmt: skip
-def between(
-    codes_a: Any, ids_a: Any, starts_a: Any, codes_b: Any, ids_b: Any, starts_b: Any, label_a: Any, label_b: Any,
-    flags: Any, segments: Any, masks: Any, chosen: int, radius: int, at: Any, last: int, out_a: Any, out_b: Any,
-) -> int:  # fmt: skip
+@compiled(_i64(_buckets, _buckets, _labels, _tables, _starts, _i64, _edges))
+def between(a: Buckets, b: Buckets, labels: Labels, tables: Tables, at: Any, last: int, out: Edges) -> int:
     """Pairs between the buckets from ``at[0]`` to ``last`` of two sets. Returns the pairs written.
 
-    With labels (not empty) pairs of equal label are skipped, and so are codes of a label that has just been met. Where
-    room for pairs ends, ``at`` (bucket, table, code of the second set within the bucket) is where to go on.
+    With labels pairs of equal label are skipped, and so are codes of a label that has just been met. Where room for
+    pairs ends, ``at`` (bucket, table, code of the second set within the bucket) is where to go on.
     """
-    longest = 0
-    for bucket in range(at[0], last):
-        longest = max(longest, starts_a[bucket + 1] - starts_a[bucket])
-    own_codes, own_ids, keys = (
-        np.empty(longest + BLOCK, np.uint64),
-        np.empty(longest, np.int32),
-        np.empty(longest, np.uint16),
-    )
-    edges = np.empty((1 << 12) + 2, np.int32)
-    room, labelled, used = out_a.shape[0], label_a.shape[0] > 0, 0
+    codes_a, ids_a = a.items
+    codes_b, ids_b = b.items
+    own = _room(a, at[0], last)
+    (own_codes, own_ids), edges = own
+    masks, chosen, radius = tables.masks, tables.chosen, tables.radius
+    keys = np.empty(own_ids.shape[0], np.uint16)
+    room, labelled, used = out.i.shape[0], labels.a.shape[0] > 0, 0
     while at[0] < last:
-        low, high = starts_a[at[0]], starts_a[at[0] + 1]
-        first, end_b = starts_b[at[0]], starts_b[at[0] + 1]
-        while high > low and end_b > first and at[1] < flags.shape[0]:
-            table = at[1]
-            _sort_bucket(codes_a[low:high], ids_a[low:high], segments[table], keys, own_codes, own_ids, edges)
+        low, high = a.starts[at[0]], a.starts[at[0] + 1]
+        first, end_b = b.starts[at[0]], b.starts[at[0] + 1]
+        while high > low and end_b > first and at[1] < tables.bands.shape[0]:
+            bands, segments = tables.bands[at[1]], tables.segments[at[1]]
+            _sort_bucket(Items(codes_a[low:high], ids_a[low:high]), segments, keys, own)
             for j in range(first + at[2], end_b):
                 code, item, before = codes_b[j], ids_b[j], used
-                key = _key(code, segments[table])
-                met = label_b[item] if labelled else -1
+                key = _key(code, segments)
+                met = labels.b[item] if labelled else -1
                 skip, end = met, np.int64(edges[key + 1])
                 i = next_near(code, own_codes, np.int64(edges[key]), end, radius)
                 while i < end:
-                    label = label_a[own_ids[i]] if labelled else -2
-                    if label not in (met, skip) and _first_table(code ^ own_codes[i], masks, chosen) == flags[table]:
+                    label = labels.a[own_ids[i]] if labelled else -2
+                    if label not in (met, skip) and _first_table(code ^ own_codes[i], masks, chosen) == bands:
                         if used == room:
                             at[2] = j - first
                             return before
-                        out_a[used], out_b[used] = own_ids[i], item
+                        out.i[used], out.j[used] = own_ids[i], item
                         used += 1
                         skip = label if labelled else skip
                     i = next_near(code, own_codes, i + 1, end, radius)
@@ -241,32 +286,30 @@ def between(
     return used
 
 
-@compiled(
-    _i64(_codes, _i64, _i64, _codes, _ids, _ids, _table, _i64, _codes, _i64, _i64, _starts, _ids, _ids),
-)  # fmt: skip
-def look_up(
-    codes: Any, low: int, high: int, few: Any, few_ids: Any, edges: Any, segments: Any, flags: int, masks: Any,
-    chosen: int, radius: int, at: Any, out_a: Any, out_b: Any,
-) -> int:  # fmt: skip
-    """Pairs of ``codes[at[0]:high]`` with the few of one table, sorted by its key. Returns the pairs written.
+@compiled(_i64(_codes, _bucket, _tables, _starts, _i64, _edges))
+def look_up(codes: Any, few: Bucket, tables: Tables, at: Any, last: int, out: Edges) -> int:
+    """Pairs of ``codes[at[0]:last]`` with the few, sorted by the key of the only table. Returns the pairs written.
 
     Where room for pairs ends, ``at`` (code) is where to go on.
     """
-    room, used = out_a.shape[0], 0
-    for item in range(max(low, at[0]), high):
+    (few_codes, few_ids), edges = few
+    bands, segments = tables.bands[0], tables.segments[0]
+    masks, chosen, radius = tables.masks, tables.chosen, tables.radius
+    room, used = out.i.shape[0], 0
+    for item in range(at[0], last):
         code, before = codes[item], used
         key = _key(code, segments)
         end = np.int64(edges[key + 1])
-        place = next_near(code, few, np.int64(edges[key]), end, radius)
+        place = next_near(code, few_codes, np.int64(edges[key]), end, radius)
         while place < end:
-            if _first_table(code ^ few[place], masks, chosen) == flags:
+            if _first_table(code ^ few_codes[place], masks, chosen) == bands:
                 if used == room:
                     at[0] = item
                     return before
-                out_a[used], out_b[used] = item, few_ids[place]
+                out.i[used], out.j[used] = item, few_ids[place]
                 used += 1
-            place = next_near(code, few, place + 1, end, radius)
-    at[0] = high
+            place = next_near(code, few_codes, place + 1, end, radius)
+    at[0] = last
     return used
 
 
@@ -279,11 +322,11 @@ def _root(parent: Any, item: int) -> int:
     return item
 
 
-@compiled(types.void(_ids, _ids, _ids))
-def unite(parent: Any, a: Any, b: Any) -> None:
-    """Unite the sets of ``a[k]`` and ``b[k]`` for every k; the lowest item is always the root."""
-    for k in range(a.shape[0]):
-        i, j = _root(parent, a[k]), _root(parent, b[k])
+@compiled(types.void(_ids, _edges))
+def unite(parent: Any, edges: Edges) -> None:
+    """Unite the sets of the two items of every edge; the lowest item is always the root."""
+    for k in range(edges.i.shape[0]):
+        i, j = _root(parent, edges.i[k]), _root(parent, edges.j[k])
         if i < j:
             parent[j] = i
         elif j < i:
@@ -299,9 +342,10 @@ def roots(parent: Any) -> Any:
     return result
 
 
-@compiled(types.void(_codes, _ids, _starts, _i64, _i64, _ids))
-def link_equal(codes: Any, ids: Any, starts: Any, first: int, last: int, parent: Any) -> None:
+@compiled(types.void(_buckets, _i64, _i64, _ids))
+def link_equal(buckets: Buckets, first: int, last: int, parent: Any) -> None:
     """Point every code of the buckets ``first`` to ``last`` at the first one of its bucket that equals it."""
+    (codes, ids), starts = buckets
     for bucket in range(first, last):
         low, high = starts[bucket], starts[bucket + 1]
         bits = 4

@@ -1,4 +1,6 @@
-"""The views in which two tiles are compared: one as it is, the other turned, mirrored, or cut to its centre.
+"""The views in which two tiles are compared: one as it is, the other in an orientation, or cut to its centre.
+
+An *orientation* is one of the eight ways to turn and mirror a tile; a *view* is an orientation or the centre.
 
 A perceptual hash knows nothing of crops: a tenth cut away moves 8 to 18 of its bits. But a tile's ``dct16`` block
 holds its low frequencies, which is all that a hash looks at; so the hash of its centre needs no pixels: the block is
@@ -46,15 +48,15 @@ def view_codes(orientations: Words, blocks: Blocks | None, soft: Flags, rules: D
     Returns:
         (N, V) uint64, as :func:`views_of` orders them.
     """
-    turned = orientations if rules.orientations else orientations[:, :1]
+    wanted = orientations if rules.orientations else orientations[:, :1]
     if not rules.crops or blocks is None:
-        return np.ascontiguousarray(turned)
+        return np.ascontiguousarray(wanted)
     crops = np.where(soft, ~orientations[:, 0], crop_codes(blocks))
-    return np.concatenate([turned, crops[:, None]], axis=1)
+    return np.concatenate([wanted, crops[:, None]], axis=1)
 
 
-def turned_codes(codes: Words, rules: DeduplicateRules) -> Words:
-    """The codes (N, V) without the crop view, for tiles whose centre says nothing."""
+def without_crop(codes: Words, rules: DeduplicateRules) -> Words:
+    """The codes (N, V) without the centre's, for tiles whose centre says nothing."""
     return codes[:, : CROP if rules.orientations else 1]
 
 

@@ -28,6 +28,10 @@ def stored(picture: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(Image.open(file))
 
 
+def oriented(picture: np.ndarray, view: int) -> np.ndarray:
+    return np.rot90(np.fliplr(picture) if view >= 4 else picture, view % 4).copy()
+
+
 def rows_of(pictures: dict[str, np.ndarray], **facts: Any) -> list[dict[str, Any]]:
     prints = fingerprint(list(pictures.values()))
     rows = []
@@ -55,8 +59,7 @@ def verdicts(tmp_path: Path, rows: list[dict[str, Any]], **rules: Any) -> dict[s
 
 def test_copies_are_found_however_they_were_made(tmp_path):
     original = texture(0)
-    pictures = {f"turn{k}{'m' if m else ''}": np.rot90(np.fliplr(original) if m else original, k).copy()
-                for m in (False, True) for k in range(4)}  # fmt: skip
+    pictures = {name: oriented(original, view) for view, name in enumerate(VIEWS[:8])}
     pictures["other"] = texture(1)
     for name, made in {
         "jpeg": stored(original, 40),
@@ -71,30 +74,28 @@ def test_copies_are_found_however_they_were_made(tmp_path):
     assert {stand_in for verdict, stand_in, _ in found.values() if verdict == "duplicate"} == {best}
 
 
-@pytest.mark.parametrize("turn", range(8))
-def test_the_orientation_is_named(tmp_path, turn):
+@pytest.mark.parametrize("view", range(8))
+def test_the_orientation_is_named(tmp_path, view):
     original = texture(3)
-    turned = np.rot90(np.fliplr(original) if turn >= 4 else original, turn % 4).copy()
-    rows = rows_of({"as_is": original, "turned": turned})
+    rows = rows_of({"as_is": original, "turned": oriented(original, view)})
     rows[1]["gsd_m"] = 0.5
     _, stand_in, detail = verdicts(tmp_path, rows)["turned"]
     assert stand_in == "as_is"
-    inverse = {1: 3, 3: 1}.get(turn, turn)
-    expected = {"as it is"} if turn == 0 else {VIEWS[turn], VIEWS[inverse]}
-    assert "equal pixels" in detail if turn == 0 else any(f" {name}," in detail for name in expected)
+    inverse = {1: 3, 3: 1}.get(view, view)
+    expected = {VIEWS[view], VIEWS[inverse]}
+    assert "equal pixels" in detail if view == 0 else any(f" {name}," in detail for name in expected)
 
 
 def test_a_thumbnail_turns_as_its_picture_does():
     original = texture(4)
-    turned = [np.rot90(np.fliplr(original) if turn >= 4 else original, turn % 4).copy() for turn in range(8)]
-    thumbs, moments = confirm.thumbnails(fingerprint(turned).dct16.reshape(-1, 256))
-    for turn in range(8):
-        assert confirm.correlation(thumbs, moments, turn, thumbs, moments, 0, turn, -1.0) > 0.995
+    thumbs = confirm.thumbnails(fingerprint([oriented(original, view) for view in range(8)]).dct16.reshape(-1, 256))
+    for view in range(8):
+        assert confirm.correlation(thumbs, view, thumbs, 0, view, -1.0) > 0.995
         # Pearson's coefficient, by numpy, of the clipped thumbnails themselves.
-        upright = thumbs[0, :256].reshape(16, 16)
-        by_numpy = np.rot90(np.fliplr(upright) if turn >= 4 else upright, turn % 4)
-        expected = np.corrcoef(thumbs[1, :256].astype(float), by_numpy.reshape(-1).astype(float))[0, 1]
-        measured = confirm.correlation(thumbs, moments, 1, thumbs, moments, 0, turn, -1.0)
+        upright = thumbs.pixels[0, :256].reshape(16, 16)
+        by_numpy = oriented(upright, view)
+        expected = np.corrcoef(thumbs.pixels[1, :256].astype(float), by_numpy.reshape(-1).astype(float))[0, 1]
+        measured = confirm.correlation(thumbs, 1, thumbs, 0, view, -1.0)
         assert measured == pytest.approx(expected, abs=1e-3)
 
 
@@ -210,7 +211,7 @@ def test_freer_licence_and_priority_decide_between_sources(tmp_path, first, seco
 def by_definition(rows: list[dict[str, Any]], radius: int, least: float) -> dict[str, str]:
     """The rule read literally, one tile after the other; only equal source, area and GSD, so that the id ranks."""
     blocks = np.stack([np.frombuffer(row["dct16"], np.int8) for row in rows])
-    thumbs, moments = confirm.thumbnails(blocks)
+    thumbs = confirm.thumbnails(blocks)
     orientations = np.array([row["orientations"] for row in rows], np.uint64)
     codes = view_codes(orientations, blocks, np.zeros(len(rows), bool), DeduplicateRules()).tolist()
     order = sorted(range(len(rows)), key=lambda n: rows[n]["tile_id"])
@@ -218,10 +219,10 @@ def by_definition(rows: list[dict[str, Any]], radius: int, least: float) -> dict
     for n in order:
         for k in kept:
             same = rows[n]["content_hash"] == rows[k]["content_hash"]
-            for turn in range(9):
+            for view in range(9):
                 for i, j in ((k, n), (n, k)):
-                    near = (codes[i][0] ^ codes[j][turn]).bit_count() <= radius
-                    same |= near and confirm.correlation(thumbs, moments, i, thumbs, moments, j, turn, least) >= least
+                    near = (codes[i][0] ^ codes[j][view]).bit_count() <= radius
+                    same |= near and confirm.correlation(thumbs, i, thumbs, j, view, least) >= least
             if same:
                 gone[rows[n]["image"]] = rows[k]["image"]
                 break

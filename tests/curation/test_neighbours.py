@@ -82,13 +82,13 @@ def test_equals_brute_force(seed, count, centres, radius, flips):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32), radius=st.integers(0, 10), turns=st.integers(1, 8))
-def test_groups_in_orientations_equal_brute_force(seed, radius, turns):
+@given(seed=st.integers(0, 2**32), radius=st.integers(0, 10), views=st.integers(1, 8))
+def test_groups_in_views_equal_brute_force(seed, radius, views):
     rng = np.random.default_rng(seed)
-    codes = crowded(rng, 60 * turns, 90, radius).reshape(60, turns)
+    codes = crowded(rng, 60 * views, 90, radius).reshape(60, views)
     near = np.array([[(int(x) ^ int(y)).bit_count() <= radius for x in codes[:, 0]] for y in codes.reshape(-1)])
-    pairs = np.argwhere(near.reshape(60, turns, 60).any(axis=1))
-    found = neighbours.groups_in_orientations(codes, radius, threads=2)
+    pairs = np.argwhere(near.reshape(60, views, 60).any(axis=1))
+    found = neighbours.groups_in_views(codes, radius, threads=2)
     assert found.tolist() == components(60, pairs)
 
 
