@@ -46,7 +46,7 @@ class Plan:
 
     def steps_per_epoch(self, corpus: Corpus) -> int:
         """Steps that one epoch of this corpus has."""
-        return steps_per_epoch(corpus.sizes, self.global_batch, self.groups)
+        return steps_per_epoch(corpus.sizes, self.global_batch)
 
 
 class _Feed:
