@@ -95,7 +95,6 @@ class Corpus:
         offset, size = (table[name].to_numpy() for name in _LOCATION)
         return Rows(number, ids, offset, size, gsd).at(np.flatnonzero(usable))
 
-
     def _index(self, shard: int) -> pa.Table:
         """Columns of a shard's rows. The file is opened each time: one held open may go stale in a run of days."""
         path, metadata, group = self.groups[shard]
