@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors for tensors, JSON for the rest, no pickle; complete or absent.
+"""Checkpoints: safetensors for tensors, JSON for the rest, no pickle; complete and finite, or absent.
 
 A checkpoint is a folder ``checkpoints/step-00001000`` that was written aside and renamed. It does not depend on the
 number of processes. Randomness has no state, so the step is all there is besides weights and moments.
@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pretrain.config import MAY_CHANGE, TrainConfig
-from pretrain.errors import FormatVersionError, InputError
+from pretrain.errors import FormatVersionError, InputError, WorkError
+from pretrain.order import ORDER_VERSION
 
 FORMAT_VERSION = 1
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -36,26 +38,46 @@ class State:
     data: str
     """Fingerprint of the shards' content."""
     config: dict[str, Any]
+    order_version: int = ORDER_VERSION
+    """Of the order of samples, see :mod:`pretrain.order`."""
     format_version: int = FORMAT_VERSION
 
 
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, keep: int) -> Path:
     """Write a checkpoint atomically, then drop all but the newest ``keep``."""
     target = folder / f"step-{state.step:08d}"
-    for left in folder.glob(".step-*.part"):  # of a process that was killed while it wrote
+    for left in folder.glob(".step-*.part"):  # of a process that was killed while it wrote or deleted
         shutil.rmtree(left)
-    aside = folder / f".{target.name}.{os.getpid()}.part"
+    aside = folder / f".{target.name}.part"  # the run's folder is held by one process
     aside.mkdir(parents=True)
-    save_file(_packed(model.state_dict()), aside / _MODEL)
-    save_file(_packed(_moments(model, optimizer)), aside / _OPTIMIZER)
-    (aside / _STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
-    for path in aside.iterdir():
-        _flush(path)
-    os.replace(aside, target)
+    try:
+        _write(aside, model, optimizer, state)
+        os.replace(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # of a disk that was full, nothing is to remain
     _flush(folder)
     for old in found(folder)[:-keep]:
-        shutil.rmtree(old)
+        shutil.rmtree(old.rename(folder / f".{old.name}.part"))  # killed half-way, it must not look whole
     return target
+
+
+def _write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    try:
+        save_file(_packed(model.state_dict()), folder / _MODEL)
+        save_file(_packed(_moments(model, optimizer)), folder / _OPTIMIZER)
+    except SafetensorError as error:
+        raise WorkError(
+            f"{folder.parent}: a checkpoint cannot be written ({error}); make room, and --resume goes on from the last"
+        ) from None
+    (folder / _STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
+        _flush(path)
+
+
+def finite(model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether all weights and moments are finite; waits for the device once."""
+    tensors = [*model.state_dict().values(), *_moments(model, optimizer).values()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def found(folder: Path) -> list[Path]:
@@ -81,7 +103,10 @@ def read_state(checkpoint: Path) -> State:
             f"{path}: checkpoint format version {version}, this release reads {FORMAT_VERSION}; "
             "go on with the release that wrote it, or start anew in another --out"
         )
-    return State(**data)
+    try:
+        return State(**{"order_version": 1} | data)
+    except TypeError as error:
+        raise InputError(f"{path}: not a checkpoint's state ({error})") from None
 
 
 def load_model(checkpoint: Path, model: nn.Module) -> None:
@@ -98,22 +123,31 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
 
 
 def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Load the optimiser's moments."""
-    tensors = _tensors(checkpoint / _OPTIMIZER)
+    """Load the optimiser's moments.
+
+    Raises:
+        InputError: the file is damaged, or of another model; names the moment.
+    """
+    path = checkpoint / _OPTIMIZER
+    tensors = _tensors(path)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            held = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            for key, shape in shapes.items():
+                if f"{key}.{name}" not in tensors or tensors[f"{key}.{name}"].shape != shape:
+                    raise InputError(f"{path}: has no {key}.{name} of shape {tuple(shape)}; {_go_back(checkpoint)}")
             # A fused optimiser keeps the step beside the parameter.
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in held.items()}
+            optimizer.state[parameter] = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in shapes}
 
 
 def refuse_changes(state: State, config: TrainConfig, data: str, where: Path) -> None:
     """Compare a checkpoint with what is asked for.
 
     Raises:
-        InputError: a field that decides the result differs, or the shards hold other data; names the fields.
+        InputError: a field that decides the result differs, or is not known any more, or the shards hold other data;
+            names the fields.
     """
-    before, now = flat(state.config), flat(config.model_dump(mode="json"))
+    before, now = (flat(each.model_dump(mode="json")) for each in (_as_of_today(state, where), config))
     changed = [
         f"{field}: {before.get(field)!r} -> {now.get(field)!r}"
         for field in sorted(before.keys() | now.keys())
@@ -123,10 +157,28 @@ def refuse_changes(state: State, config: TrainConfig, data: str, where: Path) ->
         raise InputError(
             f"{where}: was trained with other settings ({'; '.join(changed)}); restore them, or give another --out"
         )
+    if state.order_version != ORDER_VERSION and config.data.groups > 1:
+        raise InputError(
+            f"{where}: data.groups: the order of samples with groups is another one since this run was started (order "
+            f"version {state.order_version}, now {ORDER_VERSION}); go on with the release that started it, or give "
+            "another --out"
+        )
     if state.data != data:
         raise InputError(
             f"{where}: data.shards holds other data than this run was trained on; restore it, or give another --out"
         )
+
+
+def _as_of_today(state: State, where: Path) -> TrainConfig:
+    """The stored config read through today's model: fields that are new since then have their defaults."""
+    try:
+        return TrainConfig.model_validate(state.config)
+    except ValidationError as error:
+        fields = [f"{'.'.join(map(str, problem['loc']))}: {problem['input']!r}" for problem in error.errors()]
+        raise InputError(
+            f"{where}: was trained with settings that this release does not know ({'; '.join(sorted(fields))}); go on "
+            "with the release that trained it, or give another --out"
+        ) from None
 
 
 def _may_change(field: str) -> bool:
@@ -156,7 +208,11 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+        raise InputError(f"{path}: cannot be read ({error}); {_go_back(path.parent)}") from None
+
+
+def _go_back(checkpoint: Path) -> str:
+    return f"delete {checkpoint} to go on from the checkpoint before it"
 
 
 def _flush(path: Path) -> None:

@@ -111,7 +111,7 @@ class DataConfig(Strict):
     window: int = Field(8, ge=1)
     """Shards whose samples are mixed with each other; so many are open at a time."""
     groups: int = Field(1, ge=1)
-    """Disjoint sets to which each epoch's shards are dealt; every global batch takes an equal part of each. With one
+    """Equal parts to which each epoch's shards are dealt; every global batch takes an equal part of each. With one
     group per node a node reads only its part. Part of the order, so it does not follow the number of nodes."""
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Least and greatest share of the image's area that a random crop covers."""
@@ -125,6 +125,9 @@ class DataConfig(Strict):
     """For objectives that use the GSD: what becomes of samples without one. A mapping gives metres per source."""
     max_unreadable: Ratio = 0.001
     """Share of samples that may turn out unreadable before the run stops."""
+    retry_seconds: float = Field(120, ge=0)
+    """How long to wait for a shard that cannot be read (a file system that is away) before the run stops. Less than
+    the ten minutes for which the other GPUs wait for this one."""
     workers: int | None = Field(None, ge=0)
     """Processes that read and decode, per GPU. By default as many as there are cores, at most eight, and one where the
     CPU computes as well."""
@@ -200,8 +203,8 @@ class TrainConfig(Strict):
 
 
 MAY_CHANGE = frozenset(
-    {"data.shards", "data.workers", "data.prefetch", "max_batch_per_gpu", "device", "log_every", "save_every",
-     "keep_checkpoints", "picture_every"}
+    {"data.shards", "data.max_unreadable", "data.retry_seconds", "data.workers", "data.prefetch", "max_batch_per_gpu",
+     "device", "compile", "grad_checkpointing", "log_every", "save_every", "keep_checkpoints", "picture_every"}
 )  # fmt: skip
-"""Fields that a resumed run may change: where it runs and what it writes, not what it computes. ``data.shards`` may
-move; the checkpoint compares what is in it."""
+"""Fields that a resumed run may change: where and how it runs, what it writes and what it bears, not what it computes.
+``data.shards`` may move; the checkpoint compares what is in it."""

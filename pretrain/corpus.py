@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.shards import open_index, read_checksums
+from curation.shards import INDEX_FILE, open_index, read_checksums
 from pretrain.errors import InputError
 
 Floats = npt.NDArray[np.float32]
@@ -66,6 +66,7 @@ class Corpus:
         starts: (S,) sample id of each shard's first row.
         sizes: usable samples per shard.
         left_out: ``{reason: {source: samples}}`` of what is not used.
+        groups: index file, its metadata and row group of each shard.
     """
 
     paths: list[Path]
@@ -73,7 +74,7 @@ class Corpus:
     sizes: list[int]
     left_out: dict[str, dict[str, int]]
     rule: SampleRule
-    groups: list[tuple[pq.ParquetFile, int]]
+    groups: list[tuple[Path, pq.FileMetaData, int]]
 
     @property
     def samples(self) -> int:
@@ -81,15 +82,27 @@ class Corpus:
         return sum(self.sizes)
 
     def rows(self, shard: int) -> Rows:
-        """The usable samples of a shard, in its order."""
-        file, group = self.groups[shard]
-        table = file.read_row_group(group, columns=_LOCATION + _RULES)
+        """The usable samples of a shard, in its order.
+
+        Raises:
+            OSError: the index cannot be read; names it.
+        """
+        table = self._index(shard)
         usable, _ = judge(table, self.rule)
         gsd = fill_gsd(table, self.rule)
         ids = self.starts[shard] + np.arange(table.num_rows)
         number = np.full(table.num_rows, shard, np.int32)
         offset, size = (table[name].to_numpy() for name in _LOCATION)
         return Rows(number, ids, offset, size, gsd).at(np.flatnonzero(usable))
+
+    def _index(self, shard: int) -> pa.Table:
+        """Columns of a shard's rows. The file is opened each time: one held open may go stale in a run of days."""
+        path, metadata, group = self.groups[shard]
+        try:
+            with path.open("rb") as source, pq.ParquetFile(source, metadata=metadata) as file:
+                return file.read_row_group(group, columns=_LOCATION + _RULES)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 def open_corpus(folders: Sequence[Path], rule: SampleRule) -> Corpus:
@@ -114,8 +127,9 @@ def open_corpus(folders: Sequence[Path], rule: SampleRule) -> Corpus:
             corpus.paths.append(path)
             corpus.starts.append(total)
             corpus.sizes.append(int(usable.sum()))
-            corpus.groups.append((index, group))
+            corpus.groups.append((folder / INDEX_FILE, index.metadata, group))
             total += table.num_rows
+        index.close()
     _refuse_missing_gsd(missing)
     if not corpus.samples:
         told = "; ".join(f"{reason}: {sum(counts.values())}" for reason, counts in corpus.left_out.items())

@@ -110,6 +110,24 @@ def summed(values: Tensor, team: Team) -> Tensor:
     return values
 
 
+def agreed(good: bool, team: Team) -> bool:
+    """Whether it is so on every process: what one of them raises, all must raise, or the others wait for ever."""
+    return not summed(torch.tensor(float(not good), device=team.device), team)
+
+
+def united(values: set[int], team: Team) -> set[int]:
+    """Non-negative numbers that any process holds, on every process."""
+    if team.world == 1:
+        return values
+    most = torch.tensor(len(values), device=team.device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    own = torch.full((int(most),), -1, dtype=torch.int64, device=team.device)
+    own[: len(values)] = torch.tensor(sorted(values), dtype=torch.int64)
+    everyones = [torch.empty_like(own) for _ in range(team.world)]
+    dist.all_gather(everyones, own)
+    return set(torch.cat(everyones).tolist()) - {-1}
+
+
 def wait(team: Team) -> None:
     """Wait until every process is here."""
     if team.world > 1:

@@ -46,17 +46,18 @@ class Log:
 
 
 class Meter:
-    """Sums of weighted losses between two lines of the log, kept on the device: adding never waits for it."""
+    """Sums of weighted losses between two lines of the log, kept on the device: adding never waits for it.
+
+    A loss that is not finite stays in the sum, whichever micro-batch it came with.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(2, device=device, dtype=torch.float64)
-        self.last = torch.zeros((), device=device)
         self.since = time.monotonic()
 
     def add(self, losses: Tensor, weight: Tensor) -> None:
         """Count a micro-batch: weighted losses and weights, (B,) each."""
-        self.last = losses.detach().sum()
-        self.sums += torch.stack([self.last.double(), weight.sum().double()])
+        self.sums += torch.stack([losses.detach().sum().double(), weight.sum().double()])
 
     def read(self, team: Team) -> tuple[float, float, float]:
         """Mean loss, samples and seconds since the last reading, over the whole team."""

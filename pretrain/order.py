@@ -2,7 +2,7 @@
 
 Shards are put in a random order and their samples are mixed within windows of a few shards, so that a reader has only
 ``window`` shards open at a time. Position = (epoch, row); nothing else needs to be saved, and a resumed run sees the
-same samples on any number of GPUs and workers. See contracts: *Training batch*.
+same samples on any number of GPUs and workers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from pretrain.noise import Purpose, permutation
 
 Ints = npt.NDArray[np.int64]
 
+ORDER_VERSION = 2
+"""Of the order with several groups: 1 dealt whole shards in turn. One group has had one order from the start."""
+
 
 class Window(NamedTuple):
     """A few shards whose samples are mixed."""
@@ -24,7 +27,7 @@ class Window(NamedTuple):
     shards: Ints
     """(S,) numbers of the shards, in the epoch's order."""
     permutation: Ints
-    """(n,) positions in the concatenation of these shards' samples."""
+    """(n,) positions in the concatenation of these shards' samples; of a shard that two groups share, only its own."""
 
 
 class Position(NamedTuple):
@@ -40,35 +43,38 @@ def epoch_order(
 ) -> Iterator[Window]:
     """Yield one group's samples of an epoch, window by window.
 
+    The epoch's shards stand in a line that is cut into ``groups`` parts of equal length, to one sample. A shard on a
+    cut gives each side its own rows. Whole shards alone could not be dealt so evenly: nine of equal size to eight
+    groups would leave out a ninth of the samples.
+
     Args:
         shard_sizes: samples per shard.
         seed: of the run.
         epoch: number of the epoch, from 0.
         window: shards whose samples are mixed.
-        groups: disjoint sets to which the shards are dealt anew each epoch.
-        group: which set.
+        groups: parts of the epoch.
+        group: which part.
     """
-    dealt = permutation(seed, Purpose.SHARD_ORDER, epoch, n=len(shard_sizes))[group::groups]
-    for start in range(0, len(dealt), window):
-        shards = dealt[start : start + window]
-        total = sum(shard_sizes[shard] for shard in shards)
-        yield Window(shards, permutation(seed, Purpose.SAMPLE_ORDER, epoch, group, start, n=total))
+    order = permutation(seed, Purpose.SHARD_ORDER, epoch, n=len(shard_sizes))
+    bounds = np.concatenate([[0], np.cumsum(np.asarray(shard_sizes, np.int64)[order])])
+    low, high = (int(bounds[-1]) * side // groups for side in (group, group + 1))
+    first = int(np.searchsorted(bounds[1:], low, side="right")) if group else 0
+    last = int(np.searchsorted(bounds[:-1], high)) if group < groups - 1 else len(order)
+    for start in range(first, last, window):
+        shards = order[start : min(start + window, last)]
+        base, end = int(bounds[start]), int(bounds[start + len(shards)])
+        rows = range(max(low, base) - base, min(high, end) - base)
+        mixed = permutation(seed, Purpose.SAMPLE_ORDER, epoch, group, start, n=len(rows))
+        yield Window(shards, rows.start + mixed)
 
 
-def rows_per_group(shard_sizes: Sequence[int], groups: int = 1) -> int:
-    """Rows that every group has in every epoch, however the shards are dealt.
+def steps_per_epoch(shard_sizes: Sequence[int], global_batch: int) -> int:
+    """Whole global batches in an epoch; the last, smaller one is dropped.
 
-    With one group these are all samples. With more, it is what the smallest shards hold together, so that the number
-    of steps does not depend on the epoch; equal shards lose nothing.
+    Groups lose nothing more: each has ``total // groups`` samples at least and gives ``global_batch // groups`` to a
+    batch, and the quotient of these is that of ``total`` and ``global_batch``.
     """
-    if groups == 1:
-        return int(sum(shard_sizes))
-    return int(sum(sorted(shard_sizes)[: len(shard_sizes) // groups]))
-
-
-def steps_per_epoch(shard_sizes: Sequence[int], global_batch: int, groups: int = 1) -> int:
-    """Whole global batches in an epoch; the last, smaller one is dropped."""
-    return rows_per_group(shard_sizes, groups) // (global_batch // groups)
+    return int(sum(shard_sizes)) // global_batch
 
 
 def rank_rows(global_batch: int, rank: int, world: int) -> range:

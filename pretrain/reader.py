@@ -1,7 +1,8 @@
 """What a worker does: read one image's bytes, decode, crop, resize.
 
 Shards may come from anywhere, so sizes are bounded before anything is decoded, and a sample that cannot be read becomes
-a row of zeros with weight 0 and a reason.
+a row of zeros with weight 0 and a reason. A shard that cannot be read is no fault of its samples: the request is given
+back, and the main process waits for the shard.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,8 +67,23 @@ class ShardReader:
         self.paths, self.rule = paths, rule
         self._open: OrderedDict[int, int] = OrderedDict()
 
-    def __getitems__(self, request: Request) -> Batch:
-        """Serve a whole request; the name is torch's protocol for datasets that fetch batches."""
+    def __getitems__(self, request: Request) -> Batch | Request:
+        """Serve a whole request, or give it back where a shard cannot be read.
+
+        The name is torch's protocol for datasets that fetch batches. An error that is raised in a worker would reach
+        the user wrapped in torch's own, and a worker that waited could not be ended.
+        """
+        try:
+            return self.serve(request)
+        except OSError:
+            return request
+
+    def serve(self, request: Request) -> Batch:
+        """Read, decode and crop.
+
+        Raises:
+            OSError: a shard cannot be read; names it.
+        """
         count, side = len(request.rows.sample_id), self.rule.size
         images = torch.zeros((count, 3, side, side), dtype=torch.uint8)
         gsd = torch.full((count,), float("nan"))
@@ -96,8 +113,13 @@ class ShardReader:
 
         Raises:
             UnreadableImage: the shard ends before it.
+            OSError: the shard cannot be read; names it.
         """
-        data = os.pread(self._descriptor(shard), size, offset)
+        try:
+            data = os.pread(self._descriptor(shard), size, offset)
+        except OSError as error:
+            self._forget(shard)
+            raise OSError(error.errno, error.strerror, str(self.paths[shard])) from None
         if len(data) != size:
             raise UnreadableImage("the file ends early")
         return data
@@ -105,10 +127,16 @@ class ShardReader:
     def _descriptor(self, shard: int) -> int:
         if shard not in self._open:
             if len(self._open) >= _OPEN_FILES:
-                os.close(self._open.popitem(last=False)[1])
+                self._forget(next(iter(self._open)))
             self._open[shard] = os.open(self.paths[shard], os.O_RDONLY)
         self._open.move_to_end(shard)
         return self._open[shard]
+
+    def _forget(self, shard: int) -> None:
+        """Close a shard: a stale descriptor of a network file system never works again, a new one may."""
+        if shard in self._open:
+            with suppress(OSError):
+                os.close(self._open.pop(shard))
 
 
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from pretrain.augment import NOISE_SIZE, CropRule
 from pretrain.corpus import Corpus, Rows, join
 from pretrain.noise import Purpose, uniform
 from pretrain.order import Window, epoch_order, group_rows, rank_rows, steps_per_epoch
+from pretrain.patience import patiently
 from pretrain.reader import Batch, Request, ShardReader
 from pretrain.signals import ignore_in_worker
 
@@ -46,14 +48,14 @@ class Plan:
 
     def steps_per_epoch(self, corpus: Corpus) -> int:
         """Steps that one epoch of this corpus has."""
-        return steps_per_epoch(corpus.sizes, self.global_batch, self.groups)
+        return steps_per_epoch(corpus.sizes, self.global_batch)
 
 
 class _Feed:
     """One group's rows of an epoch, taken in ascending order; holds the rows of one window at a time."""
 
-    def __init__(self, corpus: Corpus, plan: Plan, epoch: int, group: int) -> None:
-        self.corpus = corpus
+    def __init__(self, corpus: Corpus, plan: Plan, epoch: int, group: int, retry_seconds: float) -> None:
+        self.corpus, self.retry_seconds = corpus, retry_seconds
         self.windows = epoch_order(corpus.sizes, plan.seed, epoch, plan.window, plan.groups, group)
         self.window: Window | None = None
         self.held: Rows | None = None
@@ -78,12 +80,12 @@ class _Feed:
     def _rows(self) -> Rows:
         assert self.window is not None
         if self.held is None:
-            shards = join([self.corpus.rows(int(shard)) for shard in self.window.shards])
-            self.held = shards.at(self.window.permutation)
+            shards = [patiently(partial(self.corpus.rows, int(s)), self.retry_seconds) for s in self.window.shards]
+            self.held = join(shards).at(self.window.permutation)
         return self.held
 
 
-def requests(corpus: Corpus, plan: Plan, start: int, stop: int) -> Iterator[Request]:
+def requests(corpus: Corpus, plan: Plan, start: int, stop: int, retry_seconds: float = 0) -> Iterator[Request]:
     """Yield this rank's micro-batches of the steps ``start`` to ``stop``, counted over all epochs."""
     per_epoch = plan.steps_per_epoch(corpus)
     cut = group_rows(plan.rows, plan.global_batch, plan.groups)
@@ -92,7 +94,7 @@ def requests(corpus: Corpus, plan: Plan, start: int, stop: int) -> Iterator[Requ
     for step in range(start, stop):
         if step // per_epoch != epoch:
             epoch = step // per_epoch
-            feeds = [_Feed(corpus, plan, epoch, group) for group, _ in cut]
+            feeds = [_Feed(corpus, plan, epoch, group, retry_seconds) for group, _ in cut]
         base = step % per_epoch
         taken = [
             feed.take(base * part + rows.start, base * part + rows.stop)
@@ -118,6 +120,7 @@ def batches(
     workers: int = 0,
     prefetch: int = 2,
     pin: bool = False,
+    retry_seconds: float = 0,
 ) -> Iterator[Batch]:
     """Yield this rank's micro-batches of the steps ``start`` to ``stop``, in order.
 
@@ -130,32 +133,38 @@ def batches(
         workers: processes that read and decode; 0 does it in this one.
         prefetch: micro-batches that each worker prepares ahead.
         pin: put batches into pinned memory, for a GPU.
+        retry_seconds: how long to wait for a shard or index that cannot be read.
+
+    Raises:
+        WorkError: a shard or an index could not be read for so long.
     """
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin, "collate_fn": _as_is}
     # The loader draws a number when it starts. From torch's own generator that would change a resumed run's dropout.
     options["generator"] = torch.Generator()
     if workers:
         options |= {"prefetch_factor": prefetch, "worker_init_fn": _start_worker}
-    feed: Any = _Sampler(corpus, plan, start, stop)
+    feed: Any = _Sampler(corpus, plan, start, stop, retry_seconds)
     reader: Any = ShardReader(corpus.paths, rule)
-    yield from DataLoader(reader, batch_sampler=feed, **options)
+    for served in DataLoader(reader, batch_sampler=feed, **options):
+        yield patiently(partial(reader.serve, served), retry_seconds) if isinstance(served, Request) else served
 
 
 class _Sampler:
     """Requests, in the place where torch's loader expects lists of indices."""
 
-    def __init__(self, corpus: Corpus, plan: Plan, start: int, stop: int) -> None:
+    def __init__(self, corpus: Corpus, plan: Plan, start: int, stop: int, retry_seconds: float) -> None:
         self.corpus, self.plan, self.start, self.stop = corpus, plan, start, stop
+        self.retry_seconds = retry_seconds
 
     def __iter__(self) -> Iterator[Request]:
-        return requests(self.corpus, self.plan, self.start, self.stop)
+        return requests(self.corpus, self.plan, self.start, self.stop, self.retry_seconds)
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.plan.micro_batches
 
 
-def _as_is(batch: Batch) -> Batch:
-    return batch
+def _as_is(served: Batch | Request) -> Batch | Request:
+    return served
 
 
 def _start_worker(_: int) -> None:

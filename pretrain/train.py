@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +21,8 @@ from pretrain.augment import CropRule, flip
 from pretrain.config import TrainConfig
 from pretrain.corpus import Corpus, SampleRule, describe, fingerprint, open_corpus
 from pretrain.distributed import Team
-from pretrain.errors import InputError, WorkError
+from pretrain.errors import InputError
+from pretrain.health import Unreadable, refuse_infinite_loss, refuse_to_save
 from pretrain.log import Log, Meter
 from pretrain.models import Objective, build_objective
 from pretrain.noise import Purpose, bits, torch_uniform
@@ -76,7 +76,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     data: str
     observer: Observer
-    unreadable: set[int] = field(default_factory=set)
+    unreadable: Unreadable
 
     @property
     def per_epoch(self) -> int:
@@ -93,7 +93,8 @@ def train(config: TrainConfig, out: Path, observer: Observer, *, resume: bool = 
     Raises:
         InputError: the config does not fit the data or the model; ``out`` holds an unfinished run and ``resume`` is
             not set, or a run with other settings.
-        WorkError: the loss is no longer finite, or too many samples are unreadable.
+        WorkError: a loss, weight or moment is no longer finite, a shard cannot be read for ``data.retry_seconds``, or
+            too many samples are unreadable.
     """
     folder = RunFolder(out)
     with ExitStack() as stack:
@@ -137,7 +138,9 @@ def _prepare(config: TrainConfig, team: Team, folder: RunFolder, data: str, obse
     _check_sizes(config, corpus, plan)
     stepped: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     optimizer = build_optimizer(model, config.optim)
-    run = _Run(config, team, folder, corpus, plan, model, distributed.wrap(stepped, team), optimizer, data, observer)
+    unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)
+    stepped = distributed.wrap(stepped, team)
+    run = _Run(config, team, folder, corpus, plan, model, stepped, optimizer, data, observer, unreadable)
     if team.leads:
         _announce(run)
     return run
@@ -156,7 +159,8 @@ def crop_rule(config: TrainConfig, model: Objective) -> CropRule:
 def _check_sizes(config: TrainConfig, corpus: Corpus, plan: Plan) -> None:
     if config.global_batch < plan.world:
         raise InputError(
-            f"global_batch: {config.global_batch} is less than one image for each of {plan.world} processes"
+            f"global_batch: {config.global_batch} is less than one image for each of {plan.world} processes; start "
+            f"{config.global_batch} at most"
         )
     if config.data.groups > len(corpus.paths):
         raise InputError(f"data.groups: {config.data.groups} groups cannot share {len(corpus.paths)} shards")
@@ -202,7 +206,7 @@ def _steps(run: _Run, start: int) -> TrainResult:
     workers = team.workers if config.data.workers is None else config.data.workers
     stream = batches(
         run.corpus, run.plan, crop_rule(config, run.model), start, run.total_steps,
-        workers=workers, prefetch=config.data.prefetch, pin=team.device.type == "cuda",
+        workers, config.data.prefetch, pin=team.device.type == "cuda", retry_seconds=config.data.retry_seconds,
     )  # fmt: skip
     meter = Meter(team.device)
     run.stepped.train()
@@ -236,7 +240,7 @@ def _step(run: _Run, stream: Iterator[Batch], step: int, meter: Meter) -> tuple[
     progress = torch.tensor(step / run.total_steps, device=team.device)
     for number in range(run.plan.micro_batches):
         batch = next(stream)
-        _note_unreadable(run, batch)
+        run.unreadable.note(batch.unreadable)
         batch = _on_device(batch, run)
         with distributed.accumulating(run.stepped, number == run.plan.micro_batches - 1):
             with torch.autocast(team.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -266,36 +270,16 @@ def mask_noise(seed: int, model: Objective, batch: Batch) -> Tensor:
     return torch_uniform(seed, Purpose.MASK, batch.epoch, batch.sample_id, model.noise_size)
 
 
-def _note_unreadable(run: _Run, batch: Batch) -> None:
-    """Name samples that could not be read, the first ten; stop above the configured share.
-
-    Raises:
-        WorkError: the share of unreadable samples exceeds ``data.max_unreadable``.
-    """
-    for sample_id, reason in batch.unreadable:
-        if sample_id not in run.unreadable and len(run.unreadable) < 10:
-            run.observer.say(f"unreadable: sample {sample_id}, {reason}")
-        run.unreadable.add(sample_id)
-    bad = len(run.unreadable) * run.team.world
-    if bad > run.config.data.max_unreadable * run.corpus.samples and batch.unreadable:
-        raise WorkError(
-            f"{len(run.unreadable)} of {run.corpus.samples} samples are unreadable, more than data.max_unreadable="
-            f"{run.config.data.max_unreadable:g} allows; check the shards with rs-curate verify, or raise the share"
-        )
-
-
 def _write_log(run: _Run, meter: Meter, done: int, norm: Tensor | None, display: Progress | None) -> None:
     loss, samples, seconds = meter.read(run.team)
-    if not math.isfinite(loss):
-        raise WorkError(
-            f"the loss became {loss} before step {done}; lower optim.base_lr or set optim.clip_grad, and start anew"
-        )
+    refuse_infinite_loss(loss, done, run.folder)
+    unreadable = run.unreadable.count(run.team)
     if not run.team.leads:
         return
     rate = run.optimizer.param_groups[0]["lr"]
     record = {
         "step": done, "epoch": round(done / run.per_epoch, 4), "loss": loss, "lr": rate,
-        "samples_per_s": round(samples / max(seconds, 1e-9), 2), "unreadable": len(run.unreadable),
+        "samples_per_s": round(samples / max(seconds, 1e-9), 2), "unreadable": unreadable,
     }  # fmt: skip
     if norm is not None:
         record["grad_norm"] = float(norm)
@@ -312,9 +296,8 @@ def _write_picture(run: _Run, batch: Batch, step: int) -> None:
 
 
 def _save(run: _Run, done: int, meter: Meter) -> None:
+    refuse_to_save(run.model, run.optimizer, meter, done, run.folder, run.team)
     if run.team.leads:
-        if not math.isfinite(float(meter.last)):
-            raise WorkError(f"the loss became {float(meter.last)} at step {done}; no checkpoint is written of it")
         state = checkpoint.State(done, run.total_steps, run.data, run.config.model_dump(mode="json"))
         checkpoint.save(run.folder.checkpoints, run.model, run.optimizer, state, keep=run.config.keep_checkpoints)
     distributed.wait(run.team)

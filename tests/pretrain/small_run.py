@@ -6,6 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 from curation.progress import Progress
 from curation.settings import validate
 from pretrain.config import TrainConfig
@@ -42,3 +45,18 @@ def settings(shards: Path, **changes: Any) -> dict[str, Any]:
 
 def config(shards: Path, **changes: Any) -> TrainConfig:
     return validate(TrainConfig, settings(shards, **changes), "test")
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    """Weights and moments of the newest checkpoint."""
+    newest = sorted((out / "checkpoints").glob("step-*"))[-1]
+    return {f"{name}:{key}": value for name in ("model", "optimizer")
+            for key, value in load_file(newest / f"{name}.safetensors").items()}  # fmt: skip
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """Two runs ended with the same bits."""
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    apart = {key: float((first[key] - second[key]).abs().max()) for key in first}
+    assert not any(apart.values()), {key: value for key, value in apart.items() if value}

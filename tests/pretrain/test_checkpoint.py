@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import math
+import re
+import resource
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from curation.errors import FormatVersionError, InputError
-from curation.settings import validate
-from pretrain.checkpoint import State, flat, found, load_model, load_optimizer, read_state, refuse_changes, save
-from pretrain.config import TrainConfig
+from curation.errors import FormatVersionError, InputError, WorkError
+from curation.settings import override, validate
+from pretrain.checkpoint import State, finite, flat, found, load_model, load_optimizer, read_state, refuse_changes, save
+from pretrain.config import MAY_CHANGE, TrainConfig
 from pretrain.log import Log
 
 CONFIG = {"objective": {"name": "mae"}, "data": {"shards": "a", "gsd_missing": {"s": 1.0}}}
@@ -93,10 +101,118 @@ def test_a_changed_field_is_refused_by_name() -> None:
         refuse_changes(state(1), config(), "data-2", Path("run"))
 
 
-def test_where_it_runs_and_what_it_logs_may_change() -> None:
-    elsewhere = {"shards": ["b"], "gsd_missing": {"s": 1.0}, "workers": 3, "prefetch": 5}
-    changed = config(data=elsewhere, log_every=1, save_every=2, max_batch_per_gpu=8, device="cpu", picture_every=0)
-    refuse_changes(state(1), changed, "data-1", Path("run"))
+OTHER: dict[str, Any] = {
+    "data.shards": ["b"], "data.workers": 3, "data.prefetch": 5, "data.max_unreadable": 0.5, "data.retry_seconds": 1,
+    "max_batch_per_gpu": 8, "device": "cpu", "compile": True, "grad_checkpointing": True, "log_every": 1,
+    "save_every": 2, "keep_checkpoints": 7, "picture_every": 0,
+}  # fmt: skip
+
+
+def changed(field: str, value: object) -> TrainConfig:
+    return validate(TrainConfig, override(CONFIG, [f"{field}={json.dumps(value)}"]), "test")
+
+
+@pytest.mark.parametrize("field", sorted(MAY_CHANGE))
+def test_where_it_runs_what_it_logs_and_what_it_bears_may_change(field: str) -> None:
+    asked = changed(field, OTHER[field])
+    assert asked != config()
+    refuse_changes(state(1), asked, "data-1", Path("run"))
+
+
+def test_a_field_that_is_new_since_the_checkpoint_has_its_default() -> None:
+    old = state(1)
+    del old.config["data"]["vflip"]
+    del old.config["optim"]["clip_grad"]
+    refuse_changes(old, config(), "data-1", Path("run"))
+    with pytest.raises(InputError, match=r"\(data.vflip: 0.0 -> 0.5\); restore"):
+        refuse_changes(old, changed("data.vflip", 0.5), "data-1", Path("run"))
+
+
+def test_a_field_that_is_gone_since_the_checkpoint_is_named() -> None:
+    old = state(1)
+    old.config["data"]["cache"] = 3
+    old.config["precision"] = "fp16"
+    with pytest.raises(InputError, match=r"does not know \(data.cache: 3; precision: 'fp16'\); go on with the release"):
+        refuse_changes(old, config(), "data-1", Path("run"))
+
+
+def test_the_older_order_of_groups_is_refused_by_name(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    path = save(tmp_path, model, optimizer, state(1), keep=1)
+    data = json.loads((path / "state.json").read_text())
+    assert data.pop("order_version") == 2
+    (path / "state.json").write_text(json.dumps(data))  # as the first release wrote it
+    refuse_changes(read_state(path), config(), "data-1", Path("run"))
+    grouped = changed("data.groups", 4)
+    old = replace(read_state(path), config=grouped.model_dump(mode="json"))
+    with pytest.raises(InputError, match=r"run: data.groups: the order .*\(order version 1, now 2\).*another --out"):
+        refuse_changes(old, grouped, "data-1", Path("run"))
+    refuse_changes(replace(old, order_version=2), grouped, "data-1", Path("run"))
+
+
+FIELD = re.compile(r"\b(?:(?:data|optim|objective|encoder)\.[a-z_]+|[a-z]+(?:_[a-z]+)+)\b")
+
+
+def test_what_a_message_advises_resume_allows() -> None:
+    """Every text of the trainer that names a field, but for errors before the first step."""
+    fields = set(flat(config().model_dump(mode="json")))
+    advised = {}
+    for path in sorted((Path(__file__).parents[2] / "pretrain").glob("*.py")):
+        for text in _texts(ast.parse(path.read_text(encoding="utf-8"))):
+            for field in FIELD.findall(text):
+                if field in fields:
+                    advised.setdefault(field, []).append(text)
+    assert {"data.max_unreadable", "data.retry_seconds", "optim.base_lr", "optim.clip_grad"} <= advised.keys()
+    for field in advised.keys() - MAY_CHANGE:
+        assert all("another --out" in text for text in advised[field]), (field, advised[field])
+
+
+def _texts(tree: ast.AST) -> Iterator[str]:
+    """What is raised as an error of work, or put together by a function to be raised."""
+    for node in ast.walk(tree):
+        error = isinstance(node, ast.Raise) and "WorkError" in ast.dump(node)
+        if error or (isinstance(node, ast.Return) and isinstance(node.value, ast.JoinedStr)):
+            constants = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            yield "".join(part for part in constants if isinstance(part, str))
+
+
+def test_moments_that_are_missing_or_of_another_shape_are_named(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    path = save(tmp_path, model, optimizer, state(1), keep=1)
+    file = path / "optimizer.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"exp_avg.0.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(InputError, match=r"optimizer.safetensors: has no exp_avg.0.weight of shape \(4, 3\); delete"):
+        load_optimizer(path, model, optimizer)
+    save_file({key: value for key, value in tensors.items() if key != "step.1.bias"}, file)
+    with pytest.raises(InputError, match=r"has no step.1.bias of shape \(\); delete .*step-00000001 to go on"):
+        load_optimizer(path, model, optimizer)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    save(tmp_path, model, optimizer, state(1), keep=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(WorkError, match="a checkpoint cannot be written .*make room, and --resume goes on"):
+            save(tmp_path, model, optimizer, state(2), keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_one_value_is_enough_not_to_be_finite(value: float) -> None:
+    model, optimizer = trained()
+    assert finite(model, optimizer)
+    moment = optimizer.state[model[1].bias]["exp_avg_sq"]
+    moment[2] = value
+    assert not finite(model, optimizer)
+    moment[2] = 0
+    with torch.no_grad():
+        model[0].weight[1, 1] = value
+    assert not finite(model, optimizer)
 
 
 def test_flat_names_nested_fields() -> None:

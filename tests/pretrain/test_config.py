@@ -8,6 +8,7 @@ import pytest
 
 from curation.errors import InputError
 from curation.settings import load, validate
+from pretrain.checkpoint import flat
 from pretrain.config import MAY_CHANGE, TrainConfig
 from pretrain.models.selective_mae import token_counts
 from pretrain.schedule import peak_rate
@@ -61,3 +62,11 @@ def test_fields_that_may_change_exist() -> None:
         node = config
         for part in field.split("."):
             node = node[part]
+
+
+def test_every_field_is_documented(repository: Path) -> None:
+    page = (repository / "docs" / "pretrain.md").read_text(encoding="utf-8")
+    fields = flat(validate(TrainConfig, SMALLEST, "x").model_dump(mode="json", exclude={"objective"})).keys()
+    assert not [field for field in fields if f"`{field}`" not in page]
+    may_change = page.partition("what it bears")[2].partition("Any other change")[0]
+    assert not [field for field in MAY_CHANGE if f"`{field}`" not in may_change]

@@ -44,10 +44,11 @@ def test_a_stream_started_later_gives_the_rest(make_shards: MakeShards) -> None:
         assert one.position == other.position
 
 
+@pytest.mark.parametrize("sizes", [[6, 6, 6, 6], [13, 2, 1, 8]])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_share_each_global_batch(make_shards: MakeShards, world: int, groups: int) -> None:
-    corpus = open_corpus([make_shards([6, 6, 6, 6])], SampleRule(8))
+def test_ranks_share_each_global_batch(make_shards: MakeShards, world: int, groups: int, sizes: list[int]) -> None:
+    corpus = open_corpus([make_shards(sizes)], SampleRule(8))
     plan = Plan(seed=0, global_batch=6, micro_batch=2, window=2, groups=groups)
     alone = [request.rows.sample_id for request in requests(corpus, plan, 0, 8)]
     together = [
@@ -58,6 +59,8 @@ def test_ranks_share_each_global_batch(make_shards: MakeShards, world: int, grou
         whole = np.concatenate(alone[3 * step : 3 * step + 3])
         per_rank = [np.concatenate(t[step * (len(t) // 8) : (step + 1) * (len(t) // 8)]) for t in together]
         np.testing.assert_array_equal(np.concatenate(per_rank), whole)
+    epoch = np.concatenate([r.rows.sample_id for r in requests(corpus, plan, 0, 4)])
+    assert sorted(epoch) == list(range(24))  # no sample twice, and nothing lost
 
 
 def test_a_group_reads_only_its_own_shards(make_shards: MakeShards) -> None:

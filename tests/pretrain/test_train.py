@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,24 +14,10 @@ from typing import Any
 import pytest
 import torch
 from imagery import MakeShards
-from safetensors.torch import load_file
-from small_run import ENCODER, SMALL, Quiet, config, settings
+from small_run import ENCODER, SMALL, Quiet, assert_equal, config, settings, weights
 
 from curation.errors import InputError, WorkError
 from pretrain.train import train
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    newest = sorted((out / "checkpoints").glob("step-*"))[-1]
-    return {f"{name}:{key}": value for name in ("model", "optimizer")
-            for key, value in load_file(newest / f"{name}.safetensors").items()}  # fmt: skip
-
-
-def assert_equal(one: Path, other: Path) -> None:
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    apart = {key: float((first[key] - second[key]).abs().max()) for key in first}
-    assert not any(apart.values()), {key: value for key, value in apart.items() if value}
 
 
 def test_a_run_makes_what_it_says(make_shards: MakeShards, tmp_path: Path) -> None:
@@ -78,7 +65,7 @@ def start(shards: Path, out: Path, **changes: Any) -> subprocess.Popen[str]:
 
 
 def wait_for(folder: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # a process takes minutes to start where many run
     while not list(folder.glob("checkpoints/step-*/state.json")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -100,7 +87,7 @@ def test_killed_and_resumed_gives_the_same_bits(make_shards: MakeShards, tmp_pat
     again = start(shards, torn, **changes, data={"workers": 1})
     if starts_stepping(again, torn):
         again.send_signal(signal.SIGTERM)
-    _, errors = again.communicate(timeout=60)
+    _, errors = again.communicate(timeout=300)
     assert again.returncode in (0, 143), errors
     assert train(config(shards, **changes), torn, Quiet(), resume=True).finished
     assert_equal(tmp_path / "whole", torn)
@@ -128,7 +115,7 @@ def test_a_run_holds_its_folder_alone_and_saves_at_sigterm(make_shards: MakeShar
     with pytest.raises(InputError, match="in use by another run"):
         train(config(shards), out, Quiet(), resume=True)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 143
     assert "stopped and saved at step" in errors
     assert len(list(out.glob("checkpoints/step-*"))) == 1
@@ -147,6 +134,15 @@ def test_an_unfinished_run_wants_resume(make_shards: MakeShards, tmp_path: Path)
         optim = {"base_lr": 0.5, "warmup_epochs": 1, "clip_grad": 1.0}
         train(config(shards, epochs=2, optim=optim), out, Quiet(), resume=True)
     assert train(config(shards, epochs=2), out, Quiet(), resume=True).finished
+
+
+def test_recomputed_blocks_give_the_same_bits(make_shards: MakeShards, tmp_path: Path) -> None:
+    shards = make_shards([8])
+    train(config(shards), tmp_path / "whole", Quiet())
+    train(config(shards, save_every=4), tmp_path / "run", Quiet())
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000006")
+    assert train(config(shards, grad_checkpointing=True), tmp_path / "run", Quiet(), resume=True).finished
+    assert_equal(tmp_path / "whole", tmp_path / "run")
 
 
 def test_micro_batches_add_up(make_shards: MakeShards, tmp_path: Path) -> None:
@@ -168,7 +164,7 @@ def test_two_processes_take_the_steps_of_one(make_shards: MakeShards, tmp_path: 
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pretrain", "train",
         str(tmp_path / "config.yaml"), "--out", str(tmp_path / "team"),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     alone, team = weights(tmp_path / "alone"), weights(tmp_path / "team")
     for key in alone:
@@ -183,8 +179,11 @@ def test_too_many_unreadable_samples_stop_the_run(make_shards: MakeShards, tmp_p
     assert train(lenient, tmp_path / "lenient", told).finished
     assert sum("unreadable: sample" in line for line in told.said) == 2
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "lenient").values())
-    with pytest.raises(WorkError, match=r"of 20 samples are unreadable, more than data.max_unreadable=0.001"):
-        train(config(shards), tmp_path / "strict", Quiet())
+    with pytest.raises(WorkError, match=r"of 20 samples are unreadable, more than data.max_unreadable=0.001") as told:
+        train(config(shards, epochs=2, save_every=1), tmp_path / "strict", Quiet())
+    assert "--resume goes on, with a greater data.max_unreadable" in str(told.value)
+    assert train(lenient, tmp_path / "strict", Quiet(), resume=True).finished
+    assert_equal(tmp_path / "lenient", tmp_path / "strict")
 
 
 def test_scale_mae_trains_on_gsd_in_spite_of_bad_samples(make_shards: MakeShards, tmp_path: Path) -> None:
@@ -194,12 +193,6 @@ def test_scale_mae_trains_on_gsd_in_spite_of_bad_samples(make_shards: MakeShards
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
     with pytest.raises(InputError, match=r"data.gsd_missing: this objective needs the GSD.*source0 \(8\)"):
         train(config(make_shards([8], side=(80, 90), gsd_m=None, name="no"), **changes), tmp_path / "no", Quiet())
-
-
-def test_a_diverged_run_says_so_and_keeps_its_last_good_checkpoint(make_shards: MakeShards, tmp_path: Path) -> None:
-    wild = config(make_shards([8]), epochs=30, save_every=1, optim={"base_lr": 1e30, "warmup_epochs": 0})
-    with pytest.raises(WorkError, match="the loss became"):
-        train(wild, tmp_path / "run", Quiet())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""Shards that go away while a run trains: waited for, read again, or named."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from threading import Timer
+
+import numpy as np
+import pytest
+from imagery import MakeShards
+from small_run import Quiet, assert_equal, config, settings
+
+from curation.terminal import Terminal
+from pretrain.augment import CropRule
+from pretrain.cli import main
+from pretrain.order import epoch_order
+from pretrain.reader import ShardReader
+from pretrain.train import train
+
+
+class Unplugging(Quiet):
+    """Takes a file or folder away once the run has opened its data, and brings it back after some seconds."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__()
+        self.path, self.seconds = path, seconds
+
+    def say(self, text: str) -> None:
+        super().say(text)
+        if text.startswith("steps:"):
+            away = self.path.with_name("away")
+            self.path.rename(away)
+            Timer(self.seconds, away.rename, [self.path]).start()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("lost", ["t-000001.tar", "index.parquet", "."])
+def test_a_shard_that_comes_back_gives_the_same_samples(
+    make_shards: MakeShards, tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: str, workers: int
+) -> None:
+    shards = make_shards([6, 6])
+    asked = config(shards, data={"workers": workers, "retry_seconds": 60, "max_unreadable": 0})
+    with caplog.at_level(logging.WARNING):
+        train(asked, tmp_path / "torn", Unplugging(Path(os.path.normpath(shards / lost)), seconds=1.5))
+    assert any("No such file or directory; trying again for 60 s" in message for message in caplog.messages)
+    train(asked, tmp_path / "whole", Quiet())
+    assert_equal(tmp_path / "whole", tmp_path / "torn")
+
+
+def test_a_shard_that_stays_away_is_named_in_one_line(
+    make_shards: MakeShards, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second shard of the first epoch is gone when it is reached; the run goes on from the last checkpoint."""
+    shards = make_shards([8, 8])
+    second = [int(window.shards[0]) for window in epoch_order([8, 8], seed=3, epoch=0, window=1)][1]
+    lost, away = shards / f"t-{second:06d}.tar", shards / "away"
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(settings(shards, save_every=1, data={"workers": 1, "window": 1})))
+
+    def say(_: Terminal, text: str) -> None:
+        if text.startswith("steps:"):
+            lost.rename(away)
+
+    command = ["train", str(path), "--out", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Terminal, "say", say)
+        assert main([*command, "data.retry_seconds=0.3"]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    (line,) = [line for line in told.splitlines() if line.startswith("rs-pretrain: ")]
+    assert f"{lost}: could not be read for 0.3 s (No such file or directory); bring it back, and --resume" in line
+    away.rename(lost)
+    assert main([*command, "data.retry_seconds=60", "--resume"]) == 0
+    assert "going on from step 2" in capsys.readouterr().out
+    assert main(["train", str(path), "--out", str(tmp_path / "whole")]) == 0
+    assert_equal(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_descriptor_that_fails_is_opened_anew(tmp_path: Path) -> None:
+    """A folder in the shard's place can be opened, and fails when it is read, as a stale handle does."""
+    path = tmp_path / "t-000000.tar"
+    path.mkdir()
+    reader = ShardReader([path], CropRule(8, (1.0, 1.0), (1.0, 1.0), 4.0))
+    with pytest.raises(IsADirectoryError) as error:
+        reader.read(0, 2, 3)
+    assert error.value.filename == str(path)
+    path.rmdir()
+    path.write_bytes(np.arange(9, dtype=np.uint8).tobytes())
+    assert reader.read(0, 2, 3) == b"\2\3\4"
