@@ -1,8 +1,8 @@
 """Rows of a Parquet table, listed from its footer and read page by page.
 
-A page is some dozens of images, about a megabyte, whatever a row group holds: reading it costs as little in a group of
-ten thousand rows as in one of a hundred, in any order, and no more than a page is in memory. Pages of an encoding that
-is read nowhere else than in Arrow bring their whole group along.
+A page is at most about a thousand images, whatever a row group holds, and only the last one is kept. One that is not
+compressed is not even read: its lengths tell where each image lies. So reading costs as little in a group of ten
+thousand rows as in one of a hundred. Pages of an encoding that only Arrow reads bring their whole group along.
 """
 
 from __future__ import annotations
@@ -114,10 +114,12 @@ def _read(path: Path, member: str, limit: int) -> bytes:
     chunk = _chunk(version, group, name)
     if chunk is not None:
         number = chunk.page_of(row)
-        value = _values(version, group, name, number).value(row - chunk.pages[number].first_row, limit)
+        values = _values(version, group, name, number)
+        with path.open("rb", 0) as stream:
+            value = values.value(stream, row - chunk.pages[number].first_row, limit)
     else:
-        values = _group(version, group, name)
-        value = values[row].as_py() if row < len(values) else None
+        loaded = _group(version, group, name)
+        value = loaded[row].as_py() if row < len(loaded) else None
     if value is None:
         raise ValueError("no image in this row; if the table changed since it was listed, run with --relist")
     within(len(value), limit)
@@ -155,17 +157,17 @@ def _chunk(version: Version, group: int, name: str) -> pages.Chunk | None:
         raise ValueError("its images lie in another file")
     if leaf.max_repetition_level:
         return None
-    with version[0].open("rb") as stream:
+    with version[0].open("rb", 0) as stream:
         return pages.walk(
             stream, start, facts.total_compressed_size, column.rows, facts.compression, leaf.max_definition_level
         )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _values(version: Version, group: int, name: str, number: int) -> pages.Values:
     chunk = _chunk(version, group, name)
     assert chunk is not None  # the caller has asked
-    with version[0].open("rb") as stream:
+    with version[0].open("rb", 0) as stream:
         return pages.read(stream, chunk, chunk.pages[number])
 
 

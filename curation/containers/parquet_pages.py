@@ -7,7 +7,6 @@ Arrow reads row groups only whole. Follows the Parquet format 2.10 (page headers
 from __future__ import annotations
 
 import bisect
-import struct
 import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 MAX_PAGE = 1 << 30
 """Bytes of a page above which it is not read, compressed or not."""
 
+SPARSE = 4 << 10
+"""Mean bytes of a value from which a page that is not compressed is read by the value."""
 MAX_ROWS = 1 << 20
 """Rows of a page above which it is left to Arrow."""
 
@@ -29,7 +30,6 @@ _PLAIN, _PLAIN_DICTIONARY, _RLE_DICTIONARY = 0, 2, 8
 _CODECS = {"SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd", "LZ4": "lz4_raw"}
 _HEADER = 16 << 10
 """Bytes read to find a page's header; with long statistics it is longer and read again."""
-_LENGTH = struct.Struct("<I")
 
 Struct = dict[int, "int | bytes | Struct | None"]
 
@@ -74,13 +74,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a page: where each lies in its bytes, or in the dictionary's."""
+    """The values of a page: where each lies in ``data``, or in the file where the page is large and not compressed."""
 
-    data: bytes
+    data: bytes | None
+    offset: int
     places: list[tuple[int, int] | None]
     """Start and end; None where there is no value."""
 
-    def value(self, row: int, limit: int) -> bytes | None:
+    def value(self, stream: IO[bytes], row: int, limit: int) -> bytes | None:
         """One value.
 
         Raises:
@@ -89,8 +90,23 @@ class Values:
         place = self.places[row]
         if place is None:
             return None
-        within(place[1] - place[0], limit)
-        return self.data[place[0] : place[1]]
+        start, end = place
+        within(end - start, limit)
+        if self.data is not None:
+            return self.data[start:end]
+        return _exactly(stream, self.offset + start, end - start)
+
+
+@dataclass(frozen=True)
+class _OnDisk:
+    """Bytes of a page that are read where they are looked at."""
+
+    stream: IO[bytes]
+    page: Page
+
+    def __getitem__(self, part: slice) -> bytes:
+        stop = min(part.stop, self.page.packed)
+        return _exactly(self.stream, self.page.offset + part.start, max(stop - part.start, 0))
 
 
 # ------------------------------------------------------------------------------------------------ headers
@@ -238,65 +254,81 @@ def read(stream: IO[bytes], chunk: Chunk, page: Page) -> Values:
     Raises:
         ValueError: damaged.
     """
-    data, levels = _unpacked(stream, chunk, page)
+    data, size, levels = _body(stream, chunk, page)
     present = [True] * page.rows
     at = 0
     if chunk.max_level:
         if levels is None:  # version 1: in front of the values, with their length
-            (length,) = _LENGTH.unpack_from(data)
-            levels, at = data[4 : 4 + length], 4 + length
+            at = 4 + int.from_bytes(data[0:4], "little")
+            levels = data[4:at]
         found = _hybrid(levels, chunk.max_level.bit_length(), page.rows)
         present = (found == chunk.max_level).tolist()
     count = sum(present)
     if page.encoding == _PLAIN:
-        source, places = data, _plain(data, at, count)
+        places = _plain(data, at, count, size)
     else:
         if chunk.dictionary is None:
             raise ValueError("a page without its dictionary")
-        source, _ = _unpacked(stream, chunk, chunk.dictionary)
-        words = _plain(source, 0, chunk.dictionary.rows)
-        places = [words[index] for index in _indexes(data, at, count)]
+        numbers = _indexes(data[at:size], count)
+        page = chunk.dictionary
+        data, size, _ = _body(stream, chunk, page)
+        words = _plain(data, 0, page.rows, size)
+        places = [words[number] for number in numbers]
     following = iter(places)
-    return Values(source, [next(following) if here else None for here in present])
+    return Values(
+        data if isinstance(data, bytes) else None,
+        page.offset,
+        [next(following) if here else None for here in present],
+    )
 
 
-def _unpacked(stream: IO[bytes], chunk: Chunk, page: Page) -> tuple[bytes, bytes | None]:
-    """Bytes of a page without compression, and its definition levels where they lie outside of it (version 2)."""
-    stream.seek(page.offset)
-    data = stream.read(page.packed)
-    if len(data) != page.packed:
-        raise ValueError("cut short")
+def _body(stream: IO[bytes], chunk: Chunk, page: Page) -> tuple[bytes | _OnDisk, int, bytes | None]:
+    """A page without compression, its size, and its definition levels where they lie outside of it (version 2)."""
+    is_plain = chunk.codec is None and page.crc is None and page.levels is None and page.encoding == _PLAIN
+    if is_plain and page.packed > SPARSE * page.rows:
+        return _OnDisk(stream, page), page.packed, None
+    data = _exactly(stream, page.offset, page.packed)
     if page.crc is not None and zlib.crc32(data) != page.crc:
         raise ValueError("wrong checksum")
     levels = None if page.levels is None else data[: page.levels]
     body, size = data[page.levels or 0 :], page.unpacked - (page.levels or 0)
-    if chunk.codec is None or not page.is_packed or not size:
-        return body, levels
+    if chunk.codec is not None and page.is_packed and size:
+        body = _unpacked(body, chunk.codec, size)
+    return body, len(body), levels
+
+
+def _exactly(stream: IO[bytes], offset: int, size: int) -> bytes:
+    stream.seek(offset)
+    data = stream.read(size)
+    if len(data) != size:
+        raise ValueError("cut short")
+    return data
+
+
+def _unpacked(data: bytes, codec: str, size: int) -> bytes:
     import pyarrow as pa
 
     try:
-        return pa.Codec(chunk.codec).decompress(body, decompressed_size=size, asbytes=True), levels
+        return bytes(pa.Codec(codec).decompress(data, decompressed_size=size, asbytes=True))
     except pa.ArrowException as error:
         raise ValueError(str(error).splitlines()[0]) from None
 
 
-def _plain(data: bytes, at: int, count: int) -> list[tuple[int, int]]:
+def _plain(data: bytes | _OnDisk, at: int, count: int, size: int) -> list[tuple[int, int]]:
     """Places of strings that lie one after another, each behind its length."""
     places = []
     for _ in range(count):
         start = at + 4
-        at = start + int.from_bytes(data[at:start], "little")
-        if at > len(data) or start > len(data):
+        at = start + int.from_bytes(data[start - 4 : start], "little")
+        if at > size or start > size:
             raise ValueError("cut short")
         places.append((start, at))
     return places
 
 
-def _indexes(data: bytes, at: int, count: int) -> list[int]:
+def _indexes(data: bytes, count: int) -> list[int]:
     """Numbers of words of the dictionary: a byte with their width, then the hybrid of runs and packed bits."""
-    if not count:
-        return []
-    return _hybrid(data[at + 1 :], within(data[at], 32), count).tolist()
+    return _hybrid(data[1:], within(data[0], 32), count).tolist() if count else []
 
 
 def _hybrid(data: bytes, width: int, count: int) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ from curation.catalogue import read_table
 from curation.containers import read_member
 from curation.errors import InputError, UnreadableImage
 from curation.inventory import SourceListing, list_images, write_inventory
-from curation.manifest import ExcludeRules, ResolvedSource, SliceRules, Source
+from curation.manifest import IMAGE_SUFFIXES, ExcludeRules, ResolvedSource, SliceRules, Source
 
 
 def grow(root: Path, *paths: str) -> Path:
@@ -232,6 +232,34 @@ def test_suffixes_that_no_rule_takes_are_counted(tmp_path: Path) -> None:
     listing = SourceListing("s")
     assert len(list(list_images(Source(id="s", images=("**/*.jpg",)), tmp_path, listing))) == 1
     assert not listing.warnings  # a manifest that chooses its files knows what it leaves
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_suffix_that_is_listed_is_decoded(tmp_path: Path, suffix: str) -> None:
+    import numpy as np
+    import rasterio
+    from PIL import Image
+
+    from curation.catalogue import Window
+    from curation.raster import Location, open_image
+
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, 32:] = (200, 100, 50)
+    drivers = {"img": "HFA", "ntf": "NITF", "nitf": "NITF"}
+    codes = {"jpe": "JPEG", "jfif": "JPEG", "jp2": "JPEG2000", "j2c": "JPEG2000", "jpc": "JPEG2000", "jpx": "JPEG2000"}
+    path = tmp_path / f"x.{suffix}"
+    if suffix in drivers:
+        with rasterio.open(path, "w", driver=drivers[suffix], width=64, height=64, count=3, dtype="uint8") as raster:
+            raster.write(pixels.transpose(2, 0, 1))
+    else:
+        options = {"quality": 95} if suffix in ("avif", "jpg", "jpeg", "jpe", "jfif", "webp") else {}
+        picture = Image.fromarray(pixels).convert("L" if suffix == "pgm" else "RGB")
+        picture.save(path, format=codes.get(suffix), **options)
+    (row,) = list_images(Source(id="s"), tmp_path)
+    with open_image(Location(tmp_path, row["file"]), Source(id="s"), ExcludeRules()) as image:
+        rgb, _ = image.read(Window(0, 0, 64, 64))
+    expected = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB")) if suffix == "pgm" else pixels
+    assert np.abs(rgb.astype(int) - expected)[:, [5, 60]].max() <= 5
 
 
 def test_a_folder_that_cannot_be_listed_is_told_and_the_rest_goes_on(
