@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation.catalogue import read_table
@@ -49,6 +49,7 @@ def test_rows_of_a_plain_folder(tmp_path: Path) -> None:
 names = st.text("ab.-_0é", min_size=1, max_size=3).filter(lambda name: not name.startswith("."))
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a loaded machine is no fault of the order
 @given(st.sets(st.lists(names, min_size=1, max_size=3).map("/".join), max_size=12))
 def test_order_is_that_of_whole_paths(tmp_path_factory: pytest.TempPathFactory, tree: set[str]) -> None:
     root = grow(tmp_path_factory.mktemp("tree"), *(f"{path}.jpg" for path in tree), "z.jpg")
