@@ -45,10 +45,17 @@ class Found:
     """What a walk came across beside the entries."""
 
     warnings: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    """Those warnings that tell of folders, files and archives that could not be read."""
     unlisted: Counter[str] = field(default_factory=Counter)
     """Files that no glob takes or leaves, per suffix."""
     links: list[str] = field(default_factory=list)
     twins: list[str] = field(default_factory=list)
+
+    def miss(self, warning: str) -> None:
+        """Note what could not be read."""
+        self.warnings.append(warning)
+        self.unread.append(warning)
 
     def tell(self) -> None:
         """Turn what was left out into warnings."""
@@ -184,10 +191,10 @@ def _items(walk: Walk, folder: str) -> Iterator[_Item]:
         with os.scandir(walk.root / folder) as entries:
             kept = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
     except PermissionError:
-        walk.found.warnings.append(f"{folder}: no permission to list it; try: chmod u+rx '{walk.root / folder}'")
+        walk.found.miss(f"{folder}: no permission to list it; try: chmod u+rx '{walk.root / folder}'")
         return
     except OSError as error:
-        walk.found.warnings.append(f"{folder}: cannot be listed ({error.strerror or error}); what it holds is left out")
+        walk.found.miss(f"{folder}: cannot be listed ({error.strerror or error}); what it holds is left out")
         return
     for entry in kept:
         is_folder = _is_folder(entry)
@@ -230,7 +237,7 @@ def _open_file(walk: Walk, item: _Item) -> Iterator[Entry]:
         try:
             status = item.entry.stat()
         except OSError as error:
-            walk.found.warnings.append(f"{item.relative}: cannot be read ({error.strerror or error}); it is left out")
+            walk.found.miss(f"{item.relative}: cannot be read ({error.strerror or error}); it is left out")
             return
         if item.entry.is_file():
             yield Entry(item.path, item.relative, None, status.st_size, status.st_mtime_ns)
@@ -262,7 +269,7 @@ def _members(walk: Walk, file: str, into: str, image_column: str | None) -> Iter
         if not walk.leaves(f"{path}/*"):
             told = broken_member(broken.reason)
             found.append(Entry(f"{path}/*", file, told, status.st_size, status.st_mtime_ns, is_broken=True))
-            walk.found.warnings.append(f"{file}: {broken.reason}, or leave it ({path}/*)")
+            walk.found.miss(f"{file}: {broken.reason}, or leave it ({path}/*)")
     if outside:
         walk.found.warnings.append(f"{file}: {outside} names lead outside the archive and are left out")
     found.reverse()  # of equal names the last comes first: it is what unpacking would leave

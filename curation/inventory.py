@@ -50,6 +50,8 @@ class SourceListing:
     unlisted: Counter[str] = field(default_factory=Counter)
     """Files that no glob takes or leaves, per suffix in lower case."""
     warnings: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    """Those warnings that tell of folders, files and archives that could not be read."""
 
 
 # ------------------------------------------------------------------------------------------------ the table
@@ -108,7 +110,7 @@ def list_images(source: Source, root: Path, listing: SourceListing | None = None
     listing.expected = source.expected_images
     check_root(source, root)
     taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
-    walk = Walk(source, root.resolve(), taken, left, Found(listing.warnings, listing.unlisted))
+    walk = Walk(source, root.resolve(), taken, left, Found(listing.warnings, listing.unread, listing.unlisted))
     entries = _select(source, list_entries(walk), listing)
     rows = _group(source.bands_in_files, entries, listing) if source.bands_in_files else _single(entries)
     split_of = _splitter(source.splits)
@@ -156,7 +158,7 @@ def _judge(source: Source, root: Path, listing: SourceListing) -> None:
             wanted = f"{source.bands_in_files.r} {source.bands_in_files.g} {source.bands_in_files.b}"
         packed = [file.name for file in source.files if _is_packed(source, root, file)]
         hints = [f"{packed[0]} is not unpacked; rs-curate fetch {source.id} --data {root.parent}"] if packed else []
-        hints += [*_untaken(source, root, listing)[:1], *listing.warnings[:1]]
+        hints += [*_untaken(source, root, listing)[:1], *(listing.unread or listing.warnings)[:1]]
         more = f" ({'; '.join(hints)})" if hints else ""
         raise InputError(f"source {source.id}: no image in {root}; looked for {wanted}{more}")
     listing.warnings += [f"no file matches {glob}" for glob, count in listing.globs.items() if count == 0]

@@ -191,7 +191,7 @@ def test_a_broken_archive_is_one_row_and_the_rest_goes_on(tmp_path: Path) -> Non
     listing = SourceListing("s")
     rows = list(list_images(Source(id="s", container="zip"), tmp_path, listing))
     assert [row["image"] for row in rows] == ["a.zip/1.jpg", "b.zip.jpg", "b.zip/*", "c.zip/1.jpg"]
-    assert listing.found == 3
+    assert listing.found == 3 and listing.unread == listing.warnings
     (warning,) = listing.warnings
     assert warning.startswith("b.zip: not a whole archive") and "fetch it again, or leave it (b.zip/*)" in warning
     with pytest.raises(UnreadableImage, match=r"b\.zip: not a whole archive"):
