@@ -58,7 +58,7 @@ def fingerprint_benchmark(
         run: maps the scan over the parts; :meth:`curation.executor.Executor.map_parts` for more than one process.
 
     Raises:
-        InputError: the folder is missing, holds no image, or no image of the test splits.
+        InputError: the folder is missing, holds no image, or no image of the test splits, or a part of it cannot be read.
     """
     from curation.inventory import write_inventory
 
@@ -66,7 +66,9 @@ def fingerprint_benchmark(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{benchmark.id}.") as name:
         listing = Path(name) / "images.parquet"
-        write_inventory([source], listing)
+        (listed,) = write_inventory([source], listing)
+        if listed.unread:  # its images would pass into a corpus unseen
+            raise InputError(f"benchmark {benchmark.id}: {listed.unread[0]}")
         parts = plan_parts(listing, Path(name), ScanJob(source, _PATIENT, FingerprintRules(), 0))
         for _ in run(scan_part, parts):
             pass

@@ -1,4 +1,4 @@
-"""Whole images decoded in memory: JPEG, PNG, BMP, WebP.
+"""Whole images decoded in memory: JPEG, PNG, BMP, WebP, AVIF, and the first frame of a GIF.
 
 The integrity of the stream is checked, and EXIF rotation is undone.
 """
@@ -19,7 +19,7 @@ from curation.errors import UnreadableImage
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "AVIF", "GIF")
 _EXIF_ORIENTATION = 0x0112
 
 

@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from curation.containers import CONTAINERS, container_of
+from curation.containers.archives import archive_of
+from curation.containers.unpack import LIMITS, Limits, unpack
 from curation.download import PATIENT, Patience, download, verify
+from curation.entries import opened_in_place
 from curation.errors import InputError, OpticalrsError, WorkError
 from curation.fetched import is_done, note_path, remember
 from curation.globs import compile_globs
-from curation.inventory import TOLERANCE, list_images, opened_in_place, patterns_of
+from curation.inventory import TOLERANCE, SourceListing, list_images, patterns_of
 from curation.locks import hold
 from curation.manifest import RemoteFile, ResolvedSource, Source
-from curation.names import archive_of
 from curation.remote import PUBLIC, Endpoints, Gone, Transient, list_repository, size_at
-from curation.unpack import LIMITS, Limits, readable_in_place, unpack
 
 BY_SCRIPT = ("direct", "zenodo", "huggingface", "s3")
 """Routes that need no person."""
@@ -195,13 +197,14 @@ def _wanted(source: Source, listed: Iterable[RemoteFile]) -> list[RemoteFile]:
         wanted = compile_globs(source.obtain.wanted)
         return [file for file in listed if wanted(file.name)]
     taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
-    suffix = {"parquet": ".parquet", "hdf5": ".h5"}.get(source.container, "\0")
+    kind = CONTAINERS.get(source.container)
+    suffixes = kind.suffixes if kind is not None and kind.is_table else ()
     images: list[RemoteFile] = []
     holders: list[RemoteFile] = []
     for file in listed:  # a listing may run into the millions: only what may be fetched is kept
         if taken(file.name) and not left(file.name):
             images.append(file)
-        elif not images and (archive_of(file.name) or file.name.endswith(suffix)):
+        elif not images and (archive_of(file.name) or file.name.lower().endswith(suffixes)):
             holders.append(file)
     return images or holders
 
@@ -210,11 +213,13 @@ def _is_complete(source: Source, root: Path) -> bool:
     """True when the images are there, however they came, by the manifest's own count."""
     if source.expected_images is None:
         return False
+    listing = SourceListing(source.id)
     try:
-        found = sum(1 for _ in list_images(source, root))
+        for _ in list_images(source, root, listing):
+            pass
     except InputError:
         return False
-    return found >= source.expected_images * (1 - TOLERANCE)
+    return listing.found >= source.expected_images * (1 - TOLERANCE)
 
 
 # ------------------------------------------------------------------------------------------------ downloading
@@ -248,7 +253,7 @@ def _check_room(root: Path, files: Sequence[RemoteFile], options: FetchOptions) 
     for file in files:
         part = root / f"{file.name}.part"
         need += (file.size or 0) - (part.stat().st_size if part.exists() else 0)
-        if archive_of(file.name) and (options.unpack == "all" or not file.name.lower().endswith((".zip", ".tar"))):
+        if archive_of(file.name) and (options.unpack == "all" or container_of(file.name) is None):
             need += file.size or 0
     free = shutil.disk_usage(root).free - RESERVE
     if need > max(free, 0) and need > 0:
@@ -346,7 +351,9 @@ def _unpack_one(
         return False
     if not all(part.is_file() for part in parts):
         return False
-    if options.unpack == "needed" and len(parts) == 1 and opened_in_place(source, name) and readable_in_place(parts[0]):
+    kind = container_of(name)
+    in_place = len(parts) == 1 and kind is not None and opened_in_place(source, name) and kind.is_readable(parts[0])
+    if options.unpack == "needed" and in_place:
         return False
     size = sum(part.stat().st_size for part in parts)
     tell(Event(source.id, name, "unpack", 0, size))

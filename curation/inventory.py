@@ -1,42 +1,38 @@
 """Inventory: one row per raw image of each source, sorted by path, from folders and archives alike.
 
 An image's path, which is part of every id, does not depend on whether an archive was unpacked: a member of an archive
-that the manifest lists is ``<into>/<member>``, of any other archive ``<archive's path>/<member>``. Folders are walked
-in the order of full paths with one folder's names in memory at a time.
+that the manifest lists is ``<into>/<member>``, of any other archive ``<archive's path>/<member>``. An archive that is
+broken has a row of its own, ``<archive's path>/*``, which the scan finds unreadable for the reason that is told here.
 """
 
 from __future__ import annotations
 
-import heapq
 import os
 import re
-import unicodedata
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
-from curation.containers import kind_of, list_members
+from curation.containers import CONTAINERS
+from curation.containers.archives import archive_of
+from curation.containers.registry import reason_in
+from curation.entries import Entry, Found, Walk, list_entries, opened_in_place
 from curation.errors import InputError
 from curation.globs import compile_globs
 from curation.manifest import EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, ResolvedSource, Source
-from curation.names import archive_of
+
+BESIDE_IMAGES = {
+    "txt", "md", "rst", "json", "jsonl", "geojson", "topojson", "xml", "csv", "tsv", "yaml", "yml", "toml", "ini",
+    "html", "htm", "pdf", "doc", "docx", "xls", "xlsx", "py", "ipynb", "m", "sh", "log", "bib", "license", "cfg", "db",
+    "shp", "shx", "dbf", "prj", "cpg", "qix", "sbn", "sbx", "qpj", "gpkg", "kml", "kmz", "tfw", "jgw", "jpw", "pgw",
+    "wld", "aux", "ovr", "msk", "rrd", "ige", "hdr", "md5", "sha1", "sha256", "sha512", "lock", "",
+}  # fmt: skip
+"""Suffixes of what usually lies beside images: annotations, georeferences, documents. They are not worth a warning."""
 
 TOLERANCE = 0.02
 """Share by which the number of images may differ from the expected one before it is worth a warning."""
-
-
-class Entry(NamedTuple):
-    """A file on disk or a member of a container, before any glob has seen it."""
-
-    path: str
-    """Image path: relative to the source's root, POSIX, NFC."""
-    file: str
-    """File on disk, relative to the root, spelled as the disk spells it."""
-    member: str | None
-    bytes: int
-    mtime_ns: int
 
 
 @dataclass
@@ -45,12 +41,17 @@ class SourceListing:
 
     id: str
     found: int = 0
+    """Images; not the rows that stand for broken archives."""
     expected: int | None = None
     bytes: int = 0
     globs: dict[str, int] = field(default_factory=dict)
     """Images per glob of the manifest's ``images`` (of ``bands_in_files``: files)."""
     splits: dict[str, int] = field(default_factory=dict)
+    unlisted: Counter[str] = field(default_factory=Counter)
+    """Files that no glob takes or leaves, per suffix in lower case."""
     warnings: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    """Those warnings that tell of folders, files and archives that could not be read."""
 
 
 # ------------------------------------------------------------------------------------------------ the table
@@ -108,12 +109,14 @@ def list_images(source: Source, root: Path, listing: SourceListing | None = None
     listing = listing if listing is not None else SourceListing(source.id)
     listing.expected = source.expected_images
     check_root(source, root)
-    entries = _select(source, list_entries(source, root, listing.warnings, _taker(source)), listing)
+    taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
+    walk = Walk(source, root.resolve(), taken, left, Found(listing.warnings, listing.unread, listing.unlisted))
+    entries = _select(source, list_entries(walk), listing)
     rows = _group(source.bands_in_files, entries, listing) if source.bands_in_files else _single(entries)
     split_of = _splitter(source.splits)
     for row in rows:
         split = split_of(row["image"])
-        listing.found += 1
+        listing.found += reason_in(row["member"] or "") is None
         listing.bytes += row["bytes"]
         listing.splits[split or ""] = listing.splits.get(split or "", 0) + 1
         label = PurePosixPath(row["image"]).parent.name if source.label_from == "parent" else ""
@@ -136,17 +139,14 @@ def check_root(source: Source, root: Path) -> None:
         raise InputError(f"source {source.id}: {root} does not exist; {get}")
     if not root.is_dir():
         raise InputError(f"source {source.id}: {root} is a file; give the folder that holds it")
-    with _listable(root, source) as found:
-        if next(found, None) is None:
-            raise InputError(f"source {source.id}: {root} is empty; {get}")
-
-
-def _listable(folder: Path, source: Source) -> Any:
-    """``os.scandir``, or one line about the folder that may not be listed."""
     try:
-        return os.scandir(folder)
+        with os.scandir(root) as found:
+            if next(found, None) is None:
+                raise InputError(f"source {source.id}: {root} is empty; {get}")
     except PermissionError:
-        raise InputError(f"source {source.id}: no permission to list {folder}; try: chmod u+rx '{folder}'") from None
+        raise InputError(f"source {source.id}: no permission to list {root}; try: chmod u+rx '{root}'") from None
+    except OSError as error:
+        raise InputError(f"source {source.id}: {root} cannot be listed ({error.strerror or error})") from None
 
 
 def _judge(source: Source, root: Path, listing: SourceListing) -> None:
@@ -158,12 +158,27 @@ def _judge(source: Source, root: Path, listing: SourceListing) -> None:
             wanted = f"{source.bands_in_files.r} {source.bands_in_files.g} {source.bands_in_files.b}"
         packed = [file.name for file in source.files if _is_packed(source, root, file)]
         hints = [f"{packed[0]} is not unpacked; rs-curate fetch {source.id} --data {root.parent}"] if packed else []
-        more = f" ({'; '.join([*hints, *listing.warnings[:1]])})" if hints or listing.warnings else ""
+        hints += [*_untaken(source, root, listing)[:1], *(listing.unread or listing.warnings)[:1]]
+        more = f" ({'; '.join(hints)})" if hints else ""
         raise InputError(f"source {source.id}: no image in {root}; looked for {wanted}{more}")
     listing.warnings += [f"no file matches {glob}" for glob, count in listing.globs.items() if count == 0]
+    listing.warnings += _untaken(source, root, listing)
     expected = listing.expected
     if expected is not None and abs(listing.found - expected) > TOLERANCE * expected:
         listing.warnings.append(f"{listing.found:,} images found, {expected:,} expected")
+
+
+def _untaken(source: Source, root: Path, listing: SourceListing) -> list[str]:
+    """Suffixes of files that no rule names, where the manifest does not choose its files itself."""
+    if source.bands_in_files or source.images != (EVERY_IMAGE,):
+        return []
+    was_fetched = (root / ".fetched").is_dir()
+    told = []
+    for suffix, count in listing.unlisted.most_common():
+        if suffix.lstrip(".") not in BESIDE_IMAGES and not (was_fetched and archive_of(f"x{suffix}")):
+            files = "1 file ends" if count == 1 else f"{count:,} files end"
+            told.append(f"{files} in {suffix}, which no rule takes; name them under images or leave")
+    return told
 
 
 def _is_packed(source: Source, root: Path, file: RemoteFile) -> bool:
@@ -180,23 +195,18 @@ def _select(source: Source, entries: Iterator[Entry], listing: SourceListing) ->
     listing.globs = dict.fromkeys(patterns, 0)
     for entry in entries:
         for pattern, matches in matchers:
-            if len(matchers) == 1 or matches(entry.path):
+            if not entry.is_broken and (len(matchers) == 1 or matches(entry.path)):
                 listing.globs[pattern] += 1
         yield entry
-
-
-def _taker(source: Source) -> Callable[[str], bool]:
-    taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
-    return lambda path: taken(path) and not left(path)
 
 
 def patterns_of(source: Source) -> tuple[str, ...]:
     """Globs of the files that become images: ``images``, or the three of ``bands_in_files``."""
     if source.bands_in_files:
         return (source.bands_in_files.r, source.bands_in_files.g, source.bands_in_files.b)
-    tables = {"parquet": "**/*.parquet/*", "hdf5": "**/*.{h5,hdf5}/*"}
-    if source.container in tables and source.images == (EVERY_IMAGE,):
-        return (tables[source.container],)
+    kind = CONTAINERS.get(source.container)
+    if kind is not None and kind.is_table and source.images == (EVERY_IMAGE,):
+        return tuple(f"**/*{suffix}/*" for suffix in kind.suffixes)
     return source.images
 
 
@@ -256,134 +266,3 @@ def _join(files: list[Entry | None]) -> dict[str, Any]:
         "bytes": red.bytes + green.bytes + blue.bytes,
         "mtime_ns": max(red.mtime_ns, green.mtime_ns, blue.mtime_ns),
     }
-
-
-# ------------------------------------------------------------------------------------------------ listing
-
-
-def list_entries(
-    source: Source, root: Path, warnings: list[str], wanted: Callable[[str], bool] = bool
-) -> Iterator[Entry]:
-    """List the files of a source, unpacked or in an archive, sorted by image path, each path once.
-
-    A file on disk goes before a member of the same path: an archive may lie beside what was unpacked from it.
-
-    Args:
-        source: Its manifest.
-        root: Its folder.
-        warnings: What is left out is told here.
-        wanted: Predicate on image paths; an archive's other members are never held in memory.
-    """
-    root = root.resolve()
-    listed = {file.name: file for file in source.files if opened_in_place(source, file.name)}
-    here = [file for file in listed.values() if (root / file.name).is_file()]
-    streams = [_walk(root, source, frozenset(listed), warnings, wanted)]
-    streams += [_members(root, file.name, file.into, None, warnings, wanted) for file in here]
-    previous = None
-    for entry in heapq.merge(*streams, key=lambda entry: entry.path):
-        if entry.path != previous:
-            yield entry
-        previous = entry.path
-
-
-def opened_in_place(source: Source, name: str) -> bool:
-    """True for archives whose members are listed without unpacking: those the manifest lists, or all of its container.
-
-    Images in one file per band are read by GDAL from files, so their archives are not.
-    """
-    listed = kind_of(name) in ("zip", "tar") and any(file.name == name for file in source.files)
-    return source.bands_in_files is None and (listed or _opens(source, name))
-
-
-def _walk(
-    root: Path, source: Source, listed: frozenset[str], warnings: list[str], wanted: Callable[[str], bool]
-) -> Iterator[Entry]:
-    """Depth-first walk in the order of full paths. Names that begin with a dot and links that lead outside are left."""
-    outside = 0
-    stack: list[Iterator[tuple[str, os.DirEntry[str]]]] = [_names(root, "", source)]
-    while stack:
-        found = next(stack[-1], None)
-        if found is None:
-            stack.pop()
-            continue
-        relative, item = found
-        if item.is_symlink() and not _inside(root, item.path):
-            outside += 1
-        elif item.is_dir():
-            stack.append(_names(root, relative, source))
-        elif item.is_file() and unicodedata.normalize("NFC", relative) not in listed:
-            yield from _open_file(root, relative, item.stat(), source, warnings, wanted)
-    if outside:
-        warnings.append(f"{outside} symbolic links lead outside the folder or in a circle and are left out")
-
-
-def _names(root: Path, folder: str, source: Source) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    with _listable(root / folder, source) as items:
-        kept = [item for item in items if not item.name.startswith(".") and item.name != "__MACOSX"]
-
-    def order(item: os.DirEntry[str]) -> str:
-        # A folder, or what is opened like one, sorts by its name and the slash: so whole paths come in order.
-        return unicodedata.normalize("NFC", item.name) + ("/" if item.is_dir() or _opens(source, item.name) else "")
-
-    kept.sort(key=order)
-    return ((f"{folder}/{item.name}" if folder else item.name, item) for item in kept)
-
-
-def _opens(source: Source, name: str) -> bool:
-    folders = ("folder", "other", *(("zip", "tar") if source.bands_in_files else ()))
-    return source.container not in folders and kind_of(name) == source.container
-
-
-def _inside(root: Path, link: str) -> bool:
-    target = os.path.realpath(link)
-    if not target.startswith(f"{root}{os.sep}"):
-        return False
-    return not f"{Path(link).parent.resolve()}{os.sep}".startswith(f"{target}{os.sep}")  # a link to above is a circle
-
-
-def _open_file(
-    root: Path,
-    relative: str,
-    stat: os.stat_result,
-    source: Source,
-    warnings: list[str],
-    wanted: Callable[[str], bool],
-) -> Iterator[Entry]:
-    """One plain file, or the members of a container that is read in place."""
-    try:
-        relative.encode()
-    except UnicodeEncodeError:
-        warnings.append(f"{relative!r}: the name is not UTF-8; rename the file")
-        return
-    path = unicodedata.normalize("NFC", relative)
-    if _opens(source, relative):
-        yield from _members(root, relative, path, source.image_column, warnings, wanted)
-    elif wanted(path):
-        yield Entry(path, relative, None, stat.st_size, stat.st_mtime_ns)
-
-
-def _members(
-    root: Path,
-    file: str,
-    into: str,
-    image_column: str | None,
-    warnings: list[str],
-    wanted: Callable[[str], bool],
-) -> Iterator[Entry]:
-    mtime = (root / file).stat().st_mtime_ns
-    into = into.strip("/")
-    found: list[Entry] = []
-    outside = 0
-    for member in list_members(root / file, image_column):
-        name = member.name.replace("\\", "/")
-        if name.startswith("/") or (".." in name and ".." in name.split("/")):
-            outside += 1
-        elif "/." not in f"/{name}" and not name.startswith("__MACOSX/"):
-            path = f"{into}/{name}" if into else name
-            path = path if path.isascii() else unicodedata.normalize("NFC", path)
-            if wanted(path):
-                found.append(Entry(path, file, member.locator, member.bytes, mtime))
-    if outside:
-        warnings.append(f"{file}: {outside} names lead outside the archive and are left out")
-    found.sort()
-    yield from found

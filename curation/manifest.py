@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
+from curation.containers import CONTAINERS
 from curation.errors import InputError
 from curation.settings import Strict, load, validate
 
@@ -46,11 +47,20 @@ def _relative(path: str) -> str:
 
 RelativePath = Annotated[str, BeforeValidator(lambda value: _relative(value) if isinstance(value, str) else value)]
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "tif", "tiff", "jp2", "bmp", "webp")
+IMAGE_SUFFIXES = (
+    "jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "jp2", "j2k", "j2c", "jpc", "jpx", "bmp", "webp", "gif", "avif",
+    "ppm", "pgm", "pnm", "img", "ntf", "nitf",
+)  # fmt: skip
 EVERY_IMAGE = f"**/*.{{{','.join(IMAGE_SUFFIXES)}}}"
 
 
 # ------------------------------------------------------------------------------------------------ sources
+
+
+if TYPE_CHECKING:
+    ContainerName = str
+else:
+    ContainerName = Literal[("folder", *CONTAINERS, "other")]
 
 
 class RemoteFile(Strict):
@@ -145,7 +155,7 @@ class Source(Strict):
     redistributable: Annotated[Literal["yes", "no", "unknown"], BeforeValidator(_yes_no)] = "unknown"
     obtain: Obtain = Obtain()
     files: tuple[RemoteFile, ...] = ()
-    container: Literal["folder", "zip", "tar", "parquet", "hdf5", "other"] = "folder"
+    container: ContainerName = "folder"
     image_column: str | None = None
     """Column (Parquet) or dataset (HDF5) that holds the images."""
     readable: bool = True

@@ -38,7 +38,7 @@ WHOLE_PIXELS = 64_000_000
 
 SPARSEST = 10_000
 """The same of rasters read by windows, whose empty blocks need no bytes."""
-BY_WINDOW = ("TIFF", "JP2")
+BY_WINDOW = ("TIFF", "JP2", "PNM", "HFA", "NITF")
 DENSEST = {"PNG": 8 * 1032, "JPEG": 1024}
 """Most pixels that one byte can hold: deflate's limit at one bit a pixel; two bits for a block of 64 pixels."""
 

@@ -20,8 +20,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import IO, Any, NoReturn
+
+from pydantic import ValidationError
 
 from curation.errors import InputError, OpticalrsError
 from curation.manifest import RemoteFile
@@ -284,7 +285,7 @@ def _list_s3(prefix: str, ends: Endpoints) -> Iterator[RemoteFile]:
             for item in page.get("Contents", ()):
                 name = item["Key"][len(start) :].lstrip("/")
                 if name and not name.endswith("/"):
-                    yield RemoteFile(name=name, url=f"s3://{place.netloc}/{item['Key']}", size=item["Size"])
+                    yield _hosted(prefix, name=name, url=f"s3://{place.netloc}/{item['Key']}", size=item["Size"])
     except (refused, broken) as error:
         raise Gone(f"{prefix}: {error}") from None
 
@@ -306,16 +307,28 @@ def list_repository(via: str, repository: str, ends: Endpoints) -> Iterator[Remo
     }
     if via not in listers:
         raise InputError(f"{via}: files of {repository} cannot be listed; name them under files")
-    for file in listers[via](repository, ends):
-        if PurePosixPath(file.name).is_absolute() or ".." in PurePosixPath(file.name).parts:
-            raise Gone(f"{repository}: {file.name!r} leads outside the folder")
-        yield file
+    yield from listers[via](repository, ends)
+
+
+def _hosted(repository: str, **facts: Any) -> RemoteFile:
+    """A file as a service lists it; what it says is not ours and may be anything.
+
+    Raises:
+        Gone: its name leads outside the folder, or a fact is not of its kind.
+    """
+    try:
+        return RemoteFile(**facts)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        why = "leads outside the folder" if problem["loc"] == ("name",) else f"{problem['loc'][0]}: {problem['msg']}"
+        raise Gone(f"{repository}: its file {facts.get('name')!r} cannot be fetched ({why})") from None
 
 
 def _list_zenodo(record: str, ends: Endpoints) -> Iterator[RemoteFile]:
     for item in _json(f"{ends.zenodo}/api/records/{record}", ends).get("files", ()):
         kind, _, digest = item.get("checksum", "").partition(":")
-        yield RemoteFile(
+        yield _hosted(
+            record,
             name=item["key"],
             url=f"{ends.zenodo}/records/{record}/files/{urllib.parse.quote(item['key'])}?download=1",
             size=item.get("size"),
@@ -343,7 +356,8 @@ def _list_hub(repository: str, ends: Endpoints) -> Iterator[RemoteFile]:
     try:
         for item in HfApi(endpoint=ends.huggingface).list_repo_tree(repository, repo_type="dataset", recursive=True):
             if isinstance(item, RepoFile):
-                yield RemoteFile(
+                yield _hosted(
+                    repository,
                     name=item.path,
                     url=hf_hub_url(repository, item.path, repo_type="dataset", endpoint=ends.huggingface),
                     size=item.size,

@@ -14,6 +14,11 @@ _SIGNATURES = (
     (b"MM\0+", "TIFF"),
     (b"\0\0\0\x0cjP  ", "JP2"),
     (b"\xff\x4f\xff\x51", "JP2"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"EHFA_HEADER_TAG", "HFA"),
+    (b"NITF0", "NITF"),
+    (b"NSIF0", "NITF"),
 )
 
 
@@ -28,4 +33,8 @@ def sniff(head: bytes) -> str:
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
+    if head[4:8] == b"ftyp" and b"avif" in head[8:32]:
+        return "AVIF"
+    if head[:2] in (b"P5", b"P6") and head[2:3].isspace():
+        return "PNM"
     raise UnreadableImage("empty file" if not head else f"not an image format that is read; begins with {head[:8]!r}")

@@ -21,6 +21,8 @@ from curation.errors import InputError
 from curation.shards import ShardInfo, index_rows, meta_columns
 
 IMAGE_EXTENSIONS = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "webp": "webp"}
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP")
+"""What these extensions may hold: without a list, bytes of any kind reach any of Pillow's loaders, Ghostscript too."""
 MAX_IMAGE_BYTES, MAX_JSON_BYTES = 1 << 28, 1 << 20
 """Larger members are not read: a shard from elsewhere must not fill the memory."""
 _SPLIT = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
@@ -129,7 +131,7 @@ def _size(file: BinaryIO, image: tarfile.TarInfo, meta: dict[str, Any]) -> tuple
     if all(isinstance(side, int) and 0 < side < 1 << 31 for side in sides):
         return sides  # type: ignore[return-value]
     try:
-        with Image.open(io.BytesIO(_read(file, image))) as header:
+        with Image.open(io.BytesIO(_read(file, image)), formats=PILLOW_FORMATS) as header:
             return header.size
     except (OSError, ValueError, Image.DecompressionBombError):
         return 0, 0

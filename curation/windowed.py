@@ -26,7 +26,9 @@ from curation.tables import differs, interleave
 Pixels = npt.NDArray[np.generic]
 Mask = npt.NDArray[np.bool_]
 
-DRIVERS = {"TIFF": "GTiff", "JP2": "JP2OpenJPEG", "PNG": "PNG", "JPEG": "JPEG"}
+DRIVERS = {
+    "TIFF": "GTiff", "JP2": "JP2OpenJPEG", "PNG": "PNG", "JPEG": "JPEG", "PNM": "PNM", "HFA": "HFA", "NITF": "NITF",
+}  # fmt: skip
 """GDAL's driver of each format. These hold their own pixels; others (VRT, WMS, ...) can name further files and URLs."""
 
 GDAL_OPTIONS = {

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from rasterio.io import MemoryFile
 
-from curation.containers import list_members, read_member
+from curation.containers import CONTAINERS, BrokenArchive, list_members, read_member
 from curation.errors import InputError, UnreadableImage
 
 FILES = {"a/one.jpg": b"one" * 1000, "b/zwei.jpg": bytes(range(256)) * 40, "ü/three.png": b""}
@@ -90,8 +90,91 @@ def test_parquet_rows(tmp_path: Path, column: str | None) -> None:
     images = [{"bytes": b"one", "path": "1.jpg"}, None, {"bytes": b"three", "path": None}, {"bytes": b"4", "path": ""}]
     pq.write_table(pa.table({"label": [0, 1, 2, 3], "image": images}), tmp_path / "x.parquet", row_group_size=2)
     members = list(list_members(tmp_path / "x.parquet", column))
-    assert [(m.name, m.bytes) for m in members] == [("000000000", 3), ("000000002", 5), ("000000003", 1)]
+    assert [m.name for m in members] == ["000000000", "000000002", "000000003"]
     assert [read_member(tmp_path, "x.parquet", m.locator, 9) for m in members] == [b"one", b"three", b"4"]
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd", "lz4", "brotli"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("nulls", [False, True])
+def test_parquet_pages_read_as_arrow_reads_them(tmp_path: Path, compression: str, version: str, nulls: bool) -> None:
+    chance = random.Random(1)
+    images = [chance.randbytes(chance.randrange(12_000)) for _ in range(200)] + [b"again"] * 90
+    values = [None if nulls and chance.random() < 0.2 else image for image in images]
+    struct = [None if nulls and chance.random() < 0.1 else {"path": "", "bytes": value} for value in values]
+    table = pa.table(
+        {"plain": pa.array(values), "struct": struct, "repeated": pa.array(values[-90:] * 4 + values[:30])}
+    )
+    for name, dictionary in (("plain", False), ("struct", False), ("plain", True), ("repeated", True)):
+        path = tmp_path / f"{name}-{dictionary}.parquet"
+        pq.write_table(
+            table.select([name]), path, row_group_size=150, compression=compression, data_page_version=version,
+            use_dictionary=dictionary, data_page_size=16_384, write_batch_size=chance.choice([7, 1024]),
+            write_page_checksum=chance.random() < 0.5, compression_level=1 if compression == "brotli" else None,
+        )  # fmt: skip
+        expected = [value["bytes"] if isinstance(value, dict) else value for value in table[name].to_pylist()]
+        members = list(list_members(path, name))
+        assert [int(member.name) for member in members] == [
+            at for at, value in enumerate(expected) if value is not None
+        ]
+        for member in members + chance.sample(members, 20):
+            assert read_member(tmp_path, path.name, member.locator, 12_000) == expected[int(member.name)]
+
+
+def test_parquet_encodings_that_are_left_to_arrow(tmp_path: Path) -> None:
+    images = [random.Random(n).randbytes(500 + n) for n in range(50)]
+    pq.write_table(
+        pa.table({"image": images}), tmp_path / "x.parquet", row_group_size=20, use_dictionary=False,
+        column_encoding={"image": "DELTA_LENGTH_BYTE_ARRAY"},
+    )  # fmt: skip
+    members = list_members(tmp_path / "x.parquet")
+    assert [read_member(tmp_path, "x.parquet", member.locator, 600) for member in members] == images
+
+
+def test_parquet_is_listed_without_its_pixels_and_a_damaged_page_costs_its_own_rows(tmp_path: Path) -> None:
+    images = [random.Random(n).randbytes(20_000) for n in range(200)]
+    path = tmp_path / "x.parquet"
+    pq.write_table(
+        pa.table({"image": images}), path, row_group_size=100, compression="none", use_dictionary=False,
+        data_page_size=100_000, write_batch_size=4, write_page_checksum=True,
+    )  # fmt: skip
+    data = bytearray(path.read_bytes())
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    whole = list(list_members(path))
+    path.write_bytes(bytes(len(data) - footer) + data[-footer:])
+    assert list(list_members(path)) == whole and len(whole) == 200
+    assert {member.bytes for member in whole} == {pq.read_metadata(path).row_group(0).total_byte_size // 100}
+    data[data.index(images[150])] ^= 1
+    path.write_bytes(data)
+    bad = []
+    for at, member in enumerate(whole):
+        try:
+            assert read_member(tmp_path, "x.parquet", member.locator, 20_000) == images[at]
+        except UnreadableImage as error:
+            assert "checksum" in str(error)
+            bad.append(at)
+    assert 150 in bad and len(bad) < 20
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damage_anywhere_in_a_parquet_table_is_told_and_bounded(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    path = tmp_path / "x.parquet"
+    images = [None if n % 9 == 0 else b"12345678" * (n % 7) for n in range(400)]
+    pq.write_table(pa.table({"image": images}), path, row_group_size=200, compression="snappy", data_page_size=512)
+    data = bytearray(path.read_bytes())
+    for _ in range(3):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    path.write_bytes(data)
+    try:
+        members = list(list_members(path))
+    except InputError:
+        return
+    for member in members:
+        try:
+            assert len(read_member(tmp_path, "x.parquet", member.locator, 100)) <= 100
+        except UnreadableImage as error:
+            assert "x.parquet" in str(error)
 
 
 def test_parquet_without_images_names_the_columns_that_could(tmp_path: Path) -> None:
@@ -128,6 +211,21 @@ def test_damage_is_one_unreadable_image(tmp_path: Path) -> None:
     for wrong in ("nothing.jpg", "@5+3 a.jpg", "@999999999+3 a.jpg", ""):
         with pytest.raises(UnreadableImage, match=r"x\.zip"):
             read_member(tmp_path, "x.zip", wrong, 1_000)
+
+
+@pytest.mark.parametrize("damage", ["header", "end"])
+def test_a_damaged_tar_gives_what_is_whole_and_then_says_so(tmp_path: Path, damage: str) -> None:
+    path = make_tar(tmp_path / "x.tar", {f"{n}.jpg": b"x" * 600 for n in range(9)}, tarfile.USTAR_FORMAT)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"5.jpg")
+    if damage == "header":
+        data[at : at + 300] = random.Random(0).randbytes(300)
+    path.write_bytes(data if damage == "header" else data[: at + 700])
+    members = []
+    with pytest.raises(BrokenArchive, match="fetch it again"):
+        for member in list_members(path):
+            members.append(member.name)
+    assert members == [f"{n}.jpg" for n in range(5)]
 
 
 def test_links_in_archives_are_not_listed(tmp_path: Path) -> None:
@@ -176,6 +274,24 @@ def test_hdf5_images(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None
         read_member(tmp_path, "x.h5", "@99+0 group/images", 1 << 20)
 
 
+def test_hdf5_that_names_another_file_is_not_followed(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "secret").write_bytes(bytes(192))
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["images"] = np.zeros((1, 8, 8, 3), "uint8")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["good"] = np.zeros((1, 8, 8, 3), "uint8")
+        file.create_dataset("raw", (1, 8, 8, 3), "uint8", external=[(str(tmp_path / "secret"), 0, 192)])
+        file["linked"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "images")
+        layout = h5py.VirtualLayout((1, 8, 8, 3), "uint8")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "images", (1, 8, 8, 3))
+        file.create_virtual_dataset("virtual", layout)
+    assert [member.locator for member in list_members(tmp_path / "x.h5")] == ["@0+0 good"]
+    for name in ("raw", "linked", "virtual"):
+        with pytest.raises(UnreadableImage, match="no such image"):
+            read_member(tmp_path, "x.h5", f"@0+0 {name}", 1 << 20)
+
+
 def test_hdf5_with_several_datasets_asks_which(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -183,3 +299,9 @@ def test_hdf5_with_several_datasets_asks_which(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="image_column to one of: sen1, sen2"):
         list(list_members(tmp_path / "x.h5"))
     assert len(list(list_members(tmp_path / "x.h5", "sen2"))) == 2
+
+
+def test_what_can_be_read_in_place(tmp_path: Path) -> None:
+    assert CONTAINERS["zip"].is_readable(make_zip(tmp_path / "a.zip"))
+    assert CONTAINERS["tar"].is_readable(make_tar(tmp_path / "a.tar"))
+    assert not CONTAINERS["zip"].is_readable(make_zip(tmp_path / "b.zip", method=zipfile.ZIP_LZMA))

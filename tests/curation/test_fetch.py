@@ -470,15 +470,27 @@ def test_zenodo(server: Server, tmp_path: Path) -> None:
         ({"leave": ["b/**"]}, {"a/1.jpg"}),
         ({"images": ["**/*.tif"]}, {"all.zip", "more.tar.gzaa"}),
         ({"images": ["**/*.parquet/*"], "container": "parquet"}, {"all.zip", "more.tar.gzaa", "t.parquet"}),
+        ({"images": ["**/*.hdf5/*"], "container": "hdf5"}, {"all.zip", "more.tar.gzaa", "t.hdf5", "u.H5"}),
         ({"obtain": {"via": "zenodo", "repository": "12345", "wanted": ["*.parquet"]}}, {"t.parquet"}),
     ],
 )
 def test_which_files_of_a_repository_are_wanted(server: Server, fields: dict[str, object], expected: set[str]) -> None:
-    names = ["a/1.jpg", "b/2.jpg", "README.md", "all.zip", "more.tar.gzaa", "t.parquet"]
+    names = ["a/1.jpg", "b/2.jpg", "README.md", "all.zip", "more.tar.gzaa", "t.parquet", "t.hdf5", "u.H5"]
     server.files["12345"] = json.dumps({"files": [{"key": name, "size": 1} for name in names]}).encode()
     ends = Endpoints(zenodo=server.url("").rstrip("/"))
     source = Source.model_validate({"id": "s", "obtain": {"via": "zenodo", "repository": "12345"}, **fields})
     assert {file.name for file in files_of(source, ends)} == expected
+
+
+@pytest.mark.parametrize("name", ["../evil.jpg", "a/../../evil.jpg", "/etc/evil.jpg", "a\\..\\evil.jpg"])
+def test_a_hosted_name_that_leads_outside_is_one_line(server: Server, tmp_path: Path, name: str) -> None:
+    server.files["12345"] = json.dumps({"files": [{"key": name, "size": 1}]}).encode()
+    source = Source.model_validate({"id": "s", "obtain": {"via": "zenodo", "repository": "12345"}})
+    (result,) = fetch(
+        [resolved(source, tmp_path / "s")], FetchOptions(ends=Endpoints(zenodo=server.url("").rstrip("/")))
+    )
+    assert result.error.startswith("source s: 12345: its file ") and "leads outside the folder" in result.error
+    assert "\n" not in result.error and not list(tmp_path.rglob("evil*"))
 
 
 def test_hugging_face_hub(server: Server, tmp_path: Path) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import tarfile
 import unicodedata
+import warnings
 import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation.catalogue import read_table
 from curation.containers import read_member
-from curation.errors import InputError
+from curation.errors import InputError, UnreadableImage
 from curation.inventory import SourceListing, list_images, write_inventory
-from curation.manifest import ResolvedSource, SliceRules, Source
+from curation.manifest import IMAGE_SUFFIXES, ExcludeRules, ResolvedSource, SliceRules, Source
 
 
 def grow(root: Path, *paths: str) -> Path:
@@ -44,6 +49,7 @@ def test_rows_of_a_plain_folder(tmp_path: Path) -> None:
 names = st.text("ab.-_0é", min_size=1, max_size=3).filter(lambda name: not name.startswith("."))
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a loaded machine is no fault of the order
 @given(st.sets(st.lists(names, min_size=1, max_size=3).map("/".join), max_size=12))
 def test_order_is_that_of_whole_paths(tmp_path_factory: pytest.TempPathFactory, tree: set[str]) -> None:
     root = grow(tmp_path_factory.mktemp("tree"), *(f"{path}.jpg" for path in tree), "z.jpg")
@@ -69,7 +75,7 @@ def test_globs_take_and_leave(tmp_path: Path) -> None:
         (lambda root: None, "does not exist; rs-curate fetch s --data "),
         (lambda root: root.mkdir(), "is empty; rs-curate fetch s --data "),
         (lambda root: root.write_bytes(b""), "is a file; give the folder"),
-        (lambda root: grow(root, "a.gif"), "looked for files that end in jpg, jpeg, png, tif"),
+        (lambda root: grow(root, "a.heic"), r"looked for files that end in jpg, jpeg, .*1 file ends in \.heic"),
     ],
 )
 def test_a_wrong_folder_says_what_to_type(tmp_path: Path, prepare, message: str) -> None:
@@ -123,9 +129,159 @@ def test_links(tmp_path: Path) -> None:
     (root / "dangling.jpg").symlink_to("nowhere.jpg")
     listing = SourceListing("s")
     assert [row["image"] for row in list_images(Source(id="s"), root, listing)] == ["alias.jpg", "real/1.jpg"]
-    assert len(listing.warnings) == 1 and listing.warnings[0].startswith("4 symbolic links")
+    (warning,) = listing.warnings
+    assert warning.startswith("5 symbolic links") and "circle, dangling.jpg, out.jpg and 2 more" in warning
     (tmp_path / "link").symlink_to(root)
     assert paths_of(Source(id="s"), tmp_path / "link") == ["alias.jpg", "real/1.jpg"]
+
+
+def test_links_in_circles_and_mazes_end(tmp_path: Path) -> None:
+    grow(tmp_path, *(f"{room}/1.jpg" for room in "abcdefgh"))
+    (tmp_path / "self.jpg").symlink_to("self.jpg")
+    (tmp_path / "x").symlink_to("y")
+    (tmp_path / "y").symlink_to("x")
+    for room in "abcdefgh":
+        for other in "abcdefgh":
+            (tmp_path / room / f"to_{other}").symlink_to(tmp_path / other)
+    listing = SourceListing("s")
+    found = [row["image"] for row in list_images(Source(id="s", images=("?/1.jpg", "?/to_?/1.jpg")), tmp_path, listing)]
+    assert [path for path in found if path.count("/") == 1] == [f"{room}/1.jpg" for room in "abcdefgh"]
+    assert len(found) == 8 + 8 * 7 and "self.jpg" not in found
+    listing = SourceListing("s")
+    list(list_images(Source(id="s"), tmp_path, listing))
+    assert [warning for warning in listing.warnings if "in a circle and are left out: a/to_a" in warning]
+
+
+def test_names_that_are_equal_after_normalisation_are_told(tmp_path: Path) -> None:
+    nfc, nfd = "\u00e9", "e\u0301"
+    grow(tmp_path, f"{nfc}.jpg", f"{nfd}.jpg", f"{nfc}/1.jpg", f"{nfc}/3.jpg", f"{nfd}/1.jpg", f"{nfd}/2.jpg")
+    listing = SourceListing("s")
+    rows = list(list_images(Source(id="s"), tmp_path, listing))
+    assert [row["image"] for row in rows] == [f"{nfc}.jpg", f"{nfc}/1.jpg", f"{nfc}/2.jpg", f"{nfc}/3.jpg"]
+    (warning,) = listing.warnings
+    assert warning.startswith("2 files have the name of another one") and f"{nfc}.jpg" in warning
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_of_two_members_of_one_name_the_later_is_taken_and_told(tmp_path: Path, kind: str) -> None:
+    members = [("a.jpg", b"old"), ("b.jpg", b"b"), ("a.jpg", b"newer")]
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive, warnings.catch_warnings(action="ignore"):
+            for name, data in members:
+                archive.writestr(name, data)
+    else:
+        with tarfile.open(tmp_path / "x.tar", "w") as archive:
+            for name, data in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    listing = SourceListing("s")
+    rows = list(list_images(Source(id="s", container=kind), tmp_path, listing))
+    assert [read_member(tmp_path, row["file"], row["member"], 9) for row in rows] == [b"newer", b"b"]
+    (warning,) = listing.warnings
+    assert warning.startswith("1 files have the name of another") and f"x.{kind}/a.jpg in x.{kind}" in warning
+
+
+def test_a_broken_archive_is_one_row_and_the_rest_goes_on(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.writestr("1.jpg", b"1" * 500)
+    (tmp_path / "b.zip").write_bytes((tmp_path / "b.zip").read_bytes()[:300])
+    grow(tmp_path, "b.zip.jpg")
+    listing = SourceListing("s")
+    rows = list(list_images(Source(id="s", container="zip"), tmp_path, listing))
+    assert [row["image"] for row in rows] == ["a.zip/1.jpg", "b.zip.jpg", "b.zip/*", "c.zip/1.jpg"]
+    assert listing.found == 3 and listing.unread == listing.warnings
+    (warning,) = listing.warnings
+    assert warning.startswith("b.zip: not a whole archive") and "fetch it again, or leave it (b.zip/*)" in warning
+    with pytest.raises(UnreadableImage, match=r"b\.zip: not a whole archive"):
+        read_member(tmp_path, rows[2]["file"], rows[2]["member"], 1_000)
+    for leave in ("b.zip", "b.zip/**", "**/b.zip/*"):
+        listing = SourceListing("s")
+        left = Source(id="s", container="zip", leave=(leave,))
+        assert len(list(list_images(left, tmp_path, listing))) == 3 and not listing.warnings
+    for name in ("a.zip", "c.zip", "b.zip.jpg"):
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"no image in .*b\.zip: not a whole archive"):
+        paths_of(Source(id="s", container="zip"), tmp_path)
+
+
+def test_a_broken_archive_is_one_unreadable_image_of_the_scan(tmp_path: Path) -> None:
+    from curation.raster import Location, open_image
+
+    (tmp_path / "x.tar").write_bytes(b"no tar" * 999)
+    grow(tmp_path, "1.jpg")
+    rows = list(list_images(Source(id="s", container="tar"), tmp_path))
+    row = rows[1]
+    with (
+        pytest.raises(UnreadableImage, match=r"x\.tar: not a whole archive \(.+\); fetch it again"),
+        open_image(Location(tmp_path, row["file"], row["member"]), Source(id="s"), ExcludeRules()),
+    ):
+        pass
+
+
+def test_suffixes_that_no_rule_takes_are_counted(tmp_path: Path) -> None:
+    grow(tmp_path, *(f"{n}.HEIC" for n in range(43)), "1.jpg", "x.nc", "notes.txt", "README", "masks/1.ecw", "2.gif")
+    listing = SourceListing("s")
+    found = [row["image"] for row in list_images(Source(id="s", leave=("masks/**",)), tmp_path, listing)]
+    assert found == ["1.jpg", "2.gif"]
+    assert listing.unlisted == {".heic": 43, ".nc": 1, ".txt": 1, "": 1}
+    assert [warning.partition(",")[0] for warning in listing.warnings] == [
+        "43 files end in .heic",
+        "1 file ends in .nc",
+    ]
+    listing = SourceListing("s")
+    assert len(list(list_images(Source(id="s", images=("**/*.jpg",)), tmp_path, listing))) == 1
+    assert not listing.warnings  # a manifest that chooses its files knows what it leaves
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_suffix_that_is_listed_is_decoded(tmp_path: Path, suffix: str) -> None:
+    import numpy as np
+    import rasterio
+    from PIL import Image
+
+    from curation.catalogue import Window
+    from curation.raster import Location, open_image
+
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, 32:] = (200, 100, 50)
+    drivers = {"img": "HFA", "ntf": "NITF", "nitf": "NITF"}
+    codes = {"jpe": "JPEG", "jfif": "JPEG", "jp2": "JPEG2000", "j2c": "JPEG2000", "jpc": "JPEG2000", "jpx": "JPEG2000"}
+    path = tmp_path / f"x.{suffix}"
+    if suffix in drivers:
+        with rasterio.open(path, "w", driver=drivers[suffix], width=64, height=64, count=3, dtype="uint8") as raster:
+            raster.write(pixels.transpose(2, 0, 1))
+    else:
+        options = {"quality": 95} if suffix in ("avif", "jpg", "jpeg", "jpe", "jfif", "webp") else {}
+        picture = Image.fromarray(pixels).convert("L" if suffix == "pgm" else "RGB")
+        picture.save(path, format=codes.get(suffix), **options)
+    (row,) = list_images(Source(id="s"), tmp_path)
+    with open_image(Location(tmp_path, row["file"]), Source(id="s"), ExcludeRules()) as image:
+        rgb, _ = image.read(Window(0, 0, 64, 64))
+    expected = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB")) if suffix == "pgm" else pixels
+    assert np.abs(rgb.astype(int) - expected)[:, [5, 60]].max() <= 5
+
+
+def test_a_folder_that_cannot_be_listed_is_told_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(tmp_path, "a/1.jpg", "b/1.jpg", "c/1.jpg", "d/1.jpg")
+    scandir = os.scandir
+
+    def failing(path: str) -> object:
+        if str(path) == str(tmp_path / "b"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        if str(path) == str(tmp_path / "c"):
+            raise OSError(errno.EIO, "Input/output error")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    listing = SourceListing("s")
+    assert [row["image"] for row in list_images(Source(id="s"), tmp_path, listing)] == ["a/1.jpg", "d/1.jpg"]
+    first, second = listing.warnings
+    assert first.startswith("b: no permission") and f"chmod u+rx '{tmp_path}/b'" in first
+    assert second.startswith("c: cannot be listed (Input/output error)")
 
 
 BANDS = {"r": "**/*_B04.tif", "g": "**/*_B03.tif", "b": "**/*_B02.tif", "key": r"([^/]+)_B\d\d\.tif$"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import shutil
 import struct
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from curation.containers.archives import archive_of
+from curation.containers.unpack import Limits, unpack
 from curation.errors import InputError, WorkError
-from curation.names import archive_of
-from curation.unpack import Limits, readable_in_place, unpack
 
 FILES = {"a/one.jpg": b"one" * 1000, "b/c/two.tif": random.Random(0).randbytes(200_000), "ü.png": b""}
 
@@ -131,12 +132,6 @@ def test_names_of_archives_and_parts() -> None:
     assert {name: archive_of(name) for name in table} == table
 
 
-def test_what_can_be_read_in_place(tmp_path: Path) -> None:
-    assert readable_in_place(make_zip(tmp_path / "a.zip")) and readable_in_place(make_tar(tmp_path / "a.tar"))
-    assert not readable_in_place(make_zip(tmp_path / "b.zip", method=zipfile.ZIP_LZMA))
-    assert not readable_in_place(make_tar(tmp_path / "a.tar.gz"))
-
-
 @pytest.mark.parametrize("member", ["../evil", "a/../../evil", "/evil", "C:\\evil", "a\\..\\evil"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_names_that_lead_outside_are_refused(tmp_path: Path, kind: str, member: str) -> None:
@@ -205,15 +200,47 @@ def test_damage_is_an_error_and_leaves_nothing_in_place(tmp_path: Path, name: st
     assert not (tmp_path / "out/a").exists()
 
 
-def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+def interrupted(path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Staging of an archive whose unpacking ended after its first member."""
+    replaced: list[str] = []
+
+    def replace(source: Path, target: Path) -> None:
+        if replaced:
+            raise KeyboardInterrupt
+        replaced.append(str(target))
+        Path(source).rename(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            unpack([path], out)
+    return out / ".unpacking-x.zip/files"
+
+
+def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_zip(tmp_path / "x.zip")
-    staged = tmp_path / "out/.unpacking-x.zip/files"
-    (staged / "a").mkdir(parents=True)
-    (staged / "a/one.jpg").write_bytes(b"two" * 1000)  # whole, by its size: not written again
-    (staged / "b/c").mkdir(parents=True)
-    (staged / "b/c/two.tif").write_bytes(b"half")
+    staged = interrupted(path, tmp_path / "out", monkeypatch)
+    assert [name for name in tree(staged) if not name.endswith(".part")] == ["a/one.jpg"]
+    (staged / "a/one.jpg").write_bytes(b"two" * 1000)  # whole, and was written: not written again
     unpack([path], tmp_path / "out")
     assert tree(tmp_path / "out") == {**FILES, "a/one.jpg": b"two" * 1000}
+
+
+def test_another_version_of_an_archive_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = {**FILES, "a/one.jpg": b"old" * 1000}
+    interrupted(make_zip(tmp_path / "x.zip", old), tmp_path / "out", monkeypatch)
+    unpack([make_zip(tmp_path / "x.zip")], tmp_path / "out")
+    assert tree(tmp_path / "out") == FILES
+
+
+def test_of_two_members_of_one_name_the_later_is_unpacked(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for data in (b"old", b"new"):
+            info = tarfile.TarInfo("a.jpg")
+            info.size = 3
+            archive.addfile(info, io.BytesIO(data))
+    unpack([tmp_path / "x.tar"], tmp_path / "out")
+    assert tree(tmp_path / "out") == {"a.jpg": b"new"}
 
 
 def test_two_archives_share_folders(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Unpack archives that strangers made: zip, tar and its compressions, 7z, and archives in parts.
 
 Names that lead outside, links, devices and bombs are refused before or while bytes are written. Members go to a hidden
-folder first and are moved when all are there; a killed run goes on with the members that it has not yet written.
+folder first and are moved when all are there; a killed run goes on with the members that it has not yet written, as
+long as the archive is the same file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -20,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from curation.containers.archives import DISK, TAR_SUFFIXES, archive_of
+from curation.containers.multidisk_zip import open_members as open_split_members
+from curation.containers.multidisk_zip import zip_name
 from curation.errors import InputError, WorkError
-from curation.names import DISK, TAR_SUFFIXES, archive_of
-from curation.splitzip import open_members as open_split_members
-from curation.splitzip import zip_name
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,6 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes]]
 
 
-def readable_in_place(path: Path) -> bool:
-    """True for an uncompressed tar, and for a zip in one part whose members are stored, deflated and not encrypted."""
-    lower = path.name.lower()
-    if lower.endswith(".tar"):
-        return True
-    if not lower.endswith(".zip"):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return all(info.compress_type in (0, 8) and not info.flag_bits & 1 for info in archive.infolist())
-    except (zipfile.BadZipFile, OSError):
-        return False
-
-
 def unpack(parts: Sequence[Path], into: Path, limits: Limits = LIMITS) -> int:
     """Unpack one archive into a folder; files that are there with the same name are replaced.
 
@@ -80,10 +68,10 @@ def unpack(parts: Sequence[Path], into: Path, limits: Limits = LIMITS) -> int:
     into.mkdir(parents=True, exist_ok=True)
     name = archive_of(parts[-1].name) or parts[-1].name
     staging = into / f".unpacking-{name}"
-    staging.mkdir(exist_ok=True)
     try:
+        _stage(staging, parts)
         if not (staging / ".whole").exists():
-            _extract(parts, name, staging / "files", limits)
+            _extract(parts, name, staging, limits)
             (staging / ".whole").touch()
         count = _move(staging / "files", into)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
@@ -95,20 +83,36 @@ def unpack(parts: Sequence[Path], into: Path, limits: Limits = LIMITS) -> int:
     return count
 
 
-def _extract(parts: Sequence[Path], name: str, folder: Path, limits: Limits) -> None:
-    folder.mkdir(exist_ok=True)
+def _stage(staging: Path, parts: Sequence[Path]) -> None:
+    """Make the hidden folder; what another version of the archive left there is removed, not mixed with this one's."""
+    identity = json.dumps([[part.name, part.stat().st_size, part.stat().st_mtime_ns] for part in parts])
+    note = staging / ".archive"
+    if not note.is_file() or note.read_text() != identity:
+        if staging.exists():
+            shutil.rmtree(staging)
+        staging.mkdir()
+        note.write_text(identity)
+    (staging / "files").mkdir(exist_ok=True)
+
+
+def _extract(parts: Sequence[Path], name: str, staging: Path, limits: Limits) -> None:
+    folder = staging / "files"
     if name.lower().endswith(".7z"):
         return _extract_seven(parts, name, folder, limits)
     size = sum(part.stat().st_size for part in parts)
     written = count = 0
     with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(os.fdopen(os.open(staging / ".done", os.O_RDWR | os.O_CREAT), "r+b", 0))
+        done = int(progress.read() or 0)
         for member in _members(parts, name, stack):
             count += 1
             target = folder / safe_name(name, member.name)
             written += member.size
             _within(name, written, size, count, limits)
-            if not (target.is_file() and target.stat().st_size == member.size):
-                _write(name, member, target)
+            if count > done or not (target.is_file() and target.stat().st_size == member.size):
+                _write(name, member, target)  # the later of two equal names replaces the earlier
+                progress.seek(0)
+                progress.write(b"%d" % count)
     return None
 
 
