@@ -215,7 +215,7 @@ def raster(options: argparse.Namespace) -> dict[str, Any]:
 
     Each in a process with the environment of a worker.
     """
-    from curation.executor import ENVIRONMENT
+    from curation.nursery import ENVIRONMENT
 
     figures: dict[str, Any] = {}
     print("| raster | reading once, s | windows | scan | peak memory of the scan, MB |\n|---|---|---|---|---|")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from curation import __version__
-from curation.terminal import Terminal, counted, parse, run_command
+from curation.terminal import Terminal, counted, parse, refuse_urls, run_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -20,7 +20,12 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parse(_parser(), arguments)
-    return run_command("rs-curate", lambda: options.command(options), "stopped; the same command goes on from here")
+
+    def command() -> int | None:
+        refuse_urls(options)
+        return options.command(options)
+
+    return run_command("rs-curate", command, "stopped; the same command goes on from here")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,6 +6,11 @@ type next. ``WorkError`` is a failure during work (exit code 1). Anything else i
 
 from __future__ import annotations
 
+import errno
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of an ``OSError`` that more room, or a smaller file, would mend."""
+
 
 class OpticalrsError(Exception):
     """Root of the tree; ``exit_code`` is what the command line ends with."""

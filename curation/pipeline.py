@@ -27,6 +27,7 @@ from curation.errors import InputError, WorkError
 from curation.locks import hold
 from curation.manifest import Recipe, ResolvedSource, resolve
 from curation.progress import Progress
+from curation.terminal import local_folder
 
 if TYPE_CHECKING:
     from curation import scan_parts
@@ -127,10 +128,12 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         observer: who is told.
 
     Raises:
-        InputError: a source's folder is missing or empty, ``out`` cannot be written or is in use, shards of another
-            key lie there and ``replace`` is off.
+        InputError: a source's folder is missing or empty, ``data`` or ``out`` is a URL, ``out`` cannot be written or is
+            in use, shards of another key lie there and ``replace`` is off.
         WorkError: too many unreadable images, or a file changed between scan and write.
     """
+    given, out = out, local_folder(out)
+    data = local_folder(data) if data is not None else None
     sources = resolve(recipe, data)
     with ExitStack() as stack:
         stack.enter_context(hold(out))
@@ -142,7 +145,7 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         infos = _write(state, catalogue, plan, listings)
         images = sum(open_table(path, "images").metadata.num_rows for path in listings.values())
         _report(state, plan.write_key, listings)
-    return RunResult(out, images, sum(info.samples for info in infos), len(infos), tuple(state.worked))
+    return RunResult(given, images, sum(info.samples for info in infos), len(infos), tuple(state.worked))
 
 
 # ------------------------------------------------------------------------------------------------ stages

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a line every 30 seconds otherwise.
+"""Progress of long work: a bar with rate and time left on a terminal, otherwise a line at once and every 30 seconds.
 
 Cluster logs and CI get lines that can be searched; a person gets a bar. Both go to standard error, so that what a
 command prints as its result can be piped.
@@ -6,7 +6,9 @@ command prints as its result can be piped.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import TextIO
@@ -18,11 +20,13 @@ from rich.progress import (
     MofNCompleteColumn,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.progress import Progress as Bar
 
+FIRST_LINE_S = 1.0
 LINE_EVERY_S = 30.0
 
 
@@ -41,23 +45,34 @@ class Progress:
         self.stream = stream if stream is not None else sys.stderr
         self.done = 0
         self._told_at = -1
+        self._ended = threading.Event()
         self._facts: dict[str, object] = {}
-        self._start = self._last_line = time.monotonic()
+        self._start = time.monotonic()
         self._bar = self._new_bar() if self.stream.isatty() else None
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
             self._bar.start()
             self._task = self._bar.add_task(self.description, total=self.total, rate="", facts="")
+        else:
+            threading.Thread(target=self._lines, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
         if self._bar is not None:
             self._bar.stop()
         elif kind is None and self._told_at != self.done:
             self._line()
+
+    def _lines(self) -> None:
+        """Lines at their time even where nothing gets done: a log that falls silent looks like a run that hangs."""
+        wait = FIRST_LINE_S
+        while not self._ended.wait(wait):
+            self._line()
+            wait = LINE_EVERY_S
 
     def advance(self, n: int = 1, **facts: object) -> None:
         """Count ``n`` more units; ``facts`` (loss, kept, ...) are shown beside the rate."""
@@ -65,8 +80,6 @@ class Progress:
         self._facts.update(facts)
         if self._bar is not None:
             self._bar.update(self._task, advance=n, rate=self._rate(), facts=self._told())
-        elif time.monotonic() - self._last_line >= LINE_EVERY_S:
-            self._line()
 
     def _new_bar(self) -> Bar:
         columns = (
@@ -74,6 +87,7 @@ class Progress:
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[facts]}"),
         )
@@ -91,8 +105,7 @@ class Progress:
 
     def _line(self) -> None:
         self._told_at = self.done
-        self._last_line = time.monotonic()
-        elapsed = self._last_line - self._start
+        elapsed = time.monotonic() - self._start
         of = f" of {self.total:,}" if self.total is not None else ""
         left = ""
         if self.total and 0 < self.done < self.total:
@@ -101,7 +114,8 @@ class Progress:
             f"{self.description}: {self.done:,}{of} {self.unit} in {elapsed:,.0f} s, {self._rate()}{left}",
             self._told(),
         ]
-        print("  ".join(part for part in parts if part), file=self.stream, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it any more; that is no reason to stop working
+            print("  ".join(part for part in parts if part), file=self.stream, flush=True)
 
 
 class FileProgress:

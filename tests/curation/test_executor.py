@@ -13,7 +13,8 @@ import pytest
 
 from curation import watchdog
 from curation.errors import InputError, WorkError
-from curation.executor import Divisible, Executor, environment_kept
+from curation.executor import Executor
+from curation.isolate import Divisible
 
 
 @dataclass(frozen=True)
@@ -142,19 +143,6 @@ def test_one_worker_starts_quickly_and_leaves_nothing_behind(tmp_path: Path, mon
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"127\.0\.0\.1:1"), Executor(None, "tcp://127.0.0.1:1", tmp_path):
         pass
-
-
-def test_a_running_scheduler_is_used(tmp_path: Path) -> None:
-    from distributed import LocalCluster
-
-    with (
-        environment_kept(),
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=str(tmp_path)
-        ) as cluster,
-        Executor(None, cluster.scheduler_address, tmp_path) as running,
-    ):
-        assert dict(running.map_parts(double, [4, 5])) == {4: 8, 5: 10}
 
 
 def test_the_environment_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import time
 
 from curation.progress import Progress
 
@@ -26,3 +29,23 @@ def test_failed_work_claims_no_end() -> None:
     except ValueError:
         pass
     assert stream.getvalue() == ""
+
+
+def test_a_line_comes_within_seconds_even_where_nothing_gets_done() -> None:
+    stream = io.StringIO()
+    with Progress("scan", 10, "images", stream):
+        deadline = time.monotonic() + 30
+        while not stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert stream.getvalue().startswith("scan: 0 of 10 images in ")
+
+
+def test_work_goes_on_when_nobody_reads_its_progress() -> None:
+    ends = os.pipe()
+    os.close(ends[0])
+    stream = os.fdopen(ends[1], "w")
+    with Progress("scan", 1, "images", stream) as progress:
+        progress.advance(1)
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
+    assert progress.done == 1
