@@ -152,15 +152,10 @@ class Image:
 
     def ground(self, windows: Sequence[Window]) -> list[Ground]:
         """Places of some windows; together, since a call of PROJ takes longer than a point."""
-        from pyproj.exceptions import ProjError
-
         own: tuple[float | None, str] = (self.source.gsd, "none" if self.source.gsd is None else "manifest")
         if self.georeference is None:
             return [Ground(*own, None)] * len(windows)
-        try:
-            found = zip(self.georeference.gsd(windows), self.georeference.bounds(windows), strict=True)
-        except ProjError:  # a local or damaged CRS says nothing about the Earth
-            return [Ground(*own, None)] * len(windows)
+        found = zip(self.georeference.gsd(windows), self.georeference.bounds(windows), strict=True)
         return [Ground(*(own if gsd is None else (gsd, "file")), box) for gsd, box in found]
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -93,11 +94,10 @@ class Raster:
 
     @property
     def affine(self) -> tuple[float, float, float, float, float, float] | None:
-        """Affine of the file; null where it is the identity."""
+        """Affine of the file; null where it is the identity or holds what is no number."""
         transform = self.datasets[0].transform
-        if transform.is_identity:
-            return None
-        return (transform.a, transform.b, transform.c, transform.d, transform.e, transform.f)
+        values = (transform.a, transform.b, transform.c, transform.d, transform.e, transform.f)
+        return None if transform.is_identity or not all(map(math.isfinite, values)) else values
 
     def read(self, window: Window) -> tuple[Pixels, Mask | None]:
         """Native values ``(h, w, 1 or 3)`` and valid pixels of a window.
