@@ -23,7 +23,7 @@ EARTH_RADIUS = 6_371_000.0
 FARTHEST = 1e8
 """Metres from the origin beyond which a projection's answer is noise; zone numbers before eastings reach 6e7."""
 LONGITUDES, LATITUDES = 540.0, 91.0
-"""Degrees beyond which a coordinate is no longitude or latitude; grids that count pixel centres pass the poles a bit."""
+"""Degrees beyond which a coordinate is none; grids that count the centres of pixels pass the poles a little."""
 GSDS = (1e-6, 1e6)
 """Metres per pixel outside of which a transform says nothing."""
 SHORTEST = 1e-12
