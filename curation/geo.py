@@ -136,8 +136,8 @@ class Georeference:
             x, y = a * columns + b * rows + c, d * columns + e * rows + f
         lon, lat = (x, y) if frame.to_base is None else frame.to_base.transform(x, y)
         lon, lat = lon * frame.degrees + frame.meridian, lat * frame.degrees
-        told = ((np.abs(x) <= frame.reach[0]) & (np.abs(y) <= frame.reach[1])).all(axis=1)
-        told &= ((np.abs(lon) <= LONGITUDES) & (np.abs(lat) <= LATITUDES)).all(axis=1)
+        inside = (np.abs(x) <= frame.reach[0]) & (np.abs(y) <= frame.reach[1])
+        told: npt.NDArray[np.bool_] = (inside & (np.abs(lon) <= LONGITUDES) & (np.abs(lat) <= LATITUDES)).all(axis=1)
         return np.where(told[:, None], lon, 0.0), np.where(told[:, None], np.clip(lat, -90.0, 90.0), 0.0), told
 
     def gsd(self, windows: Sequence[Window]) -> list[float | None]:
