@@ -26,6 +26,8 @@ LONGITUDES, LATITUDES = 540.0, 91.0
 """Degrees beyond which a coordinate is none; grids that count the centres of pixels pass the poles a little."""
 GSDS = (1e-6, 1e6)
 """Metres per pixel outside of which a transform says nothing."""
+PLANE = 10_000.0
+"""Least easting and northing of a transform without a CRS that is believed."""
 SHORTEST = 1e-12
 """Step of a pixel, in the CRS's units, below which coordinates do not resolve it."""
 
@@ -137,7 +139,7 @@ class Georeference:
         lon, lat = (x, y) if frame.to_base is None else frame.to_base.transform(x, y)
         lon, lat = lon * frame.degrees + frame.meridian, lat * frame.degrees
         inside = (np.abs(x) <= frame.reach[0]) & (np.abs(y) <= frame.reach[1])
-        told: npt.NDArray[np.bool_] = (inside & (np.abs(lon) <= LONGITUDES) & (np.abs(lat) <= LATITUDES)).all(axis=1)
+        told = np.asarray((inside & (np.abs(lon) <= LONGITUDES) & (np.abs(lat) <= LATITUDES)).all(axis=1))
         return np.where(told[:, None], lon, 0.0), np.where(told[:, None], np.clip(lat, -90.0, 90.0), 0.0), told
 
     def gsd(self, windows: Sequence[Window]) -> list[float | None]:
@@ -179,6 +181,17 @@ class Georeference:
             lon = corner + ((lon - corner + 180.0) % 360.0 - 180.0)
         edges = np.stack([lon.min(axis=1), lat.min(axis=1), lon.max(axis=1), lat.max(axis=1)], axis=1)
         return [_box(*edge) if told else None for told, edge in zip(known.tolist(), edges.tolist(), strict=True)]
+
+
+def gsd_of_plane(affine: Affine) -> float | None:
+    """GSD of a transform without a CRS, taken as metres; null where it may be degrees, pixels or a drawing's own units.
+
+    Eastings and northings are large numbers: only where both are does the transform speak of a map's plane. Feet are
+    not told from metres.
+    """
+    if min(abs(affine[2]), abs(affine[5])) < PLANE:
+        return None
+    return Georeference('LOCAL_CS["plane",UNIT["metre",1]]', affine).gsd([Window(0, 0, 1, 1)])[0]
 
 
 def _columns(windows: Sequence[Window]) -> Floats:

@@ -20,7 +20,9 @@ from rasterio.windows import Window as RasterWindow
 
 from curation.catalogue import Window
 from curation.errors import UnreadableImage
+from curation.geo import Affine
 from curation.manifest import Source
+from curation.sidecars import named
 from curation.signature import sniff
 from curation.tables import differs, interleave
 
@@ -31,7 +33,8 @@ DRIVERS = {"TIFF": "GTiff", "JP2": "JP2OpenJPEG", "PNG": "PNG", "JPEG": "JPEG"}
 """GDAL's driver of each format. These hold their own pixels; others (VRT, WMS, ...) can name further files and URLs."""
 
 GDAL_OPTIONS = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # listing a folder of a million files takes longer than reading one
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # listing a folder of a million files takes longer than reading one;
+    # what lies beside an image is found by curation.sidecars
     "GDAL_NUM_THREADS": "1",
     "GDAL_CACHEMAX": 256,  # MB; every block of the rows in work stays decoded
     "GDAL_PAM_ENABLED": "NO",  # no .aux.xml beside the user's data
@@ -87,13 +90,10 @@ class Raster:
     def crs(self) -> str | None:
         """``EPSG:n`` where there is such a code, else WKT."""
         crs = self.datasets[0].crs
-        if not crs:
-            return None
-        code = crs.to_epsg()
-        return f"EPSG:{code}" if code else str(crs.to_wkt())
+        return named(crs) if crs else None
 
     @property
-    def affine(self) -> tuple[float, float, float, float, float, float] | None:
+    def affine(self) -> Affine | None:
         """Affine of the file; null where it is the identity or holds what is no number."""
         transform = self.datasets[0].transform
         values = (transform.a, transform.b, transform.c, transform.d, transform.e, transform.f)
