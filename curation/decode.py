@@ -36,8 +36,8 @@ class Decoded:
     """The file's own bytes are an 8-bit three-component JPEG that is upright as it is."""
     soft_alpha: float = 0.0
     """Share of pixels that are neither opaque nor transparent."""
-    crs: str | None = None
-    affine: tuple[float, float, float, float, float, float] | None = None
+    turned: bool = False
+    """Whether EXIF turned it: then rows and columns are not those that a world file counts."""
 
     @property
     def width(self) -> int:
@@ -145,10 +145,9 @@ def _jpeg(data: bytes, header: JpegHeader) -> Decoded:
         if "extraneous bytes" not in str(error):
             raise UnreadableImage(f"JPEG: {error}") from None
         return _by_pillow(data, "JPEG", header.width * header.height)  # garbage between markers: every pixel is there
-    upright = _turn(rgb, header.orientation)
-    return Decoded(
-        upright, None, header.components, "uint8", "JPEG", header.components == 3 and header.orientation == 1
-    )
+    turned = header.orientation != 1
+    plain = header.components == 3 and not turned
+    return Decoded(_turn(rgb, header.orientation), None, header.components, "uint8", "JPEG", plain, turned=turned)
 
 
 def _turn(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
@@ -194,10 +193,10 @@ def _converted(picture: Image.Image, data: bytes, image_format: str) -> Decoded:
         rgb, valid = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3] > 0
         soft = float((valid & (rgba[..., 3] < 255)).mean())
         mask = None if valid.all() else valid
-        return Decoded(_blanked(rgb, valid), mask, bands, "uint8", image_format, False, soft)
+        return Decoded(_blanked(rgb, valid), mask, bands, "uint8", image_format, False, soft, orientation != 1)
     return Decoded(
         _turn(rgb, orientation), None, bands, "bool" if mode == "1" else "uint8", image_format,
-        image_format == "JPEG" and mode == "RGB" and orientation == 1,
+        image_format == "JPEG" and mode == "RGB" and orientation == 1, turned=orientation != 1,
     )  # fmt: skip
 
 

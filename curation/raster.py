@@ -22,8 +22,9 @@ from curation import stretch as stretching
 from curation.catalogue import Window
 from curation.decode import Decoded, decode, jpeg_header
 from curation.errors import UnreadableImage
-from curation.geo import Bounds, Georeference
+from curation.geo import Affine, Bounds, Georeference, gsd_of_plane
 from curation.manifest import ExcludeRules, Source
+from curation.sidecars import Sidecar, beside
 from curation.signature import sniff
 from curation.tables import differs
 from curation.windowed import Pixels, Raster, open_raster
@@ -33,14 +34,15 @@ Mask = npt.NDArray[np.bool_]
 
 MAX_FILE = 1 << 30
 """Most bytes of a file that is taken into memory."""
-WHOLE_PIXELS = 64_000_000
+LARGEST_DECODED = 64_000_000
 """JPEG and PNG of more pixels are read by windows."""
 
-SPARSEST = 10_000
-"""The same of rasters read by windows, whose empty blocks need no bytes."""
 BY_WINDOW = ("TIFF", "JP2", "PNM", "HFA", "NITF")
+
 DENSEST = {"PNG": 8 * 1032, "JPEG": 1024}
 """Most pixels that one byte can hold: deflate's limit at one bit a pixel; two bits for a block of 64 pixels."""
+SPARSEST = 10_000
+"""The same of rasters read by windows, whose empty blocks need no bytes."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Image:
     raw_sha256: bytes | None
     """Of the file's bytes; null for files that are read by windows."""
     given_stretch: Sequence[float] | None = None
+    location: Location | None = None
+    """Where it lies, for what lies beside it; null for members of archives, whose siblings are not sought."""
 
     @property
     def width(self) -> int:
@@ -136,31 +140,35 @@ class Image:
     @cached_property
     def georeference(self) -> Georeference | None:
         """Place on the ground, where the file has a CRS and a transform."""
-        if self.pixels.crs is None or self.pixels.affine is None:
+        if self.crs is None or self.affine is None:
             return None
-        return Georeference(self.pixels.crs, self.pixels.affine)
+        return Georeference(self.crs, self.affine)
 
-    @property
+    @cached_property
+    def _sidecar(self) -> Sidecar:
+        if self.location is None or (isinstance(self.pixels, Decoded) and self.pixels.turned):
+            return Sidecar()
+        return beside(self.location.path(self.location.file), self.location.root)
+
+    @cached_property
     def crs(self) -> str | None:
-        """``EPSG:n`` or WKT."""
-        return self.pixels.crs
+        """``EPSG:n`` or WKT, of the file or of what lies beside it."""
+        own = self.pixels.crs if isinstance(self.pixels, Raster) else None
+        return own or self._sidecar.crs
 
-    @property
-    def affine(self) -> tuple[float, float, float, float, float, float] | None:
-        """a, b, c, d, e, f; null where the file has none."""
-        return self.pixels.affine
+    @cached_property
+    def affine(self) -> Affine | None:
+        """a, b, c, d, e, f; null where neither the file nor what lies beside it says so."""
+        own = self.pixels.affine if isinstance(self.pixels, Raster) else None
+        return own or self._sidecar.affine
 
     def ground(self, windows: Sequence[Window]) -> list[Ground]:
         """Places of some windows; together, since a call of PROJ takes longer than a point."""
-        from pyproj.exceptions import ProjError
-
         own: tuple[float | None, str] = (self.source.gsd, "none" if self.source.gsd is None else "manifest")
         if self.georeference is None:
-            return [Ground(*own, None)] * len(windows)
-        try:
-            found = zip(self.georeference.gsd(windows), self.georeference.bounds(windows), strict=True)
-        except ProjError:  # a local or damaged CRS says nothing about the Earth
-            return [Ground(*own, None)] * len(windows)
+            plane = None if self.affine is None or self.source.gsd is not None else gsd_of_plane(self.affine)
+            return [Ground(*(own if plane is None else (plane, "file")), None)] * len(windows)
+        found = zip(self.georeference.gsd(windows), self.georeference.bounds(windows), strict=True)
         return [Ground(*(own if gsd is None else (gsd, "file")), box) for gsd, box in found]
 
     @cached_property
@@ -281,7 +289,7 @@ def _open(
     if location.band_files is not None:
         paths = [location.path(file) for file in location.band_files]
         size = sum(_size(path) for path in paths)
-        return Image(open_raster(stack, source, paths, rules.max_pixels), source, size, None, stretch)
+        return Image(open_raster(stack, source, paths, rules.max_pixels), source, size, None, stretch, location)
     if location.member is not None:
         return _from_memory(stack, raw_bytes(location), source, rules, stretch)
     path = location.path(location.file)
@@ -297,8 +305,8 @@ def _open(
     except OSError as error:
         raise UnreadableImage(f"{location.file}: {error.strerror or error}") from None
     if data is not None:
-        return _from_memory(stack, data, source, rules, stretch, path)
-    return Image(_by_window(stack, source, path, size, rules), source, size, None, stretch)
+        return _from_memory(stack, data, source, rules, stretch, location)
+    return Image(_by_window(stack, source, path, size, rules), source, size, None, stretch, location)
 
 
 def _from_memory(
@@ -307,22 +315,23 @@ def _from_memory(
     source: Source,
     rules: ExcludeRules,
     stretch: Sequence[float] | None,
-    path: Path | None = None,
+    location: Location | None = None,
 ) -> Image:
     kind = sniff(data[:32])
     digest = hashlib.sha256(data).digest()
     by_window = kind in BY_WINDOW or _deep_png(kind, data) or _is_huge(kind, data)
     pixels: Decoded | Raster
     if by_window:
-        pixels = _by_window(stack, source, data if path is None else path, len(data), rules)
+        place = data if location is None else location.path(location.file)
+        pixels = _by_window(stack, source, place, len(data), rules)
     else:
         pixels = decode(data, kind, rules.max_pixels)
-    return Image(pixels, source, len(data), digest, stretch)
+    return Image(pixels, source, len(data), digest, stretch, location)
 
 
 def _by_window(stack: ExitStack, source: Source, place: Path | bytes, size: int, rules: ExcludeRules) -> Raster:
     raster = open_raster(stack, source, [place], rules.max_pixels)
-    if raster.width * raster.height > max(size * SPARSEST, WHOLE_PIXELS):
+    if raster.width * raster.height > max(size * SPARSEST, LARGEST_DECODED):
         raise UnreadableImage(
             f"{raster.format}: declares {raster.width} x {raster.height} pixels, more than {size} bytes can hold"
         )
@@ -354,6 +363,6 @@ def _is_huge(kind: str, data: bytes) -> bool:
         pixels = header.width * header.height if header.orientation == 1 else 0
     else:
         return False
-    if pixels > max(len(data) * DENSEST[kind], WHOLE_PIXELS):
+    if pixels > max(len(data) * DENSEST[kind], LARGEST_DECODED):
         raise UnreadableImage(f"{kind}: declares {pixels} pixels, more than {len(data)} bytes can hold")
-    return pixels > WHOLE_PIXELS
+    return pixels > LARGEST_DECODED

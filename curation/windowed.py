@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,7 +20,9 @@ from rasterio.windows import Window as RasterWindow
 
 from curation.catalogue import Window
 from curation.errors import UnreadableImage
+from curation.geo import Affine
 from curation.manifest import Source
+from curation.sidecars import named
 from curation.signature import sniff
 from curation.tables import differs, interleave
 
@@ -32,7 +35,8 @@ DRIVERS = {
 """GDAL's driver of each format. These hold their own pixels; others (VRT, WMS, ...) can name further files and URLs."""
 
 GDAL_OPTIONS = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # listing a folder of a million files takes longer than reading one
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # listing a folder of a million files takes longer than reading one;
+    # what lies beside an image is found by curation.sidecars
     "GDAL_NUM_THREADS": "1",
     "GDAL_CACHEMAX": 256,  # MB; every block of the rows in work stays decoded
     "GDAL_PAM_ENABLED": "NO",  # no .aux.xml beside the user's data
@@ -88,18 +92,14 @@ class Raster:
     def crs(self) -> str | None:
         """``EPSG:n`` where there is such a code, else WKT."""
         crs = self.datasets[0].crs
-        if not crs:
-            return None
-        code = crs.to_epsg()
-        return f"EPSG:{code}" if code else str(crs.to_wkt())
+        return named(crs) if crs else None
 
     @property
-    def affine(self) -> tuple[float, float, float, float, float, float] | None:
-        """Affine of the file; null where it is the identity."""
+    def affine(self) -> Affine | None:
+        """Affine of the file; null where it is the identity or holds what is no number."""
         transform = self.datasets[0].transform
-        if transform.is_identity:
-            return None
-        return (transform.a, transform.b, transform.c, transform.d, transform.e, transform.f)
+        values = (transform.a, transform.b, transform.c, transform.d, transform.e, transform.f)
+        return None if transform.is_identity or not all(map(math.isfinite, values)) else values
 
     def read(self, window: Window) -> tuple[Pixels, Mask | None]:
         """Native values ``(h, w, 1 or 3)`` and valid pixels of a window.

@@ -343,6 +343,40 @@ def test_bounds_across_the_date_line_and_of_the_whole_earth(tmp_path: Path) -> N
         assert image.ground([ALL])[0].bounds == (-180.0, -90.0, 180.0, 90.0)
 
 
+def test_a_raster_on_a_site_grid_has_a_gsd_but_no_bounds(tmp_path: Path) -> None:
+    """Photogrammetric blocks have no ellipsoid: it used to crash after twelve seconds an image."""
+    from curation.exclude import by_header
+
+    for unit, expected in (('"metre",1', 0.02), ('"foot",0.3048', 0.02 * 0.3048)):
+        crs = f'LOCAL_CS["site",UNIT[{unit}]]'
+        transform = Affine(0.02, 0, 100, 0, -0.02, 200)
+        write_tiff(tmp_path / "a.tif", np.zeros((3, 64, 64), np.uint8), crs=crs, transform=transform)
+        with open_image(Location(tmp_path, "a.tif"), Source(id="s", gsd_m=99), RULES) as image:
+            assert by_header(image, image.source, RULES) is None
+            assert image.ground([ALL]) == [(pytest.approx(expected), "file", None)]
+
+
+@pytest.mark.parametrize("how", ["gcps", "rpcs", "nan", "line"])
+def test_files_without_a_usable_transform_have_no_ground(tmp_path: Path, how: str) -> None:
+    from rasterio.control import GroundControlPoint
+    from rasterio.rpc import RPC
+
+    profile: dict[str, Any] = {}
+    if how == "gcps":
+        corners = [(0, 0, 2, 49), (0, 60, 2.1, 49), (40, 0, 2, 48.9), (40, 60, 2.1, 48.9)]
+        profile = {"gcps": [GroundControlPoint(*corner) for corner in corners], "crs": "EPSG:4326"}
+    elif how == "rpcs":
+        ones = [1.0] * 20
+        profile = {"rpcs": RPC(0, 1, 49, 1, ones, ones, 20, 40, 2, 1, ones, ones, 30, 60, None, None)}
+    else:
+        transform = Affine(*([math.nan] * 6 if how == "nan" else [1, 1, 0, 1, 1, 0]))
+        profile = {"crs": "EPSG:32631", "transform": transform}
+    write_tiff(tmp_path / "a.tif", np.zeros((3, 40, 60), np.uint8), **profile)
+    with open_image(Location(tmp_path, "a.tif"), Source(id="s"), RULES) as image:
+        assert image.ground([ALL]) == [(None, "none", None)]
+        assert image.affine is None or how == "line"
+
+
 @settings(max_examples=25, deadline=None)
 @given(left=st.integers(0, 59), top=st.integers(0, 39), width=st.integers(1, 60), height=st.integers(1, 40))
 def test_windows_are_cuts_of_the_whole(
