@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
@@ -216,6 +216,15 @@ class Benchmark(Source):
 
 class ExcludeRules(Strict):
     """Thresholds of the exclusion rules; each names the rule in :mod:`curation.exclude` that reads it."""
+
+    SCAN_FIELDS: ClassVar[frozenset[str]] = frozenset(
+        {
+            "splits", "licences", "redistributable_only", "max_pixels", "max_bytes", "min_side", "max_aspect",
+            "min_valid", "min_std", "min_coloured", "max_flat", "min_gentle", "max_colour_spread", "min_agreement",
+            "agreement_from", "max_soft_alpha", "earth_only", "false_colour",
+        }
+    )  # fmt: skip
+    """Fields that the scan itself reads."""
 
     splits: tuple[str, ...] = ()
     """Splits to leave out."""

@@ -141,10 +141,11 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         listings = _inventory(state)
         plan = _plan(state, listings)
         _scan(state, plan)
-        catalogue = _select(state, plan)
-        infos = _write(state, catalogue, plan, listings)
+        keys = _keys(state, plan)
+        catalogue = _select(state, plan, keys)
+        infos = _write(state, catalogue, keys, listings)
         images = sum(open_table(path, "images").metadata.num_rows for path in listings.values())
-        _report(state, plan.write_key, listings)
+        _report(state, keys.write, listings)
     return RunResult(given, images, sum(info.samples for info in infos), len(infos), tuple(state.worked))
 
 
@@ -152,11 +153,12 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
 
 
 def _inventory(state: _Run) -> dict[str, Path]:
+    from curation import depends
     from curation.inventory import write_inventory
 
     listings = {}
     for source in state.sources:
-        key = _key("inventory", source.source.model_dump(mode="json"), str(source.root.resolve()))
+        key = _key("inventory", depends.listing(source.source), str(source.root.resolve()))
         path = state.stage(f"inventory.{source.id}", key) / "images.parquet"
         if state.options.relist or not path.exists():
             state.worked.append("inventory")
@@ -174,58 +176,77 @@ class _Plan:
 
     parts: Mapping[str, list[scan_parts.Part]]
     fingerprints: Mapping[str, Path]
-    select_key: str
-    write_key: str
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Keys of the stages after the scan: they follow from what it found."""
+
+    select: str
+    write: str
 
 
 def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
-    """Parts and keys of all stages; refuses here, before hours of work, what would be refused in the end.
+    """Parts of the scan; refuses here, before hours of work, what would be refused in the end.
 
     Raises:
-        InputError: fingerprints of a guarded benchmark are absent, or shards of another key are in the way.
+        InputError: fingerprints of a guarded benchmark are absent.
     """
-    from curation import guard, scan_parts, shards
+    from curation import guard, scan_parts
 
     recipe, options = state.recipe, state.options
     folder = options.fingerprints
     if folder is None and recipe.guard.fingerprints is None and state.data is not None:
         folder = state.data / ".fingerprints"
     fingerprints = guard.fingerprint_files(recipe, folder, options.unguarded)
-    parts, scans = {}, []
+    parts = {}
     for source in state.sources:
         job = scan_parts.ScanJob.of(source, recipe)
-        stage = state.stage(f"scan.{source.id}", _key("scan", job.rules(), _digest(listings[source.id])))
+        stage = state.stage(f"scan.{source.id}", _key("scan", job.rules()))
         parts[source.id] = scan_parts.plan_parts(listings[source.id], stage, job)
-        scans.append(stage.name)
+    return _Plan(parts, fingerprints)
+
+
+def _keys(state: _Run, plan: _Plan) -> _Keys:
+    """Keys of what follows from the finished scan.
+
+    Raises:
+        InputError: shards of another key are in the way.
+    """
+    from curation import scan_parts, shards
+
+    recipe = state.recipe
     select_key = _key(
         "select",
         SELECT_VERSION,
-        scans,
+        {source: scan_parts.content_of_source(parts) for source, parts in plan.parts.items()},
         recipe.model_dump(mode="json", include={"seed", "deduplicate", "guard", "balance", "shards", "name"}),
         [(source.id, source.priority, source.cap, source.source.redistributable) for source in state.sources],
-        {name: _file_digest(path) for name, path in fingerprints.items()},
+        {name: _file_digest(path) for name, path in plan.fingerprints.items()},
     )
     licences = {source.id: source.source.licence for source in state.sources}
     write_key = _key("write", select_key, licences, shards.FORMAT_VERSION)
     target = state.out / "shards"
     done = shards.read_checksums(target, missing_ok=True)
-    if done is not None and done.key != write_key and not options.replace:
+    if done is not None and done.key != write_key and not state.options.replace:
         raise InputError(
             f"{target}: holds shards of another recipe or other data; "
             "run again with --replace to replace them, or give another --out"
         )
-    return _Plan(parts, fingerprints, select_key, write_key)
+    return _Keys(select_key, write_key)
 
 
 def _scan(state: _Run, plan: _Plan) -> None:
-    from curation import scan
+    from curation import scan, scan_parts
 
-    work = [part for parts in plan.parts.values() for part in parts if not part.out.exists()]
-    for _ in state.map("scan", "images", scan.scan_part, work, lambda part: part.images):
-        pass
+    work = [part for parts in plan.parts.values() for part in scan_parts.unfinished(parts)]
+    done = list(state.map("scan", "images", scan.scan_part, work, lambda part: part.images))
+    for parts in plan.parts.values():
+        scan_parts.sweep(parts)
     counts = {source.id: _image_verdicts(plan.parts[source.id]) for source in state.sources}
     if work:
         state.observer.say(_rejected(sum(counts.values(), Counter())))
+        state.observer.say(_speed(done))
     for source in state.sources:
         _stop_if_too_bad(source, counts[source.id], state.recipe.exclude.max_unreadable)
 
@@ -234,6 +255,14 @@ def _rejected(counts: Counter[str]) -> str:
     """How many raw images were left out, and why."""
     reasons = ", ".join(f"{counts[reason]:,} {reason}" for reason in REASONS if counts[reason])
     return f"scan: {counts.total():,} images, {reasons or 'none left out'}"
+
+
+def _speed(done: Sequence[scan_parts.PartSummary]) -> str:
+    """How many images were opened, and how fast a worker was."""
+    opened, size = sum(part.opened for part in done), sum(part.bytes for part in done)
+    seconds = max(sum(part.seconds for part in done), 1e-9)
+    rates = f"{opened / seconds:,.0f} images/s, {size / seconds / 1e6:,.1f} MB/s a worker"
+    return f"scan: opened {opened:,} images in {seconds:,.1f} s of work: {rates}"
 
 
 def _image_verdicts(parts: Sequence[scan_parts.Part]) -> Counter[str]:
@@ -256,10 +285,10 @@ def _stop_if_too_bad(source: ResolvedSource, counts: Counter[str], limit: float)
         )
 
 
-def _select(state: _Run, plan: _Plan) -> Path:
+def _select(state: _Run, plan: _Plan, keys: _Keys) -> Path:
     from curation.select import select
 
-    catalogue = state.stage("select", plan.select_key) / "catalogue.parquet"
+    catalogue = state.stage("select", keys.select) / "catalogue.parquet"
     if not catalogue.exists():
         state.worked.append("select")
         tiles = [part.out for parts in plan.parts.values() for part in parts]
@@ -271,16 +300,16 @@ def _select(state: _Run, plan: _Plan) -> Path:
     return catalogue
 
 
-def _write(state: _Run, catalogue: Path, plan: _Plan, listings: Mapping[str, Path]) -> list[ShardInfo]:
+def _write(state: _Run, catalogue: Path, keys: _Keys, listings: Mapping[str, Path]) -> list[ShardInfo]:
     """Write what is missing; the catalogue gets its public name when the shards that it describes do."""
     from curation import shards, write
 
     target, public = state.out / "shards", state.out / "catalogue.parquet"
     done = shards.read_checksums(target, missing_ok=True)
-    if done is not None and done.key == plan.write_key and _sizes_fit(target, done.shards):
+    if done is not None and done.key == keys.write and _sizes_fit(target, done.shards):
         _publish_file(catalogue, public)
         return done.shards
-    folder = state.stage("write", plan.write_key)
+    folder = state.stage("write", keys.write)
     rows = folder / "rows.parquet"
     parts = write.plan_shards(catalogue, list(listings.values()), rows)
     if not parts:
@@ -291,7 +320,7 @@ def _write(state: _Run, catalogue: Path, plan: _Plan, listings: Mapping[str, Pat
     for _ in state.map("write", "tiles", partial(write.write_part, job=job), work, lambda part: part.samples):
         pass
     infos = [info for part in parts if (info := write.written(part, job, target)) is not None]
-    _replace_shards(folder, target, infos, plan.write_key)
+    _replace_shards(folder, target, infos, keys.write)
     _publish_file(catalogue, public)
     return infos
 
@@ -337,16 +366,6 @@ def _key(*parts: object) -> str:
     """Twelve hex digits that change when the format version or anything in ``parts`` does."""
     text = json.dumps([FORMAT_VERSION, *parts], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def _digest(listing: Path) -> str:
-    """Digest of the sorted listing (path, size, mtime): the input key of the scan."""
-    with open_table(listing, "images") as file:
-        table = file.read(columns=["image", "bytes", "mtime_ns"])
-    digest = hashlib.blake2b(digest_size=16)
-    for batch in table.to_batches(max_chunksize=65_536):
-        digest.update(json.dumps(batch.to_pydict()).encode())
-    return digest.hexdigest()
 
 
 def _file_digest(path: Path) -> str:

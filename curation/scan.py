@@ -8,115 +8,73 @@ runs.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from curation import exclude, slicing, statistics, strips, watchdog
-from curation.catalogue import Window, atomic, open_table, table_from_rows, tile_id, write_table
+from curation import exclude, reuse, scan_parts, slicing, statistics, strips, watchdog
+from curation.catalogue import Window, read_table, tile_id
 from curation.errors import UnreadableImage
 from curation.exclude import Reason
-from curation.fingerprint import Fingerprints, Reduced, extra_hashes, finish, reduce
+from curation.fingerprint import Reduced, extra_hashes, reduce
 from curation.raster import Ground, Image, Location, open_image
-from curation.scan_parts import ROW_GROUP, Part, PartSummary, ScanJob, extra_file, scene_of
-
-_ROW_COLUMNS = ("source", "image", "file", "member", "band_files", "bytes", "split")
-
+from curation.scan_parts import Part, PartSummary, ScanJob, scene_of
+from curation.tile_rows import TileRows
 
 # ------------------------------------------------------------------------------------------------ scanning
 
 
 def scan_part(part: Part) -> PartSummary:
-    """Scan one part, unless it was scanned before.
+    """Scan one part, unless it was scanned before; images that earlier parts hold unchanged are not opened.
 
     Raises:
         InputError: the listing is gone.
     """
-    if part.out.exists():
-        return _summary(part.out, 0, 0.0)
     start = time.perf_counter()
-    collected = _Collected([], [])
-    images = _listed(part)
-    limits = _scene_limits(images, part)
-    for row, listed in zip(part.rows, images, strict=True):
-        if row in part.lost:
-            collected.add(_image_row(listed, part.job, Reason("crashed", part.lost[row])), None)
+    lines = scan_parts.listed(part)
+    stamps = scan_parts.stamps(lines, part.job)
+    done = scan_parts.footer(part.out)
+    if done is not None and np.array_equal(done.stamps, stamps):
+        return _summary(read_table(part.out, "tiles", ["kind", "verdict"]))
+    images = lines["image"].to_pylist()
+    known, tables, hashes = reuse.known(part, images, stamps)
+    lines = lines.filter(pc.invert(pc.is_in(lines["image"], pa.array(known, pa.string()))))
+    new = lines.select(scan_parts.COLUMNS).to_pylist()
+    scanned = _scanned(new, part, dict(zip(images, part.rows, strict=True)))
+    table = pa.concat_tables([*tables, scanned.table()]) if tables else scanned.table()
+    table = reuse.in_order(table, "image", images) if tables else table
+    if part.job.fingerprint.extra:
+        hashes.append(_hashes(scanned.rows, part))
+        scan_parts.write_extra(reuse.in_order(pa.concat_tables(hashes), "tile_id", table["tile_id"].to_pylist()), part)
+    scan_parts.write_part(table, part, stamps)
+    return _summary(table, len(new), sum(listed["bytes"] for listed in new), time.perf_counter() - start)
+
+
+def _scanned(images: Sequence[Mapping[str, Any]], part: Part, rows: Mapping[str, int]) -> TileRows:
+    """Open images; ``rows`` gives each one's row of the listing."""
+    collected = TileRows()
+    readable = [listed for listed in images if rows[listed["image"]] not in part.lost]
+    limits = _scene_limits(readable, part.job)
+    for listed in images:
+        what = part.lost.get(rows[listed["image"]])
+        if what is not None:
+            collected.add(_image_row(listed, part.job, Reason("crashed", what)), None)
             continue
         for line, reduced in _scan_image(listed, part.job, limits.get(listed["image"])):
             collected.add(line, reduced)
-    if part.job.fingerprint.extra:
-        _write_extra(collected.rows, part)
-    write_table(collected.table(), part.out, "tiles", row_group_size=ROW_GROUP)
-    return _summary(part.out, collected.pixels, time.perf_counter() - start)
+    return collected
 
 
-@dataclass
-class _Collected:
-    """Rows, and beside each what its fingerprint is made of."""
-
-    rows: list[dict[str, Any]]
-    reduced: list[Reduced | None]
-    pixels: int = 0
-
-    def add(self, row: dict[str, Any], reduced: Reduced | None) -> None:
-        self.rows.append(row)
-        self.reduced.append(reduced)
-        if row["kind"] == "image" and row.get("image_width"):
-            self.pixels += row["image_width"] * row["image_height"]
-
-    def table(self) -> pa.Table:
-        at = [index for index, reduced in enumerate(self.reduced) if reduced is not None]
-        prints = finish([reduced for reduced in self.reduced if reduced is not None])
-        for index, columns in zip(at, _columns(prints), strict=True):
-            self.rows[index] |= columns
-        return table_from_rows("tiles", self.rows)
-
-
-def _write_extra(rows: Sequence[Mapping[str, Any]], part: Part) -> None:
+def _hashes(rows: Sequence[Mapping[str, Any]], part: Part) -> pa.Table:
     tiles = [row for row in rows if "extra" in row]
     columns = {"tile_id": pa.array([row["tile_id"] for row in tiles], pa.string())}
     for kind in part.job.fingerprint.extra:
         columns[kind] = pa.array([row["extra"][kind] for row in tiles], pa.string())
-    with atomic(extra_file(part.out)) as aside:
-        pq.write_table(pa.table(columns), aside)
-
-
-def _columns(prints: Fingerprints) -> Iterator[dict[str, Any]]:
-    for index in range(len(prints.phash)):
-        yield {
-            "content_hash": prints.content_hash[index],
-            "phash": int(prints.phash[index]),
-            "phash256": prints.phash256[index].tobytes(),
-            "mean": float(prints.mean[index]),
-            "std": float(prints.std[index]),
-            "ac_energy": float(prints.ac_energy[index]),
-            "dct16": prints.dct16[index].tobytes(),
-            "dct_scale": float(prints.dct_scale[index]),
-            "orientations": prints.orientations[index].tolist(),
-        }
-
-
-def _listed(part: Part) -> list[dict[str, Any]]:
-    """The part's rows of the listing; only their row groups are read."""
-    wanted = np.asarray(part.rows)
-    found: dict[int, dict[str, Any]] = {}
-    with open_table(part.listing, "images") as file:
-        start = 0
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            inside = wanted[(wanted >= start) & (wanted < stop)]
-            if len(inside):
-                rows = file.read_row_group(group, columns=list(_ROW_COLUMNS)).take(pa.array(inside - start))
-                found.update(zip(inside.tolist(), rows.to_pylist(), strict=True))
-            start = stop
-    return [found[row] for row in part.rows]
+    return pa.table(columns)
 
 
 def _location(listed: Mapping[str, Any], job: ScanJob) -> Location:
@@ -124,24 +82,22 @@ def _location(listed: Mapping[str, Any], job: ScanJob) -> Location:
     return Location(job.source.root, listed["file"], listed["member"], tuple(bands) if bands else None)
 
 
-def _scene_limits(images: Sequence[Mapping[str, Any]], part: Part) -> dict[str, tuple[float, ...]]:
+def _scene_limits(images: Sequence[Mapping[str, Any]], job: ScanJob) -> dict[str, tuple[float, ...]]:
     """Limits of every image whose scene spans files; an unreadable file has no say."""
     from curation import stretch
 
-    source = part.job.source.source
-    how = source.stretch
-    if how is None or how.how != "per_scene" or how.scene is None:
+    how = job.source.source.stretch
+    if how is None or job.scene is None:
         return {}
     scenes: dict[str, list[Mapping[str, Any]]] = {}
-    for row, listed in zip(part.rows, images, strict=True):
-        if row not in part.lost:
-            scenes.setdefault(scene_of(listed["image"], how.scene), []).append(listed)
+    for listed in images:
+        scenes.setdefault(scene_of(listed["image"], job.scene), []).append(listed)
     limits: dict[str, tuple[float, ...]] = {}
     for members in scenes.values():
         samples = []
         for listed in members:
             try:
-                with _opened(listed, part.job) as image, watchdog.deadline(_seconds(image)):
+                with _opened(listed, job) as image, watchdog.deadline(_seconds(image)):
                     samples.append(image.samples())
             except UnreadableImage:
                 continue
@@ -279,13 +235,9 @@ def _tile_row(
     }
 
 
-def _summary(path: Path, pixels: int, seconds: float) -> PartSummary:
-    with open_table(path, "tiles") as file:
-        rows = file.read(columns=["kind", "verdict"])
-    verdicts = Counter(
-        verdict or "kept"
-        for kind, verdict in zip(rows["kind"].to_pylist(), rows["verdict"].to_pylist(), strict=True)
-        if kind == "tile" or verdict is not None
-    )
-    images = rows["kind"].to_pylist().count("image")
-    return PartSummary(images, rows.num_rows - images, dict(verdicts), pixels, seconds)
+def _summary(table: pa.Table, opened: int = 0, size: int = 0, seconds: float = 0.0) -> PartSummary:
+    kinds, verdicts = (table[name].cast(pa.string()) for name in ("kind", "verdict"))
+    images = pc.sum(pc.equal(kinds, "image")).as_py() or 0
+    told = verdicts.filter(pc.or_(pc.equal(kinds, "tile"), verdicts.is_valid())).fill_null("kept")
+    counts = {pair["values"]: pair["counts"] for pair in told.value_counts().to_pylist()}
+    return PartSummary(images, len(table) - images, counts, opened, size, seconds)

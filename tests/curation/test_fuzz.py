@@ -19,13 +19,13 @@ from PIL import Image
 RUN = """
 import sys
 from pathlib import Path
-from curation import catalogue, scan, scan_parts
+from curation import catalogue, cutting, scan, scan_parts
 from curation.executor import Executor
 from curation.manifest import Recipe, resolve
 
 if __name__ == "__main__":
     root, out = Path(sys.argv[1]), Path(sys.argv[2])
-    scan_parts.PART_IMAGES = 4
+    cutting.SHORTEST = cutting.LONGEST = 4 * cutting.IMAGE_SECONDS
     recipe = Recipe.model_validate({"name": "t", "sources": [{"id": "s", "path": str(root)}]})
     rows = [
         {"source": "s", "image": path.name, "file": path.name, "bytes": path.stat().st_size, "mtime_ns": 0}

@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from curation import catalogue, fingerprint, scan, scan_parts, strips
+from curation import catalogue, cutting, fingerprint, scan, scan_parts, strips
 from curation.catalogue import Window
 from curation.manifest import Recipe, resolve
 from curation.raster import Location, open_image
@@ -165,23 +165,12 @@ def test_scenes_of_several_files_share_their_limits_and_their_part(
             root / f"{name}.tif", "w", driver="GTiff", height=200, width=200, count=3, dtype="uint16"
         ) as f:
             f.write(values)
-    monkeypatch.setattr(scan_parts, "PART_IMAGES", 1)
+    monkeypatch.setattr(cutting, "SHORTEST", 1e-6)
+    monkeypatch.setattr(cutting, "LONGEST", 1e-6)
     parts = parts_of(root, tmp_path, stretch={"how": "per_scene", "scene": "(T[0-9])_"})
     assert [part.images for part in parts] == [2, 1]
     limits = {row["image"]: row["stretch"] for row in rows_of(parts) if row["kind"] == "tile"}
     assert limits["T1_a.tif"] == limits["T1_b.tif"] != limits["T2_a.tif"]
-
-
-def test_parts_are_bounded_and_cover_the_listing_once(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scan_parts, "PART_IMAGES", 2)
-    parts = parts_of(folder, tmp_path)
-    assert [part.rows for part in parts] == [(0, 1), (2, 3), (4, 5), (6,)]
-    assert len({part.out for part in parts}) == 4
-    monkeypatch.setattr(scan_parts, "PART_IMAGES", 100)
-    monkeypatch.setattr(scan_parts, "PART_BYTES", 30_000)
-    assert sorted(row for part in parts_of(folder, tmp_path) for row in part.rows) == list(range(7))
 
 
 def test_a_part_that_exists_is_not_made_again(folder: Path, tmp_path: Path) -> None:
@@ -240,7 +229,7 @@ def test_images_given_up_are_crashed(folder: Path, tmp_path: Path) -> None:
 def test_the_key_of_a_job_follows_every_rule(folder: Path, tmp_path: Path) -> None:
     base = parts_of(folder, tmp_path)[0].job.rules()
     for recipe, source in (
-        ({"exclude": {"min_side": 65}}, {}),
+        ({"exclude": {"max_pixels": 65}}, {}),
         ({"slice": {"tile": 100}}, {}),
         ({}, {"gsd_m": 1}),
     ):
