@@ -48,7 +48,7 @@ class ScanJob:
             "release": ROWS_VERSION,
             "source": self.source.source.model_dump(mode="json"),
             "slice": self.source.slice.model_dump(mode="json"),
-            "exclude": self.exclude.model_dump(mode="json", exclude={"max_unreadable"}),
+            "exclude": self.exclude.model_dump(mode="json", include=set(ExcludeRules.SCAN_FIELDS)),
             "fingerprint": self.fingerprint.model_dump(mode="json"),
             "seed": self.seed if self.source.slice.mode == "random" else None,
         }
