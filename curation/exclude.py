@@ -169,7 +169,8 @@ RULES: tuple[Rule, ...] = (
     # Decibels, temperatures, differences: light is not negative.
     Rule("not_optical", "values", "band_middle", "at least", "middle of a band is {band_middle:.4g}", fixed=0.0),
     # Figures: lines and letters are smoothed into a transparent canvas; a mask of valid pixels has hard edges.
-    Rule("not_optical", "max_soft_alpha", "soft_alpha", "at most", "{soft_alpha:.4f} half transparent", unless=_placed),
+    Rule("not_optical", "max_soft_alpha", "soft_alpha", "at most", "{soft_alpha:.4f} half transparent", unless=_placed,
+         limit="at most {max_soft_alpha:g} without a CRS"),
     # Masks, class maps, charts, drawings: areas of exactly one colour that end in hard edges.
     Rule("not_optical", "max_flat", "flat", "at most", _FLAT + " and {gentle:.3f} of the others nearly",
          kinds=("rgb",), unless=_gentle, limit="at most {max_flat:g} unless at least {min_gentle:g}"),
@@ -181,8 +182,8 @@ RULES: tuple[Rule, ...] = (
     Rule("not_optical", "max_colour_spread", "colour_spread", "at most", "{colour_spread:.1f} grey levels",
          kinds=("rgb",)),
     # Radar composites and noise: in visible light every channel has its edges where another has them.
-    Rule("not_optical", "min_agreement", "agreement", "at least", "{agreement:.3f} between channels",
-         kinds=("rgb",), unless=_faint),
+    Rule("not_optical", "min_agreement", "agreement", "at least", "{agreement:.3f} between channels, which step by {edge:.1f}",
+         kinds=("rgb",), unless=_faint, limit="at least {min_agreement:g} from steps of {agreement_from:g} on"),
     # Near infrared shown as red.
     Rule("false_colour", "false_colour", None, "at most", "the manifest says kind: false_colour",
          kinds=("false_colour",), limit="not taken"),

@@ -250,6 +250,10 @@ class ExcludeRules(Strict):
     """Most pixels that are decoded at once: of a whole image, or of one block of a raster that is read by windows."""
     max_bytes: int = Field(64 << 30, ge=1)
 
+    def thresholds(self) -> dict[str, Any]:
+        """What ``select`` compares measurements with, as JSON values: part of its key and of the catalogue."""
+        return self.model_dump(mode="json", exclude={*self.SCAN_FIELDS, "max_unreadable"})
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_flag_for_a_number(cls, value: object, info: ValidationInfo) -> object:

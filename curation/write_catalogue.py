@@ -58,7 +58,7 @@ class Rulebook(NamedTuple):
 
     def as_json(self) -> bytes:
         """As stored."""
-        stored = {"name": self.name, "exclude": self.exclude.model_dump(mode="json"), "kinds": self.kinds}
+        stored = {"name": self.name, "exclude": self.exclude.thresholds(), "kinds": self.kinds}
         return json.dumps(stored, sort_keys=True).encode()
 
 
