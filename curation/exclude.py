@@ -182,8 +182,8 @@ RULES: tuple[Rule, ...] = (
     Rule("not_optical", "max_colour_spread", "colour_spread", "at most", "{colour_spread:.1f} grey levels",
          kinds=("rgb",)),
     # Radar composites and noise: in visible light every channel has its edges where another has them.
-    Rule("not_optical", "min_agreement", "agreement", "at least", "{agreement:.3f} between channels, which step by {edge:.1f}",
-         kinds=("rgb",), unless=_faint, limit="at least {min_agreement:g} from steps of {agreement_from:g} on"),
+    Rule("not_optical", "min_agreement", "agreement", "at least", "{agreement:.3f} between channels of edge {edge:.1f}",
+         kinds=("rgb",), unless=_faint, limit="at least {min_agreement:g} from edge {agreement_from:g} on"),
     # Near infrared shown as red.
     Rule("false_colour", "false_colour", None, "at most", "the manifest says kind: false_colour",
          kinds=("false_colour",), limit="not taken"),

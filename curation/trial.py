@@ -23,7 +23,7 @@ Counts = dict[str, Counter[str]]
 
 def place(made: Path, name: Path) -> None:
     """Give a stage's result a name in the trial's folder: as a link, which takes no space, where links can be made."""
-    if name.exists() and os.path.samefile(made, name):
+    if name.exists() and name.samefile(made):
         return
     with atomic(name) as aside:
         try:

@@ -165,9 +165,8 @@ def _story_of_image(table: _Table, image: Row) -> str:
     if tiles:
         counts = Counter(row["verdict"] for row in tiles)
         told = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS if counts[verdict])
-        worst = sorted(tiles, key=lambda row: (VERDICTS.index(row["verdict"]), row["row_off"], row["col_off"]))[
-            :_LISTED
-        ]
+        tiles.sort(key=lambda row: (VERDICTS.index(row["verdict"]), row["row_off"], row["col_off"]))
+        worst = tiles[:_LISTED]
         twins = _twins(table, worst)
         lines.append(f"  tiles: {told}" + ("; the worst:" if len(tiles) > _LISTED else ""))
         lines += [f"    {row['tile_id']} {_window(row)}  {_verdict(row, table.rules.name, twins)}" for row in worst]
