@@ -128,7 +128,7 @@ def looks_of(prints: Fingerprints) -> confirm.Looks:
 
 
 def joined(parts: list[Fingerprints]) -> Fingerprints:
-    names = ("phash", "orientations", "phash256", "dct16", "dct_scale", "mean", "std", "ac_energy")
+    names = ("phash", "orientations", "dct16", "dct_scale", "mean", "std", "ac_energy")
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return Fingerprints(**columns, content_hash=[value for part in parts for value in part.content_hash])
 

@@ -3,8 +3,8 @@
     python benchmarks/exclusion.py DATA [--truth SOURCES.csv] [--show-errors]
 
 DATA holds images and a CSV with columns ``path``, ``role`` and ``optical_keep`` (1 keep, 0 leave out, anything else:
-depends on the policy). Every image goes through the scan as a plain folder source with the default rules. An image
-counts as kept when at least one of its tiles is.
+depends on the policy). Every image goes through scan and select as a plain folder source with the default rules. An
+image counts as kept when at least one of its tiles is, or is a duplicate.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from curation import catalogue, scan, scan_parts
+from curation import catalogue, scan, scan_parts, select
 from curation.manifest import Recipe, resolve
 
 
@@ -64,14 +62,18 @@ def scan_all(data: Path, paths: list[str]) -> dict[str, tuple[bool, str]]:
         listing = Path(folder) / "images.parquet"
         catalogue.write_table(catalogue.table_from_rows("images", rows), listing, "images")
         parts = scan_parts.plan_parts(listing, Path(folder), scan_parts.ScanJob.of(source, recipe))
-        reasons: dict[str, Counter[str]] = defaultdict(Counter)
         for part in parts:
             scan.scan_part(part)
-            table = pq.read_table(part.out, columns=["kind", "image", "verdict", "detail"])
-            for row in table.to_pylist():
-                if row["kind"] == "tile" or row["verdict"]:
-                    reasons[row["image"]][f"{row['verdict']}: {row['detail']}" if row["verdict"] else "kept"] += 1
-    return {path: (reasons[path]["kept"] > 0, "; ".join(list(reasons[path])[:3])) for path in paths}
+        select.select([part.out for part in parts], recipe, [source], Path(folder) / "catalogue.parquet")
+        table = catalogue.read_table(Path(folder) / "catalogue.parquet", "catalogue")
+    kept: set[str] = set()
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for row in table.select(["image", "verdict", "detail"]).to_pylist():
+        if row["verdict"] in (catalogue.KEPT, "duplicate"):
+            kept.add(row["image"])
+        elif row["verdict"] != catalogue.SLICED:
+            reasons[row["image"]].append(f"{row['verdict']}: {row['detail']}")
+    return {path: (path in kept, "; ".join(reasons[path][:3])) for path in paths}
 
 
 def confusion(truth: dict[str, tuple[str, str]], outcome: dict[str, tuple[bool, str]]) -> list[dict[str, Any]]:

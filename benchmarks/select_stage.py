@@ -1,12 +1,13 @@
-"""Time and memory of the whole select stage: Parquet in, Parquet out.
+"""Time and memory of the whole select stage: Parquet in, Parquet out; then of asking ``rs-curate why``.
 
     python benchmarks/select_stage.py --folder /some/disk [--rows 13.2e6] [--threads 2] [--out select.json]
+        [exclude.max_flat=0.3 ...]
 
 Tiles are made once and kept in the folder (about 360 bytes each): codes as in ``benchmarks/neighbours.py`` with all
 eight orientations; planted near duplicates share their original's picture in a random orientation, with noise; of every
 crowd around a centre half show its picture and half one of their own, all of little texture; 1 % equal pixels; six
-tiles per raw image, each image with a row of its own. A benchmark of 10,000 images is guarded, 9 % of which show tiles
-of the corpus.
+tiles per raw image, each image with a row of its own and measurements that the default thresholds accept but for one
+image in some thousands. A benchmark of 10,000 images is guarded, 9 % of which show tiles of the corpus.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from neighbours import flipped, orientations_of
 from curation import confirm
 from curation.catalogue import schema_of, write_table
 from curation.manifest import Recipe, resolve
+from curation.settings import override
 
 PART = 96_000
 PER_IMAGE = 6
@@ -149,24 +151,40 @@ def _table(
         "gsd_m": pa.array(rng.choice([0.3, 0.5, 1.0], len(where)), pa.float32()),
         "content_hash": fixed(content, 16),
         "phash": nullable(eight[:, 0], pa.uint64()),
-        "phash256": fixed(rng.integers(0, 256, (len(tiles), 32), dtype=np.uint8), 32),
         "ac_energy": nullable(energy[where], pa.float32()),
         "valid_share": nullable(np.ones(len(where)), pa.float32()),
         "dct16": fixed(blocks, 256),
         "dct_scale": nullable(np.ones(len(where)), pa.float32()),
         "orientations": pa.FixedSizeListArray.from_arrays(pa.array(eight.reshape(-1)), 8),
+        "mean": pa.array(rng.uniform(60, 160, len(where)), pa.float32()),
+        "std": pa.array(rng.uniform(4, 60, len(where)), pa.float32()),
+        **_measured(len(where), ~null, rng),
     }
     schema = schema_of("tiles")
     return pa.table([given.get(f.name, pa.nulls(len(where), f.type)) for f in schema], schema=schema)
 
 
-def _measure(folder: Path, parts: list[Path], threads: int) -> dict[str, Any]:
+def _measured(count: int, is_tile: np.ndarray, rng: np.random.Generator) -> dict[str, pa.Array]:
+    """What the exclusion rules look at, of images alone; ``flat`` exceeds 0.3 in one of seventeen."""
+    values = {
+        "short_side": np.full(count, 1024), "aspect": np.full(count, 1.5), "soft_alpha": np.zeros(count),
+        "sampled": np.full(count, 60_000), "fill": rng.beta(1, 30, count), "flat": rng.beta(1, 8, count),
+        "gentle": rng.uniform(0, 0.4, count), "coloured": rng.uniform(0.2, 1, count),
+        "colour_spread": rng.uniform(10, 50, count), "edge": rng.uniform(5, 20, count),
+        "agreement": rng.uniform(0.6, 1, count),
+    }  # fmt: skip
+    schema = schema_of("tiles")
+    return {name: pa.array(each, schema.field(name).type, mask=is_tile) for name, each in values.items()}
+
+
+def _measure(folder: Path, parts: list[Path], threads: int, assignments: list[str]) -> dict[str, Any]:
     import resource
 
     from curation.select import select
 
     sources = [{"id": f"s{number:02d}", "path": "/nowhere"} for number in range(SOURCES)]
-    recipe = Recipe(name="bench", sources=sources, guard={"benchmarks": ["bench"]})
+    given = {"name": "bench", "sources": sources, "guard": {"benchmarks": ["bench"]}}
+    recipe = Recipe.model_validate(override(given, assignments))
     wall, cpu = time.perf_counter(), time.process_time()
     summary = select(
         parts, recipe, resolve(recipe, None), folder / "catalogue.parquet",
@@ -175,7 +193,29 @@ def _measure(folder: Path, parts: list[Path], threads: int) -> dict[str, Any]:
     seconds = {"wall_s": round(time.perf_counter() - wall, 1), "cpu_s": round(time.process_time() - cpu, 1)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     size = sum(part.stat().st_size for part in parts) >> 20
-    return seconds | {"peak_mib": peak, "summary": str(summary), "input_mib": size, "threads": threads}
+    told = {"peak_mib": peak, "summary": str(summary), "input_mib": size, "threads": threads, "set": assignments}
+    return seconds | told | _asked(folder)
+
+
+def _asked(folder: Path) -> dict[str, float]:
+    """Seconds that ``why`` takes for an image, for a copy by its id, and to suggest a name."""
+    import pyarrow.parquet as pq
+
+    from curation.errors import InputError
+    from curation.why import why
+
+    with pq.ParquetFile(folder / "catalogue.parquet") as file:
+        rows = file.read_row_group(file.num_row_groups // 2, columns=["tile_id", "image", "verdict"]).to_pylist()
+    copy = next(row for row in rows if row["verdict"] == "duplicate")
+    seconds = {}
+    for name, wanted in (("image", rows[-1]["image"]), ("id", copy["tile_id"]), ("wrong", rows[-1]["image"] + "f")):
+        start = time.perf_counter()
+        try:
+            why(folder, wanted)
+        except InputError as error:
+            assert "did you mean" in str(error)
+        seconds[f"why_{name}_s"] = round(time.perf_counter() - start, 2)
+    return seconds
 
 
 def main() -> None:
@@ -184,6 +224,7 @@ def main() -> None:
     parser.add_argument("--rows", type=float, default=13.2e6)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("assignments", nargs="*", metavar="key=value", help="fields of the recipe to set")
     options = parser.parse_args()
     count = int(options.rows)
     folder = options.folder / f"select-{count}"
@@ -196,7 +237,7 @@ def main() -> None:
         make_part((folder / "bench.prints", len(parts) + 1, (len(parts) + 1) * PART + 10_000))
     confirm.thumbnails(np.ones((1, 256), np.int8))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        result = {"rows": count} | pool.submit(_measure, folder, parts, options.threads).result()
+        result = {"rows": count} | pool.submit(_measure, folder, parts, options.threads, options.assignments).result()
     print(json.dumps(result))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1))

@@ -1,7 +1,8 @@
 """Fingerprints of a benchmark's images: one small file that can be shared without them, and guards against them.
 
 The file is a ``tiles`` table with a row per image (and per tile, of images that are larger than one tile), made by the
-scan stage itself, so that both sides of a comparison were measured alike.
+scan stage itself, so that both sides of a comparison were measured alike. The scan judges nothing by its looks, so a
+benchmark's images are guarded whatever they look like.
 """
 
 from __future__ import annotations
@@ -22,12 +23,9 @@ from curation.scan_parts import Part, PartSummary, ScanJob, plan_parts
 
 _KEPT = (
     "kind", "tile_id", "source", "image", "split", "col_off", "row_off", "width", "height", "image_width",
-    "image_height", "content_hash", "phash", "phash256", "mean", "std", "ac_energy", "dct16", "dct_scale",
+    "image_height", "content_hash", "phash", "mean", "std", "ac_energy", "dct16", "dct_scale",
     "orientations",
 )  # fmt: skip
-_PATIENT = ExcludeRules(min_side=8, max_aspect=1e6, min_valid=0)
-"""A benchmark's images are guarded whatever they look like."""
-
 Run = Callable[[Callable[[Part], PartSummary], Sequence[Part]], Iterable[object]]
 
 
@@ -69,7 +67,7 @@ def fingerprint_benchmark(
         (listed,) = write_inventory([source], listing)
         if listed.unread:  # its images would pass into a corpus unseen
             raise InputError(f"benchmark {benchmark.id}: {listed.unread[0]}")
-        parts = plan_parts(listing, Path(name), ScanJob(source, _PATIENT, FingerprintRules(), 0))
+        parts = plan_parts(listing, Path(name), ScanJob(source, ExcludeRules(), FingerprintRules(), 0))
         for _ in run(scan_part, parts):
             pass
         tables = [_wanted(part.out, benchmark) for part in parts]

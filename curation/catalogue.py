@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from curation.errors import FormatVersionError, InputError
 
-FORMAT_VERSION = 1
-"""Version of all three schemas; bumped by any change to a column."""
+FORMAT_VERSION = 2
+"""Version of all three schemas; bumped by any change to a column. 2: measurements of images; without ``phash256``."""
 
 KEPT, SLICED = "kept", "sliced"
 REASONS = (
@@ -59,6 +59,22 @@ IMAGES = pa.schema(
     ]
 )
 
+STATISTICS = ("fill", "flat", "gentle", "coloured", "colour_spread", "edge", "agreement")
+"""Columns that hold the properties of :class:`curation.statistics.Statistics` of the same names."""
+
+_MEASURED = [  # of raw images, null for tiles: what the exclusion rules look at
+    pa.field("short_side", pa.int32()),  # without the border that the manifest trims
+    pa.field("aspect", pa.float32()),
+    pa.field("on_earth", pa.bool_()),  # null without a CRS
+    pa.field("band_middle", pa.float32()),  # lowest middle of a band's range; null of 8-bit files and given stretches
+    pa.field("soft_alpha", pa.float32()),
+    pa.field("sampled", pa.int64()),  # pixels that the statistics rest on
+    *(pa.field(name, pa.float32()) for name in STATISTICS),
+]
+
+MEASUREMENTS = ("std", "valid_share", *(field.name for field in _MEASURED))
+"""Columns that a rule may look at: the first two of tiles, the others of images."""
+
 _ROW = [
     pa.field("kind", _DICTIONARY, nullable=False),  # image | tile
     pa.field("tile_id", pa.string(), nullable=False),
@@ -88,11 +104,11 @@ _ROW = [
     pa.field("raw_sha256", pa.binary(32)),
     pa.field("content_hash", pa.binary(16)),  # xxh3_128 of the 8-bit RGB pixels
     pa.field("phash", pa.uint64()),
-    pa.field("phash256", pa.binary(32)),
     pa.field("mean", pa.float32()),  # of luma, 0 to 255
     pa.field("std", pa.float32()),
     pa.field("ac_energy", pa.float32()),
     pa.field("valid_share", pa.float32()),
+    *_MEASURED,
     pa.field("verdict", _DICTIONARY),  # null in TILES while nothing speaks against the row
     pa.field("subject", pa.string()),  # the benchmark, or the tile that stands for this one
     pa.field("detail", pa.string()),  # rule, measured value, threshold
@@ -130,7 +146,7 @@ def tile_id(source: str, image: str, window: Window | None) -> str:
 
 def schema_of(kind: str) -> pa.Schema:
     """Schema of ``images``, ``tiles`` or ``catalogue`` with its name and version as metadata."""
-    return _NAMES[kind].with_metadata({"opticalrs.table": kind, "opticalrs.version": str(FORMAT_VERSION)})
+    return _NAMES[kind].with_metadata({"rscorpus.table": kind, "rscorpus.version": str(FORMAT_VERSION)})
 
 
 def table_from_rows(kind: str, rows: list[dict[str, Any]]) -> pa.Table:
@@ -171,8 +187,9 @@ def open_table(path: Path, kind: str) -> pq.ParquetFile:
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     metadata = file.schema_arrow.metadata or {}
-    table = metadata.get(b"opticalrs.table", b"").decode()
-    version = metadata.get(b"opticalrs.version", b"").decode()
+    name = b"opticalrs" if b"opticalrs.table" in metadata else b"rscorpus"  # format version 1 bore the earlier name
+    table = metadata.get(name + b".table", b"").decode()
+    version = metadata.get(name + b".version", b"").decode()
     if table != kind:
         raise InputError(f"{path}: holds {table or 'an unknown table'}, expected {kind}")
     if version != str(FORMAT_VERSION):

@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"opticalrs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_verify):
+    for add in (_add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_verify):
         add(commands)
     return parser
 
@@ -179,6 +179,10 @@ def _add_run(commands: Commands) -> None:
         metavar="BENCHMARK",
         help="go on without guarding this benchmark; the report says so",
     )
+    run.add_argument(
+        "--until", choices=("select",), metavar="STAGE",
+        help="select: make catalogue and report in OUT/trial, compare them with the finished ones, touch no shard",
+    )  # fmt: skip
     run.add_argument("--performance-report", type=Path, metavar="FILE", help="write Dask's performance report (HTML)")
     run.set_defaults(command=_run)
 
@@ -205,14 +209,32 @@ def _run(options: argparse.Namespace) -> None:
             unguarded=tuple(options.unguarded),
             fingerprints=options.fingerprints,
             performance_report=options.performance_report,
+            until=options.until,
         ),
         Terminal(),
     )
     if not result.worked:
         print("nothing to do: everything was made before")
-    print(f"{result.images:,} images -> {result.kept:,} tiles in {counted(result.shards, 'shard')}")
-    for name in ("shards", "catalogue.parquet", "report.html"):
+    shards = "; no shard was touched" if options.until else f" in {counted(result.shards, 'shard')}"
+    print(f"{result.images:,} images -> {result.kept:,} tiles{shards}")
+    for name in result.made:
         print(f"  {result.out / name}")
+
+
+def _add_why(commands: Commands) -> None:
+    why = commands.add_parser("why", help="one image's or tile's story: each rule's value, verdict, twin, place")
+    why.add_argument("out", type=Path, metavar="OUT", help="folder of a run")
+    why.add_argument(
+        "wanted", metavar="IMAGE|TILE_ID", help="an image's path in its source, a tile's id, a sample's key"
+    )
+    why.add_argument("--trial", action="store_true", help="ask the catalogue of `run --until select`")
+    why.set_defaults(command=_why)
+
+
+def _why(options: argparse.Namespace) -> None:
+    from curation.why import why
+
+    print(why(options.out, options.wanted, options.trial))
 
 
 def _add_verify(commands: Commands) -> None:

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
 
 SMALL, LARGE = 32, 64
-"""Sides of the reductions for the 64- and the 256-bit hash: four times the hash's side."""
+"""Sides of the reductions for the hash and for ``dct16``: four times the side of the block that is kept."""
 BOXED = 1024
 """Fewest rows and columns that an image too large to be held is averaged to before it is reduced."""
 ORIENTATIONS = ("identity", "rot90", "rot180", "rot270", "flip", "flip+rot90", "flip+rot180", "flip+rot270")
@@ -58,10 +58,9 @@ class Fingerprints:
     """``(N,)``; ``format(value, "016x")`` is what ``str(imagehash.phash(image))`` gives."""
     orientations: Words
     """``(N, 8)``; column 0 is ``phash``."""
-    phash256: Bytes
-    """``(N, 32)``, ``imagehash.phash(image, hash_size=16)``, most significant byte first."""
     dct16: npt.NDArray[np.int8]
-    """``(N, 16, 16)``: DCT-II block that ``phash256`` comes from, without its mean (the first entry is 0)."""
+    """``(N, 16, 16)``: DCT-II block that ``imagehash.phash(image, hash_size=16)`` looks at, without its mean (the first
+    entry is 0)."""
     dct_scale: npt.NDArray[np.float32]
     """``(N,)``: ``dct16 * dct_scale`` are orthonormal coefficients in grey levels."""
     content_hash: list[bytes]
@@ -196,7 +195,6 @@ def finish(reduced: Sequence[Reduced]) -> Fingerprints:
     return Fingerprints(
         phash=orientations[:, 0].copy(),
         orientations=orientations,
-        phash256=_packed(block16, large, 16),
         dct16=quantised,
         dct_scale=scale,
         content_hash=[tile.content_hash for tile in reduced],
@@ -237,11 +235,6 @@ def _bits_by_fftpack(image: Floats, side: int) -> npt.NDArray[np.bool_]:
 
     low = dct(dct(image, axis=0), axis=1)[:side, :side]
     return np.asarray(low > np.median(low)).reshape(-1)
-
-
-def _packed(block: Floats, images: Floats, side: int) -> Bytes:
-    bits = _bits(block, images)
-    return np.packbits(bits.reshape(len(bits), side * side), axis=1)
 
 
 def _orientations(block: Floats, turned: Floats, small: Floats, small_turned: Floats) -> Words:

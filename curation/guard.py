@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from curation.catalogue import open_table
 from curation.deduplicate import Matches, compare_looks, load_looks, textured
-from curation.errors import InputError
+from curation.errors import FormatVersionError, InputError
 from curation.manifest import DeduplicateRules, Recipe
 from curation.rows import Rows, fixed_bytes, numbers, read_codes
 from curation.views import without_crop
@@ -65,7 +65,8 @@ def fingerprint_files(recipe: Recipe, folder: Path | None, unguarded: Sequence[s
         unguarded: benchmarks to do without.
 
     Raises:
-        InputError: a file is absent, or ``unguarded`` names a benchmark that the recipe does not guard.
+        InputError: a file is absent, of another format version or no fingerprint file, or ``unguarded`` names a
+            benchmark that the recipe does not guard.
     """
     wanted = recipe.guard.benchmarks
     for name in unguarded:
@@ -83,8 +84,18 @@ def fingerprint_files(recipe: Recipe, folder: Path | None, unguarded: Sequence[s
                 f"guard.benchmarks: no fingerprints of {name} ({path or 'no folder is set'}); make them with "
                 f"`rs-curate fingerprint --benchmark {name} --data DIR`, or do without: --unguarded {name}"
             )
+        _check_version(name, path)
         found[name] = path
     return found
+
+
+def _check_version(name: str, path: Path) -> None:
+    try:
+        open_table(path, "tiles").close()
+    except FormatVersionError as error:
+        told = str(error).partition(";")[0]
+        again = f"rs-curate fingerprint --benchmark {name} --data DIR"
+        raise FormatVersionError(f"{told}; make the fingerprints again with `{again}`") from None
 
 
 def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Fingerprints:

@@ -21,7 +21,7 @@ from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from curation.containers import CONTAINERS
 from curation.errors import InputError
@@ -215,16 +215,15 @@ class Benchmark(Source):
 
 
 class ExcludeRules(Strict):
-    """Thresholds of the exclusion rules; each names the rule in :mod:`curation.exclude` that reads it."""
+    """Thresholds of the exclusion rules; each names the rule in :mod:`curation.exclude` that reads it.
+
+    A threshold is bounded by the range of what it is compared with: one beyond would silently take all or nothing.
+    """
 
     SCAN_FIELDS: ClassVar[frozenset[str]] = frozenset(
-        {
-            "splits", "licences", "redistributable_only", "max_pixels", "max_bytes", "min_side", "max_aspect",
-            "min_valid", "min_std", "min_coloured", "max_flat", "min_gentle", "max_colour_spread", "min_agreement",
-            "agreement_from", "max_soft_alpha", "earth_only", "false_colour",
-        }
-    )  # fmt: skip
-    """Fields that the scan itself reads."""
+        {"splits", "licences", "redistributable_only", "max_pixels", "max_bytes"}
+    )
+    """Fields that the scan itself reads; all others are judged from what it measured."""
 
     splits: tuple[str, ...] = ()
     """Splits to leave out."""
@@ -237,7 +236,7 @@ class ExcludeRules(Strict):
     """Least share of valid pixels in a tile."""
     max_unreadable: float = Field(0.5, ge=0, le=1)
     """Share of a source's images above which unreadable ones stop the run (sources of 20 images or more)."""
-    min_std: float = Field(2.0, ge=0)
+    min_std: float = Field(2.0, ge=0, le=127.5)
     """Least standard deviation of a tile's valid luma, in grey levels."""
     min_coloured: float = Field(0.01, ge=0, le=1)
     """Least share of pixels whose channels differ; below, an image is single-band. Sources of ``kind: rgb`` only."""
@@ -245,11 +244,11 @@ class ExcludeRules(Strict):
     """Largest share of pixels that equal their neighbours, where the others step hard: masks, class maps, charts."""
     min_gentle: float = Field(0.5, ge=0, le=1)
     """Of the other pixels, the share of gentle steps from which on a flat image is calm water. ``kind: rgb`` only."""
-    max_colour_spread: float = Field(70.0, ge=0)
+    max_colour_spread: float = Field(70.0, ge=0, le=361)
     """Largest standard deviation of the opponent colours, in grey levels: colour-coded maps. ``kind: rgb`` only."""
     min_agreement: float = Field(0.3, ge=-1, le=1)
     """Least correlation of fine detail between channels: radar composites, noise. ``kind: rgb`` only."""
-    agreement_from: float = Field(4.0, ge=0)
+    agreement_from: float = Field(4.0, ge=0, le=255)
     """Difference of neighbours, in grey levels, below which channels differ by noise alone and are not compared."""
     max_soft_alpha: float = Field(0.005, ge=0, le=1)
     """Largest share of half transparent pixels of an image without CRS: figures."""
@@ -260,6 +259,18 @@ class ExcludeRules(Strict):
     max_pixels: int = Field(250_000_000, ge=1)
     """Most pixels that are decoded at once: of a whole image, or of one block of a raster that is read by windows."""
     max_bytes: int = Field(64 << 30, ge=1)
+
+    def thresholds(self) -> dict[str, Any]:
+        """What ``select`` compares measurements with, as JSON values: part of its key and of the catalogue."""
+        return self.model_dump(mode="json", exclude={*self.SCAN_FIELDS, "max_unreadable"})
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """``min_std: no`` would be taken for 0 without a word."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("a number is needed here; yes and no are none")
+        return value
 
 
 class SliceRules(Strict):
@@ -287,7 +298,7 @@ class SliceRules(Strict):
 
 
 class FingerprintRules(Strict):
-    """Hashes beyond the built-in 64- and 256-bit pHash, computed by imagehash itself.
+    """Hashes beyond the built-in 64-bit pHash, computed by imagehash itself.
 
     They are written beside each part of tiles, in ``<part>.hashes.parquet``; no stage reads them.
     """

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -61,6 +61,8 @@ class RunOptions:
     unguarded: tuple[str, ...] = ()
     fingerprints: Path | None = None
     performance_report: Path | None = None
+    until: Literal["select"] | None = None
+    """Stop after this stage: catalogue and report are made beside the finished ones, and no shard is touched."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class RunResult:
     shards: int
     worked: tuple[str, ...]
     """Stages that did any work; empty when everything was there already."""
+    made: tuple[str, ...] = ("shards", "catalogue.parquet", "report.html")
+    """What lies below ``out`` now."""
 
 
 @dataclass
@@ -143,6 +147,8 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         _scan(state, plan)
         keys = _keys(state, plan)
         catalogue = _select(state, plan, keys)
+        if options.until == "select":
+            return _trial(state, plan, listings, catalogue)
         infos = _write(state, catalogue, keys, listings)
         images = sum(open_table(path, "images").metadata.num_rows for path in listings.values())
         _report(state, keys.write, listings)
@@ -221,17 +227,21 @@ def _keys(state: _Run, plan: _Plan) -> _Keys:
         SELECT_VERSION,
         {source: scan_parts.content_of_source(parts) for source, parts in plan.parts.items()},
         recipe.model_dump(mode="json", include={"seed", "deduplicate", "guard", "balance", "shards", "name"}),
-        [(source.id, source.priority, source.cap, source.source.redistributable) for source in state.sources],
+        recipe.exclude.thresholds(),
+        [
+            (source.id, source.priority, source.cap, source.source.redistributable, source.source.kind)
+            for source in state.sources
+        ],
         {name: _file_digest(path) for name, path in plan.fingerprints.items()},
     )
     licences = {source.id: source.source.licence for source in state.sources}
     write_key = _key("write", select_key, licences, shards.FORMAT_VERSION)
     target = state.out / "shards"
     done = shards.read_checksums(target, missing_ok=True)
-    if done is not None and done.key != write_key and not state.options.replace:
+    if done is not None and done.key != write_key and not state.options.replace and state.options.until is None:
         raise InputError(
-            f"{target}: holds shards of another recipe or other data; "
-            "run again with --replace to replace them, or give another --out"
+            f"{target}: holds shards of another recipe or other data; run again with --replace to replace them, "
+            "with --until select to see what would change, or give another --out"
         )
     return _Keys(select_key, write_key)
 
@@ -357,6 +367,27 @@ def _report(state: _Run, write_key: str, listings: Mapping[str, Path]) -> None:
         state.worked.append("report")
         write_report(Facts(state.recipe, state.sources, state.out, listings, state.options.unguarded), page)
     _publish_file(page, state.out / "report.html")
+
+
+def _trial(state: _Run, plan: _Plan, listings: Mapping[str, Path], catalogue: Path) -> RunResult:
+    """Show what select decided beside what was finished before."""
+    from curation import trial
+    from curation.report import REPORT_VERSION, Facts, write_report
+
+    folder = state.out / trial.FOLDER
+    trial.place(catalogue, folder / "catalogue.parquet")
+    rules = state.recipe.model_dump(mode="json")
+    key = _key("trial", plan.select_key, REPORT_VERSION, rules, list(state.options.unguarded))
+    page = state.stage("trial", key) / "report.html"
+    if not page.exists():
+        state.worked.append("report")
+        write_report(Facts(state.recipe, state.sources, folder, listings, state.options.unguarded), page)
+    trial.place(page, folder / "report.html")
+    counts = trial.count(catalogue)
+    for line in trial.compare(counts, state.out / "catalogue.parquet"):
+        state.observer.say(line)
+    made = tuple(f"{trial.FOLDER}/{name}" for name in ("catalogue.parquet", "report.html"))
+    return RunResult(state.out, counts["image"].total(), counts["tile"]["kept"], 0, tuple(state.worked), made)
 
 
 # ------------------------------------------------------------------------------------------------ keys and files

@@ -1,7 +1,7 @@
 """The rows of all ``tiles`` parts as numpy columns in the catalogue's order: what ``select`` thinks with.
 
 The order is: source (as the recipe names them), image, the image's own row before its tiles, then row and column
-offset. It does not depend on how rows came in parts. Strings stay in the files; a row costs about 125 bytes here.
+offset. It does not depend on how rows came in parts. Strings stay in the files; a row costs about 126 bytes here.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Rows:
     ids: npt.NDArray[np.uint8]
     """(N, 10): the tile id's bytes."""
     code: npt.NDArray[np.int8]
+    rule: npt.NDArray[np.int8]
+    """What the judge of :func:`load_rows` says of the row alone; -1 where it says nothing."""
     width: npt.NDArray[np.int32]
     height: npt.NDArray[np.int32]
     image_pixels: npt.NDArray[np.int64]
@@ -88,7 +90,21 @@ class Rows:
         return np.ascontiguousarray(self.ids[:, :8]).view(">u8")[:, 0].astype(np.uint64)
 
 
-def load_rows(parts: Sequence[Path], sources: Sequence[str], rules: DeduplicateRules, threads: int = 1) -> Rows:
+@dataclass(frozen=True)
+class Judge:
+    """Gives every row of a table a small number, from some of its columns."""
+
+    columns: tuple[str, ...]
+    give: Callable[[pa.Table], npt.NDArray[np.int8]]
+
+
+def load_rows(
+    parts: Sequence[Path],
+    sources: Sequence[str],
+    rules: DeduplicateRules,
+    threads: int = 1,
+    judge: Judge | None = None,
+) -> Rows:
     """Read the numeric columns of all parts and put the rows in the catalogue's order.
 
     Args:
@@ -96,6 +112,7 @@ def load_rows(parts: Sequence[Path], sources: Sequence[str], rules: DeduplicateR
         sources: source ids in the recipe's order.
         rules: in which views tiles will be compared.
         threads: row groups that are read at a time.
+        judge: what is asked about every row on the way; null: nothing.
 
     Raises:
         WorkError: a row of an unknown source, an id that is no id, or two rows with one id.
@@ -109,7 +126,7 @@ def load_rows(parts: Sequence[Path], sources: Sequence[str], rules: DeduplicateR
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
         columns |= _empty(len(order), len(views_of(rules)))
-        for start, values in zip(first, pool.map(partial(_read_values, rules=rules), units), strict=False):
+        for start, values in zip(first, pool.map(partial(_read_values, rules=rules, judge=judge), units), strict=False):
             where = place[start : start + len(values["code"])]
             for name, value in values.items():
                 columns[name][where] = value
@@ -285,6 +302,7 @@ def _empty(count: int, views: int) -> dict[str, Array]:
     return {
         "ids": np.empty((count, 10), np.uint8),
         "code": np.empty(count, np.int8),
+        "rule": np.empty(count, np.int8),
         "image_pixels": np.empty(count, np.int64),
         "file_bytes": np.empty(count, np.int64),
         "pass_through": np.empty(count, np.bool_),
@@ -296,13 +314,15 @@ def _empty(count: int, views: int) -> dict[str, Array]:
     }
 
 
-def _read_values(unit: Unit, rules: DeduplicateRules) -> dict[str, Array]:
-    table = read_unit(unit, [*_VALUES, *(["dct16"] if rules.crops else [])])
+def _read_values(unit: Unit, rules: DeduplicateRules, judge: Judge | None) -> dict[str, Array]:
+    judged = judge.columns if judge is not None else ()
+    table = read_unit(unit, [*_VALUES, *(["dct16"] if rules.crops else []), *judged])
     seen, hashed = read_codes(table, rules)
     verdicts = {word: number for number, word in enumerate(VERDICTS)}
     return {
         "ids": _decode_ids(column(table, "tile_id"), unit.path),
         "code": codes(column(table, "verdict"), verdicts, NO_VERDICT).astype(np.int8),
+        "rule": np.full(len(table), -1, np.int8) if judge is None else judge.give(table),
         "image_pixels": numbers(table, "image_width").astype(np.int64) * numbers(table, "image_height"),
         "file_bytes": numbers(table, "file_bytes"),
         "pass_through": column(table, "pass_through").fill_null(False).to_numpy(zero_copy_only=False),

@@ -1,8 +1,8 @@
 """The scan stage: from raw images to rows of tiles, one part of images to one Parquet part.
 
-Every raw image gives a row of its own (null window, fingerprint of the whole image) and, unless it is left out, a row
-per tile. A tile that is left out keeps its row, with verdict and reason. Nothing here knows on how many machines it
-runs.
+Every raw image gives a row of its own (null window, fingerprint of the whole image, what the exclusion rules look at)
+and, where it can be read and its licence and split are wanted, a row per tile. What is measured is not judged here: no
+threshold of a recipe changes a row. Nothing here knows on how many machines it runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import exclude, reuse, scan_parts, slicing, statistics, strips, watchdog
-from curation.catalogue import Window, read_table, tile_id
+from curation.catalogue import STATISTICS, Window, read_table, tile_id
 from curation.errors import UnreadableImage
 from curation.exclude import Reason
 from curation.fingerprint import Reduced, extra_hashes, reduce
@@ -117,7 +117,7 @@ def _scan_image(
     try:
         with _opened(listed, job, limits) as image:
             facts = _facts(image)
-            reason = exclude.by_header(image, source, job.exclude)
+            reason = exclude.by_type(image.dtype) or _by_area(image)
             if reason is not None:
                 return [(_image_row(listed, job, reason, facts), None)]
             with watchdog.deadline(_seconds(image)):
@@ -146,14 +146,12 @@ def _scan_pixels(
     source = job.source.source
     patches = strips.patches(image)
     found = statistics.together(statistics.measure(patch.rgb, patch.valid) for patch in patches)
-    reason = exclude.by_content(image, found, job.exclude)
     whole = patches[0] if len(patches) == 1 and patches[0].window == image.area else None
-    windows: list[Window] = []
-    if reason is None:
-        share = exclude.valid_share(patches, found.fill)
-        windows = slicing.windows(image.area, job.source.slice, job.seed, source.id, listed["image"], share)
-        if not windows:
-            reason = Reason("too_small", f"slice: {image.width} x {image.height} pixels give no tile")
+    share = strips.valid_share(patches, found.fill)
+    windows = slicing.windows(image.area, job.source.slice, job.seed, source.id, listed["image"], share)
+    reason = None
+    if not windows:
+        reason = Reason("too_small", f"slice: {image.width} x {image.height} pixels give no tile")
     facts["stretch"] = None if image.stretch is None else list(image.stretch)
     tiles: list[tuple[dict[str, Any], Reduced | None]] = []
     ground = dict(zip(windows, image.ground(windows), strict=True)) if image.georeference is not None else {}
@@ -161,15 +159,20 @@ def _scan_pixels(
     for patch in walk:
         is_all = patch.window == image.area
         reduced = walk.reduced() if is_all else reduce(patch.rgb, patch.valid, patch.grey)
-        share = exclude.valid_share([patch], found.fill if is_all else statistics.fill(patch.rgb, patch.valid))
-        verdict = exclude.by_nodata(share, job.exclude) or exclude.by_texture(reduced.std, job.exclude)
+        fill = found.fill if is_all else statistics.fill(patch.rgb, patch.valid)
         placed = facts | _ground(ground[patch.window]) if ground else facts
-        line = _tile_row(patch.window, verdict, share, image, listed, job, placed)
+        line = _tile_row(patch.window, strips.valid_share([patch], fill), image, listed, job, placed)
         if job.fingerprint.extra:
             line["extra"] = extra_hashes(patch.rgb, job.fingerprint.extra)
         tiles.append((line, reduced))
-    row = _image_row(listed, job, reason, facts)
+    row = _image_row(listed, job, reason, facts | _measured(image, found))
     return [(row, walk.reduced()), *tiles]
+
+
+def _by_area(image: Image) -> Reason | None:
+    if image.area.width > 0 and image.area.height > 0:
+        return None
+    return Reason("too_small", f"trim: nothing is left of {image.width} x {image.height} pixels")
 
 
 # ------------------------------------------------------------------------------------------------ rows
@@ -188,6 +191,29 @@ def _facts(image: Image) -> dict[str, Any]:
         "affine": None if image.affine is None else list(image.affine),
         "raw_sha256": image.raw_sha256,
     } | _ground(image.ground([Window(0, 0, image.width, image.height)])[0])
+
+
+def _measured(image: Image, found: statistics.Statistics) -> dict[str, Any]:
+    """Columns of an image that the exclusion rules look at; pixels say nothing where no valid one has neighbours."""
+    short, long = sorted((image.area.width, image.area.height))
+    shape = {
+        "short_side": short,
+        "aspect": long / short,
+        "on_earth": None if image.georeference is None else image.georeference.on_earth,
+        "sampled": found.pixels,
+    }
+    if found.pixels == 0:
+        return shape
+    content = {name: getattr(found, name) for name in STATISTICS}
+    return shape | content | {"band_middle": _band_middle(image), "soft_alpha": image.soft_alpha}
+
+
+def _band_middle(image: Image) -> float | None:
+    """Lowest middle of a band's range, where the range is the image's own and not the manifest's."""
+    limits = image.stretch
+    if limits is None or image.source.stretch is not None:
+        return None
+    return min((low + high) / 2 for low, high in zip(limits[::2], limits[1::2], strict=True))
 
 
 def _ground(place: Ground) -> dict[str, Any]:
@@ -212,7 +238,6 @@ def _image_row(
 
 def _tile_row(
     window: Window,
-    reason: Reason | None,
     valid_share: float,
     image: Image,
     listed: Mapping[str, Any],
@@ -230,8 +255,6 @@ def _tile_row(
         **window._asdict(),
         "pass_through": is_all and image.pass_through,
         "valid_share": valid_share,
-        "verdict": None if reason is None else reason.verdict,
-        "detail": None if reason is None else reason.detail,
     }
 
 

@@ -1,41 +1,36 @@
 """The select stage: from scanned tiles to the catalogue, in which every row has a verdict and every kept tile a place.
 
-Leak guard, duplicates, caps and shard assignment, one after the other, on numeric columns in memory; the rest of
-each row is streamed from the parts to the catalogue. The result depends on the rows, the recipe and the fingerprint
-files alone: not on how rows came in parts, nor on the number of threads. That is also what makes it incremental: with
-the parts of a new source beside those that were scanned before, it gives what it would have given with all at once.
+Exclusion by threshold, leak guard, duplicates, caps and shard assignment, one after the other, on numeric columns in
+memory; the rest of each row is streamed from the parts to the catalogue. The result depends on the rows, the recipe and
+the fingerprint files alone: not on how rows came in parts, nor on the number of threads. That is also what makes it
+incremental: with the parts of a new source beside those scanned before, it gives what it would have given with all at
+once.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from curation import balance
+from curation import balance, exclude
 from curation.assign import assign, predicted_bytes
-from curation.catalogue import CATALOGUE, KEPT, SLICED, VERDICTS, atomic, schema_of
+from curation.catalogue import KEPT, REASONS, SLICED, VERDICTS
 from curation.deduplicate import Matches, find_duplicates
-from curation.errors import WorkError
 from curation.guard import Fingerprints, find_leaks, load_fingerprints
 from curation.manifest import Recipe, ResolvedSource
 from curation.mix import splitmix64
-from curation.rows import NO_VERDICT, Rows, load_rows, read_unit
+from curation.rows import NO_VERDICT, Judge, Rows, load_rows
 from curation.views import VIEWS
+from curation.write_catalogue import Decision, Rulebook, write_catalogue
 
 Ints = npt.NDArray[np.int64]
 
-_ROW_GROUP = 65_536
-_COPIED = [name for name in CATALOGUE.names if name not in ("shard", "position")]
 _CODE = {word: number for number, word in enumerate(VERDICTS)}
 _LOT_STREAM = 1
 """Which stream of the seed draws lots for the caps; stream 0 shuffles."""
@@ -52,24 +47,15 @@ class SelectSummary:
     """Tiles per verdict against them."""
     unguarded: tuple[str, ...] = ()
     """Benchmarks that the recipe guards and this run did not."""
+    images: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Raw images per verdict against them, those of the scan included."""
 
     def __str__(self) -> str:
-        against = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
-        text = f"{self.kept:,} of {self.tiles:,} tiles kept in {self.shards:,} shards" + (
-            f" ({against})" if against else ""
-        )
+        text = f"{self.kept:,} of {self.tiles:,} tiles kept in {self.shards:,} shards{_in_words(self.reasons)}"
+        if self.rejected:
+            text += f"; {sum(self.rejected.values()):,} of {self.images:,} images left out{_in_words(self.rejected)}"
         return text + (f"; not guarded: {', '.join(self.unguarded)}" if self.unguarded else "")
-
-
-@dataclass
-class _Decision:
-    """Verdicts as they form, and what is needed to word them."""
-
-    code: npt.NDArray[np.int8]
-    shard: npt.NDArray[np.int32]
-    position: npt.NDArray[np.int32]
-    words: list[tuple[Ints, Callable[[int], tuple[str | None, str]]]] = field(default_factory=list)
-    """Rows with a new verdict, ascending, and (subject, detail) of the n-th of them."""
 
 
 def select(
@@ -98,24 +84,44 @@ def select(
         WorkError: no rows, two rows with one id, or rows of a source that the recipe does not name.
     """
     workers = max(1, threads or len(os.sched_getaffinity(0)))
-    rows = load_rows(parts, [source.id for source in sources], recipe.deduplicate, workers)
+    rulebook = Rulebook.of(recipe, {source.id: source for source in sources})
+    judge = Judge(exclude.READ, partial(exclude.judge_table, kinds=rulebook.kinds, rules=recipe.exclude))
+    rows = load_rows(parts, list(rulebook.kinds), recipe.deduplicate, workers, judge)
     shard, position = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
-    decision = _Decision(rows.code.copy(), shard, position)
+    decision = Decision(rows.code.copy(), rows.rule.copy(), shard, position)
+    _exclude(rows, decision)
     if benchmarks:
         _guard(rows, decision, load_fingerprints(benchmarks, recipe.deduplicate), recipe, workers)
     _deduplicate(rows, decision, recipe, sources, workers)
     _balance(rows, decision, recipe, sources)
     _place(rows, decision, recipe)
-    _write(rows, decision, out)
+    write_catalogue(rows, decision, rulebook, out)
     return _summary(rows, decision, tuple(unguarded))
 
 
-def _open_rows(rows: Rows, decision: _Decision, tiles_only: bool = True) -> Ints:
+def _open_rows(rows: Rows, decision: Decision, tiles_only: bool = True) -> Ints:
     free = decision.code == NO_VERDICT
     return np.nonzero(free & rows.is_tile if tiles_only else free)[0]
 
 
-def _guard(rows: Rows, decision: _Decision, prints: Fingerprints, recipe: Recipe, threads: int) -> None:
+def _exclude(rows: Rows, decision: Decision) -> None:
+    """Take the verdicts of the rules, an image's for its tiles as well; where several fit, the first in precedence.
+
+    What the scan found stays where it comes before: an image that gives no tile may yet show a mask.
+    """
+    images = ~rows.is_tile
+    of_image = np.full(int(rows.image[-1]) + 1, exclude.NONE, np.int8)
+    of_image[rows.image[images]] = rows.rule[images]
+    # as unsigned numbers no rule comes last
+    rule = np.minimum(of_image[rows.image].view(np.uint8), rows.rule.view(np.uint8)).view(np.int8)
+    of_rule = np.array([*(_CODE[rule.verdict] for rule in exclude.RULES), NO_VERDICT], np.int8)
+    code = of_rule[rule]
+    decided = (rule != exclude.NONE) & ((decision.code == NO_VERDICT) | (code < decision.code))
+    decision.rule = np.where(decided, rule, np.int8(exclude.NONE))
+    decision.code[decided] = code[decided]
+
+
+def _guard(rows: Rows, decision: Decision, prints: Fingerprints, recipe: Recipe, threads: int) -> None:
     leaks = find_leaks(rows, _open_rows(rows, decision, tiles_only=False), prints, recipe, threads)
     decision.code[leaks.row] = _CODE["leak"]
 
@@ -128,7 +134,7 @@ def _guard(rows: Rows, decision: _Decision, prints: Fingerprints, recipe: Recipe
 
 
 def _deduplicate(
-    rows: Rows, decision: _Decision, recipe: Recipe, sources: Sequence[ResolvedSource], threads: int
+    rows: Rows, decision: Decision, recipe: Recipe, sources: Sequence[ResolvedSource], threads: int
 ) -> None:
     rules = recipe.deduplicate
     found = find_duplicates(rows, _open_rows(rows, decision), sources, rules, threads)
@@ -150,7 +156,7 @@ def _agreement(matches: Matches, n: int, radius: int, least: float) -> str:
     )
 
 
-def _balance(rows: Rows, decision: _Decision, recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
+def _balance(rows: Rows, decision: Decision, recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
     tiles = _open_rows(rows, decision)
     caps = {number: source.cap for number, source in enumerate(sources) if source.cap is not None}
     lots = splitmix64(recipe.seed, _LOT_STREAM, rows.lots()[tiles])
@@ -172,7 +178,7 @@ def _balance(rows: Rows, decision: _Decision, recipe: Recipe, sources: Sequence[
     decision.words.append((gone_rows, words))
 
 
-def _place(rows: Rows, decision: _Decision, recipe: Recipe) -> None:
+def _place(rows: Rows, decision: Decision, recipe: Recipe) -> None:
     """Give kept tiles their shard and position, and the last verdicts."""
     kept = _open_rows(rows, decision)
     sizes = predicted_bytes(
@@ -185,92 +191,17 @@ def _place(rows: Rows, decision: _Decision, recipe: Recipe) -> None:
     decision.code[(decision.code == NO_VERDICT) & ~rows.is_tile] = _CODE[SLICED]
 
 
-def _summary(rows: Rows, decision: _Decision, unguarded: tuple[str, ...]) -> SelectSummary:
-    counts = Counter(decision.code[rows.is_tile].tolist())
-    reasons = {word: counts[number] for number, word in enumerate(VERDICTS) if counts[number] and word != KEPT}
+def _in_words(reasons: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())})" if reasons else ""
+
+
+def _summary(rows: Rows, decision: Decision, unguarded: tuple[str, ...]) -> SelectSummary:
+    tiles, images = (
+        np.bincount(decision.code[chosen], minlength=len(VERDICTS)) for chosen in (rows.is_tile, ~rows.is_tile)
+    )
+    reasons, rejected = (
+        {word: int(counts[_CODE[word]]) for word in REASONS if counts[_CODE[word]]} for counts in (tiles, images)
+    )
     shards = int(np.max(decision.shard, initial=-1)) + 1
-    return SelectSummary(int(rows.is_tile.sum()), counts[_CODE[KEPT]], shards, reasons, unguarded)
-
-
-# ------------------------------------------------------------------------------------------------ writing
-
-
-def _write(rows: Rows, decision: _Decision, out: Path) -> None:
-    schema = schema_of("catalogue")
-    with atomic(out) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-        for table in _ahead(_catalogue(rows, decision, schema)):
-            writer.write_table(table, row_group_size=_ROW_GROUP)
-
-
-def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same tables, the next one being made in a second thread."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, tables, None)
-        while (table := coming.result()) is not None:
-            coming = pool.submit(next, tables, None)
-            yield table
-
-
-def _catalogue(rows: Rows, decision: _Decision, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The catalogue, a row group at a time."""
-    for low, table in _gathered(rows):
-        high = low + len(table)
-        columns = {name: table[name] for name in _COPIED}
-        columns["verdict"] = pa.array([VERDICTS[code] for code in decision.code[low:high]])
-        columns |= _worded(decision, table, low, high)
-        for name in ("shard", "position"):
-            values = getattr(decision, name)[low:high]
-            columns[name] = pa.array(values, mask=values < 0)
-        yield pa.table([_as(columns[column.name], column) for column in schema], schema=schema)
-
-
-def _as(values: pa.ChunkedArray | pa.Array, column: pa.Field) -> pa.Array:
-    """Cast to the schema; dictionaries in order of appearance, so that equal rows give equal bytes."""
-    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if pa.types.is_dictionary(column.type):
-        return values.cast(pa.string()).dictionary_encode().cast(column.type)
-    return values.cast(column.type)
-
-
-def _worded(decision: _Decision, table: pa.Table, low: int, high: int) -> dict[str, pa.Array]:
-    """Subject and detail of the rows ``low`` to ``high``: the new ones where there are, else the scan's."""
-    subject: list[str | None] = [None] * (high - low)
-    detail: list[str | None] = [None] * (high - low)
-    new = np.zeros(high - low, np.bool_)
-    for changed, words in decision.words:
-        first, last = np.searchsorted(changed, [low, high])
-        for n in range(int(first), int(last)):
-            place = int(changed[n]) - low
-            subject[place], detail[place] = words(n)
-            new[place] = True
-    texts = {"subject": subject, "detail": detail}
-    return {name: pc.if_else(pa.array(new), pa.array(text, pa.string()), table[name]) for name, text in texts.items()}
-
-
-def _gathered(rows: Rows) -> Iterator[tuple[int, pa.Table]]:
-    """The rows' other columns in the catalogue's order, a row group at a time; a unit is read once.
-
-    A unit stays in memory until its last row is written: briefly where parts come in about the catalogue's order.
-    """
-    left = np.bincount(rows.unit, minlength=len(rows.units))
-    held: dict[int, pa.Table] = {}
-    for low in range(0, len(rows), _ROW_GROUP):
-        unit, at = rows.unit[low : low + _ROW_GROUP], rows.at[low : low + _ROW_GROUP]
-        used, counts = np.unique(unit, return_counts=True)
-        for number in used:
-            if number not in held:
-                held[number] = _read(rows, int(number))
-        first = np.concatenate([[0], np.cumsum([held[number].num_rows for number in used])])
-        together = pa.concat_tables([held[number] for number in used]).unify_dictionaries().combine_chunks()
-        yield low, together.take(pa.array(first[np.searchsorted(used, unit)] + at))
-        left[used] -= counts
-        for number in used[left[used] == 0]:
-            del held[number]
-
-
-def _read(rows: Rows, number: int) -> pa.Table:
-    unit = rows.units[number]
-    table = read_unit(unit, _COPIED)
-    if len(table) != unit.rows:
-        raise WorkError(f"{unit.path}: changed while it was read; run again")
-    return table
+    kept = int(tiles[_CODE[KEPT]])
+    return SelectSummary(int(tiles.sum()), kept, shards, reasons, unguarded, int(images.sum()), rejected)

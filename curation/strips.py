@@ -65,6 +65,13 @@ def _patch(image: Image, window: Window) -> Patch:
     return Patch(window, *image.read(window))
 
 
+def valid_share(pieces: Sequence[Patch], fill: float) -> float:
+    """Share of valid pixels of some patches, flat areas of pure black or white (``fill``) not counted."""
+    total = sum(patch.window.width * patch.window.height for patch in pieces)
+    inside = sum(patch.rgb[..., 0].size if patch.valid is None else int(patch.valid.sum()) for patch in pieces)
+    return inside / max(total, 1) * (1.0 - fill)
+
+
 @dataclass
 class Walk:
     """Iterate over the patches of ``windows`` (ordered by row), reading every row once.

@@ -55,13 +55,23 @@ def test_other_tables_and_versions_are_refused(tmp_path: Path) -> None:
     write_table(table_from_rows("images", [IMAGE_ROW]), path, "images")
     with pytest.raises(InputError, match="holds images, expected tiles"):
         open_table(path, "tiles")
-    old = read_table(path, "images").replace_schema_metadata({"opticalrs.table": "images", "opticalrs.version": "0"})
-    pq.write_table(old, path)
-    with pytest.raises(FormatVersionError, match="version 0, this release reads"):
-        open_table(path, "images")
     path.write_bytes(b"not parquet at all")
     with pytest.raises(InputError, match="not a Parquet file"):
         open_table(path, "images")
+
+
+@pytest.mark.parametrize("kind", ["images", "tiles", "catalogue"])
+@pytest.mark.parametrize(("name", "version"), [("opticalrs", "1"), ("rscorpus", "3")])
+def test_every_table_of_another_format_version_is_refused_with_the_way_out(
+    tmp_path: Path, kind: str, name: str, version: str
+) -> None:
+    old = table_from_rows(kind, []).replace_schema_metadata({f"{name}.table": kind, f"{name}.version": version})
+    pq.write_table(old, tmp_path / "old.parquet")
+    with pytest.raises(
+        FormatVersionError,
+        match=rf"old\.parquet: format version {version}, this release reads 2; run the curation again, or install",
+    ):
+        open_table(tmp_path / "old.parquet", kind)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import rasterio
 from PIL import Image
 
-from curation import exclude, statistics
-from curation.catalogue import Window
-from curation.manifest import ExcludeRules, Source
-from curation.raster import Location, open_image
+from curation import exclude, fingerprint, statistics
+from curation.catalogue import REASONS, read_table, table_from_rows, write_table
+from curation.errors import InputError
+from curation.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource, SliceRules, Source
+from curation.scan import scan_part
+from curation.scan_parts import ScanJob, plan_parts
+from curation.settings import validate
 
 RULES = ExcludeRules()
 
@@ -32,12 +37,26 @@ def scene(height: int = 256, width: int = 256, seed: int = 0) -> np.ndarray:
 
 
 def verdict(path: Path, **manifest: Any) -> str | None:
-    with open_image(Location(path.parent, path.name), Source(id="s", **manifest), RULES) as image:
-        reason = exclude.by_header(image, image.source, RULES)
-        if reason is None:
-            found = statistics.measure(*image.read(image.area))
-            reason = exclude.by_content(image, found, RULES)
-        return None if reason is None else reason.detail.split(":")[0]
+    """Name of the rule that speaks against a file, scanned and judged as in a run."""
+    row, number = judged(path, **manifest)
+    if number != exclude.NONE:
+        return exclude.RULES[number].name
+    return None if row["detail"] is None else str(row["detail"]).split(":")[0]
+
+
+def judged(path: Path, rules: ExcludeRules = RULES, **manifest: Any) -> tuple[dict[str, Any], int]:
+    """The image's row of the scan, and the number of the rule that speaks against it."""
+    source = Source(id="s", **manifest)
+    with tempfile.TemporaryDirectory() as name:
+        listing, folder = Path(name) / "images.parquet", Path(name)
+        row = {"source": "s", "image": path.name, "file": path.name, "bytes": path.stat().st_size, "mtime_ns": 0}
+        write_table(table_from_rows("images", [row]), listing, "images")
+        job = ScanJob(ResolvedSource(source, path.parent, SliceRules(), 0, None), rules, FingerprintRules(), 0)
+        (part,) = plan_parts(listing, folder, job)
+        scan_part(part)
+        table = read_table(part.out, "tiles")
+    numbers = exclude.judge_table(table, {"s": source.kind}, rules)
+    return table.to_pylist()[0], int(numbers[0])
 
 
 def save(folder: Path, pixels: np.ndarray, name: str = "a.png", **options: Any) -> Path:
@@ -120,23 +139,160 @@ def test_other_planets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((64, 64), None), ((63, 400), "too_small"), ((64, 512), None), ((64, 513), "aspect"), ((4000, 40), "aspect")],
-)
-def test_shape(size: tuple[int, int], expected: str | None) -> None:
-    reason = exclude.by_shape(Window(0, 0, *size), RULES)
-    assert (None if reason is None else reason.verdict) == expected
+    [
+        ((64, 64), None), ((63, 400), "min_side"), ((64, 512), None), ((64, 513), "max_aspect"),
+        ((4000, 40), "max_aspect"), ((3, 3), "min_side"), ((1, 1), "min_side"), ((1, 70), "max_aspect"),
+    ],
+)  # fmt: skip
+def test_shape(tmp_path: Path, size: tuple[int, int], expected: str | None) -> None:
+    kind = "grey" if min(size) < 10 else "rgb"  # so few pixels have no colour to speak of
+    noise = np.random.default_rng(0).integers(60, 200, (*size, 1), np.uint8).repeat(3, 2)
+    pixels = scene(*size) if min(size) >= 40 else noise
+    row, _ = judged(path := save(tmp_path, pixels), kind=kind)
+    assert verdict(path, kind=kind) == expected
+    assert (row["short_side"], row["aspect"]) == (min(size), pytest.approx(max(size) / min(size)))
 
 
-def test_licence_split_and_declared_false_colour(tmp_path: Path) -> None:
-    source = Source(id="s", licence="CC-BY-4.0", redistributable="no", kind="false_colour")
+def test_a_border_that_leaves_nothing_is_too_small(tmp_path: Path) -> None:
+    row, number = judged(save(tmp_path, scene(100, 100)), trim=(50, 0, 50, 0))
+    assert (row["verdict"], row["detail"], number) == ("too_small", "trim: nothing is left of 100 x 100 pixels", -1)
+
+
+def test_licence_and_split() -> None:
+    source = Source(id="s", licence="CC-BY-4.0", redistributable="no")
     assert exclude.by_licence(source, RULES) is None
     assert exclude.by_licence(source, ExcludeRules(licences=("CC0-1.0",))).verdict == "licence"  # type: ignore[union-attr]
     assert exclude.by_licence(source, ExcludeRules(redistributable_only=True)).verdict == "licence"  # type: ignore[union-attr]
     assert exclude.by_split("test", ExcludeRules(splits=("test",))).verdict == "excluded_split"  # type: ignore[union-attr]
     assert exclude.by_split(None, ExcludeRules(splits=("test",))) is None
-    with open_image(Location(tmp_path, save(tmp_path, scene()).name), source, RULES) as image:
-        assert exclude.by_header(image, source, RULES).verdict == "false_colour"  # type: ignore[union-attr]
-        assert exclude.by_header(image, source, ExcludeRules(false_colour=True)) is None
+
+
+def test_declared_false_colour(tmp_path: Path) -> None:
+    path = save(tmp_path, scene())
+    assert verdict(path, kind="false_colour") == "false_colour"
+    assert judged(path, ExcludeRules(false_colour=True), kind="false_colour")[1] == exclude.NONE
+
+
+# ------------------------------------------------------------------------------------------------ the rules themselves
+
+
+def image_table(**measured: Any) -> pa.Table:
+    row = {"kind": "image", "tile_id": "0", "source": "s", "image": "a", **measured}
+    return table_from_rows("tiles", [row])
+
+
+@pytest.mark.parametrize(
+    ("measured", "field", "value", "expected"),
+    [
+        ({"coloured": 0.2}, "min_coloured", 0.2, None),
+        ({"coloured": 0.2}, "min_coloured", 0.21, "min_coloured"),
+        ({"aspect": 3.7}, "max_aspect", 3.7, None),  # 3.7 as float32 exceeds 3.7 as float64
+        ({"aspect": 3.8}, "max_aspect", 3.7, "max_aspect"),
+        ({"flat": 0.9, "gentle": 0.4}, "min_gentle", 0.4, None),
+        ({"flat": 0.9, "gentle": 0.4}, "min_gentle", 0.41, "max_flat"),
+        ({"agreement": 0.1, "edge": 6.0}, "agreement_from", 6.0, "min_agreement"),
+        ({"agreement": 0.1, "edge": 6.0}, "agreement_from", 6.1, None),
+        ({"soft_alpha": 0.1}, "max_soft_alpha", 0.05, "max_soft_alpha"),
+        ({"soft_alpha": 0.1, "on_earth": True}, "max_soft_alpha", 0.05, None),
+        ({"on_earth": False}, "earth_only", True, "earth_only"),
+        ({"on_earth": False}, "earth_only", False, None),
+        ({"band_middle": -0.1}, "earth_only", True, "values"),
+        ({}, "min_coloured", 1.0, None),  # not measured, not asked
+    ],
+)
+def test_a_threshold_is_met_when_it_is_equalled(
+    measured: dict[str, Any], field: str, value: Any, expected: str | None
+) -> None:
+    (number,) = exclude.judge_table(image_table(**measured), {"s": "rgb"}, ExcludeRules(**{field: value}))
+    assert (None if number == exclude.NONE else exclude.RULES[number].name) == expected
+
+
+def test_one_band_sources_are_not_asked_for_colour_and_gentle_steps_say_nothing_there() -> None:
+    table = image_table(flat=0.9, gentle=0.99, coloured=0.0, agreement=-1.0, edge=50.0, colour_spread=200.0)
+    for kind, expected in (("rgb", "min_coloured"), ("grey", "max_flat"), ("false_colour", "max_flat")):
+        (number,) = exclude.judge_table(table, {"s": kind}, RULES)
+        assert exclude.RULES[number].name == expected
+
+
+def test_the_first_verdict_in_precedence_is_given() -> None:
+    order = [REASONS.index(rule.verdict) for rule in exclude.RULES]
+    assert order == sorted(order)
+    (number,) = exclude.judge_table(image_table(aspect=90.0, short_side=2, coloured=0.0), {"s": "rgb"}, RULES)
+    assert exclude.RULES[number].name == "min_coloured"
+
+
+def test_the_detail_says_rule_value_and_threshold() -> None:
+    rules = {rule.name: rule for rule in exclude.RULES if "rgb" in rule.kinds}
+    assert rules["min_side"].details([{"short_side": 12}], RULES) == ["min_side: 12 pixels, at least 64"]
+    assert rules["max_flat"].details([{"flat": 0.98, "gentle": 0.1}], RULES) == [
+        "max_flat: 0.980 of the pixels equal their neighbours and 0.100 of the others nearly, "
+        "at most 0.65 unless at least 0.5"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"column": "flatt"}, "nothing is measured as 'flatt'"),
+        ({"value": "{flatt}"}, "nothing is measured as 'flatt'"),
+        ({"name": "max_flatt"}, "ExcludeRules has no field 'max_flatt'"),
+        ({"limit": "{max_flatt}"}, "ExcludeRules has no field 'max_flatt'"),
+        ({"verdict": "flat"}, "no verdict is named 'flat'"),
+    ],
+)
+def test_a_rule_on_what_is_not_measured_is_refused_by_name(wrong: dict[str, Any], said: str) -> None:
+    right = {"verdict": "not_optical", "name": "max_flat", "column": "flat", "bound": "at most", "value": "{flat}"}
+    exclude.Rule(**right)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=said):
+        exclude.Rule(**(right | wrong))
+
+
+LARGEST = {  # of what each threshold is compared with: by hand, or the extreme image beside
+    "std": 127.5,  # half black, half white
+    "edge": 255.0,
+    "colour_spread": np.hypot(255.0, 255.0),
+    **dict.fromkeys(("flat", "gentle", "coloured", "soft_alpha", "valid_share", "agreement"), 1.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "column"),
+    [*((rule.name, rule.column) for rule in exclude.RULES), ("min_gentle", "gentle"), ("agreement_from", "edge")],
+)
+def test_a_threshold_beyond_its_measurements_range_is_refused(field: str, column: str | None) -> None:
+    if column in LARGEST:
+        beyond = LARGEST[column] + 0.5
+        with pytest.raises(InputError, match=rf"exclude\.{field}: .*less than or equal to"):
+            validate(Recipe, {"name": "a", "sources": ["s"], "exclude": {field: beyond}}, "recipe.yaml")
+    if column in LARGEST or column in ("short_side", "aspect"):
+        with pytest.raises(InputError, match=rf"exclude\.{field}: .*greater than or equal to"):
+            validate(Recipe, {"name": "a", "sources": ["s"], "exclude": {field: -2}}, "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"min_colour": 0.1}, "exclude.min_colour: unknown key; did you mean 'min_coloured'"),
+        ({"min_std": False}, "exclude.min_std: a number is needed here; yes and no are none"),
+        ({"min_std": float("nan")}, "exclude.min_std: .*finite"),
+        ({"earth_only": 3}, "exclude.earth_only: .*boolean"),
+    ],
+)
+def test_a_threshold_that_would_be_wrong_silently_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        validate(Recipe, {"name": "a", "sources": ["s"], "exclude": given}, "recipe.yaml")
+
+
+def test_extreme_images_stay_within_the_ranges() -> None:
+    half = np.zeros((64, 64, 3), np.uint8)
+    half[:, ::2] = 255
+    assert fingerprint.fingerprint([half]).std[0] == LARGEST["std"]
+    assert statistics.measure(half).edge == LARGEST["edge"]
+    colours = np.zeros((64, 64, 3), np.uint8)
+    colours[::2, ::2], colours[::2, 1::2], colours[1::2, ::2], colours[1::2, 1::2] = (
+        (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0),
+    )  # fmt: skip
+    assert 180 < statistics.measure(colours).colour_spread < LARGEST["colour_spread"]
 
 
 def test_collars_without_nodata_tag_are_counted_as_nodata() -> None:

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from rows_for_select import image_row, random_tile, recipe, texture, write
 
 from curation.benchmark_prints import fingerprint_benchmark
-from curation.catalogue import read_table
+from curation.catalogue import read_table, table_from_rows
 from curation.errors import FormatVersionError, InputError
 from curation.guard import fingerprint_files
 from curation.manifest import Benchmark, SliceRules
@@ -31,13 +32,16 @@ def save(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
     return folder
 
 
-def run(tmp_path: Path, pictures: dict[str, np.ndarray], prints: dict[str, Path], **slices: Any) -> dict[str, Any]:
+def run(
+    tmp_path: Path, pictures: dict[str, np.ndarray], prints: dict[str, Path], *, exclude: Any = None, **slices: Any
+) -> dict[str, Any]:
     """Scan and select some pictures against fingerprint files: verdict, subject and detail of every tile."""
     from curation.inventory import write_inventory
 
     made, sources = recipe(
         {"id": "corpus", "path": str(save(tmp_path / "corpus", pictures))},
         slice=slices,
+        exclude=exclude or {},
         guard={"benchmarks": list(prints)},
     )
     write_inventory(sources, tmp_path / "images.parquet")
@@ -130,7 +134,7 @@ def test_a_second_benchmark_is_told_from_the_first(tmp_path):
 
 def test_absent_fingerprints_stop_the_run_with_the_command(tmp_path):
     made, _ = recipe("a", guard={"benchmarks": ["aid", "dior"]})
-    (tmp_path / "aid.parquet").touch()
+    write(tmp_path / "aid.parquet", [])
     with pytest.raises(InputError, match=r"rs-curate fingerprint --benchmark dior --data DIR.*--unguarded dior"):
         fingerprint_files(made, tmp_path)
     assert fingerprint_files(made, tmp_path, ["dior"]) == {"aid": tmp_path / "aid.parquet"}
@@ -152,3 +156,23 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     select([tiles], made, sources, tmp_path / "c.parquet")
     with pytest.raises((InputError, FormatVersionError), match="holds catalogue, expected tiles"):
         select([tiles], made, sources, tmp_path / "d.parquet", benchmarks={"aid": tmp_path / "c.parquet"})
+
+
+def test_fingerprints_of_another_format_version_stop_the_run_before_its_work(tmp_path):
+    made, _ = recipe("a", guard={"benchmarks": ["aid"]})
+    old = table_from_rows("tiles", []).replace_schema_metadata({"opticalrs.table": "tiles", "opticalrs.version": "1"})
+    pq.write_table(old, tmp_path / "aid.parquet")
+    way_out = r"format version 1, this release reads 2; make .* `rs-curate fingerprint --benchmark aid --data DIR`"
+    with pytest.raises(FormatVersionError, match=way_out):
+        fingerprint_files(made, tmp_path)
+
+
+def test_what_a_benchmarks_image_looks_like_is_not_asked(tmp_path):
+    """A grey strip that every content rule would leave out is guarded all the same."""
+    strip = picture(3, 400)[:30, :, :1].repeat(3, 2)
+    bench = save(tmp_path / "bench", {"strip.png": strip, "dot.png": strip[:1, :1]})
+    summary = fingerprint_benchmark(Benchmark(id="bench"), bench, tmp_path / "b.parquet")
+    assert (summary.images, summary.fingerprints, summary.unreadable) == (2, 2, 0)
+    rules = {"min_side": 8, "max_aspect": 100, "min_coloured": 0, "max_flat": 1}
+    found = run(tmp_path, {"mine.png": strip}, {"bench": tmp_path / "b.parquet"}, exclude=rules)
+    assert found["mine.png 0,0"]["verdict"] == "leak"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from curation import catalogue, cutting, fingerprint, scan, scan_parts, strips
 from curation.catalogue import Window
-from curation.manifest import Recipe, resolve
+from curation.manifest import ExcludeRules, Recipe, resolve
 from curation.raster import Location, open_image
 
 
@@ -67,11 +67,11 @@ def test_every_image_is_in_the_ledger(folder: Path, tmp_path: Path) -> None:
     rows = rows_of(parts_of(folder, tmp_path, {"exclude": {"splits": ["test"]}}))
     images = {row["image"]: row for row in rows if row["kind"] == "image"}
     assert {name: row["verdict"] for name, row in images.items()} == {
-        "a.jpg": None, "b.png": None, "broken.jpg": "unreadable", "black.png": "not_optical", "note.txt": "unreadable",
-        "thin.png": "too_small", "test_c.png": "excluded_split",
+        "a.jpg": None, "b.png": None, "broken.jpg": "unreadable", "black.png": None, "note.txt": "unreadable",
+        "thin.png": None, "test_c.png": "excluded_split",
     }  # fmt: skip
     assert all(row["detail"] for row in images.values() if row["verdict"])
-    assert [row["image"] for row in rows if row["kind"] == "tile"] == ["a.jpg", "b.png"]
+    assert [row["image"] for row in rows if row["kind"] == "tile"] == ["a.jpg", "b.png", "black.png", "thin.png"]
     assert len({row["tile_id"] for row in rows}) == len(rows)
 
 
@@ -85,13 +85,38 @@ def test_a_row_says_what_the_tile_is(folder: Path, tmp_path: Path) -> None:
     assert tile["pass_through"] and tile["format"] == "JPEG" and tile["dtype"] == "uint8" and tile["bands"] == 3
     assert (tile["gsd_m"], tile["gsd_from"]) == (0.5, "manifest")
     assert fingerprint.to_hex(tile["phash"]) == str(imagehash.phash(Image.open(folder / "a.jpg")))
-    assert tile["phash256"].hex() == str(imagehash.phash(Image.open(folder / "a.jpg"), hash_size=16))
     assert tile["orientations"][0] == tile["phash"] == image["phash"]
     assert tile["content_hash"] == fingerprint.content_hash(pixels) == image["content_hash"]
     assert len(tile["dct16"]) == 256 and tile["valid_share"] > 0.95 and tile["stretch"] is None
     import hashlib
 
     assert tile["raw_sha256"] == hashlib.sha256((folder / "a.jpg").read_bytes()).digest()
+
+
+def test_what_the_rules_look_at_is_measured_once_and_judged_by_nobody(folder: Path, tmp_path: Path) -> None:
+    strict = {"exclude": {"min_side": 4000, "max_flat": 0, "min_std": 127, "min_valid": 1, "max_colour_spread": 0}}
+    rows = rows_of(parts_of(folder, tmp_path / "one"))
+    assert rows == rows_of(parts_of(folder, tmp_path / "two", strict))
+    of_images = [name for name in catalogue.MEASUREMENTS if name not in ("std", "valid_share")]
+    for row in rows:
+        assert row["kind"] == "image" or all(row[name] is None for name in of_images)
+    by_name = {row["image"]: row for row in rows if row["kind"] == "image"}
+    thin, black, broken = (by_name[name] for name in ("thin.png", "black.png", "broken.jpg"))
+    assert (thin["short_side"], thin["aspect"], thin["on_earth"]) == (40, 5.0, None)
+    assert (thin["soft_alpha"], thin["band_middle"]) == (0.0, None)
+    assert (black["coloured"], black["fill"], black["edge"]) == (0.0, 1.0, 0.0)
+    assert black["sampled"] == 40 * 199  # 40 of the 200 rows, each pixel with a right neighbour
+    assert all(broken[name] is None for name in of_images)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 3), (2, 9000)])
+def test_no_image_is_too_small_to_be_scanned(tmp_path: Path, size: tuple[int, int]) -> None:
+    (tmp_path / "raw").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / "raw/a.png")
+    image, *tiles = rows_of(parts_of(tmp_path / "raw", tmp_path))
+    assert image["verdict"] is None and image["short_side"] == min(size)
+    assert sum(tile["width"] * tile["height"] for tile in tiles) >= size[0] * size[1]
+    assert {tile["verdict"] for tile in tiles} == {None}
 
 
 def test_what_the_write_stage_reads_again_is_what_was_hashed(tmp_path: Path) -> None:
@@ -132,7 +157,7 @@ def test_large_rasters_give_the_same_rows_strip_by_strip(
     whole = rows_of(parts_of(root, tmp_path / "one", recipe))
     monkeypatch.setattr(strips, "WHOLE_PIXELS", 100_000)
     monkeypatch.setattr(strips, "STRIP_PIXELS", (50_000, 150_000))
-    monkeypatch.setattr(scan.exclude, "valid_share", _exact_share(scan.exclude.valid_share, pixels))
+    monkeypatch.setattr(strips, "valid_share", _exact_share(strips.valid_share, pixels))
     cut = rows_of(parts_of(root, tmp_path / "two", recipe))
     key = {row["tile_id"]: row for row in whole}
     assert len(cut) == len(whole) > 10
@@ -140,7 +165,7 @@ def test_large_rasters_give_the_same_rows_strip_by_strip(
         assert row == key[row["tile_id"]] or row["kind"] == "image"
     image = next(row for row in cut if row["kind"] == "image")
     expected = key[image["tile_id"]]
-    for column in ("phash", "phash256", "content_hash", "west", "gsd_m"):  # boxes of one pixel: 1500 < 2 x 1024
+    for column in ("phash", "content_hash", "west", "gsd_m"):  # boxes of one pixel: 1500 < 2 x 1024
         assert image[column] == expected[column]
     assert image["mean"] == pytest.approx(expected["mean"]) and image["std"] == pytest.approx(expected["std"])
 
@@ -180,7 +205,7 @@ def test_a_part_that_exists_is_not_made_again(folder: Path, tmp_path: Path) -> N
     again = scan.scan_part(part)
     assert part.out.stat().st_mtime_ns == stamp
     assert (first.images, first.tiles, first.verdicts) == (again.images, again.tiles, again.verdicts) == (
-        7, 3, {"kept": 3, "unreadable": 2, "not_optical": 1, "too_small": 1},
+        7, 5, {"kept": 5, "unreadable": 2},
     )  # fmt: skip
 
 
@@ -226,15 +251,15 @@ def test_images_given_up_are_crashed(folder: Path, tmp_path: Path) -> None:
     assert (row["verdict"], row["detail"]) == ("crashed", "process killed by signal 11")
 
 
-def test_the_key_of_a_job_follows_every_rule(folder: Path, tmp_path: Path) -> None:
+def test_the_key_of_a_job_follows_every_rule_that_the_scan_reads(folder: Path, tmp_path: Path) -> None:
     base = parts_of(folder, tmp_path)[0].job.rules()
-    for recipe, source in (
-        ({"exclude": {"max_pixels": 65}}, {}),
-        ({"slice": {"tile": 100}}, {}),
-        ({}, {"gsd_m": 1}),
-    ):
+    read = {"max_pixels": 65, "max_bytes": 65}
+    changes = [({"exclude": {name: value}}, {}) for name, value in read.items()]
+    for recipe, source in [*changes, ({"slice": {"tile": 100}}, {}), ({}, {"gsd_m": 1})]:
         assert parts_of(folder, tmp_path, recipe, **source)[0].job.rules() != base
-    assert parts_of(folder, tmp_path, {"exclude": {"max_unreadable": 0.9}})[0].job.rules() == base
+    others: dict[str, Any] = {name: 1 for name in ExcludeRules.model_fields if name not in ExcludeRules.SCAN_FIELDS}
+    others |= {"min_side": 65, "max_aspect": 9, "earth_only": False, "false_colour": True}
+    assert parts_of(folder, tmp_path, {"exclude": others})[0].job.rules() == base
 
 
 def test_the_seed_is_part_of_the_key_where_windows_are_drawn(folder: Path, tmp_path: Path) -> None:
