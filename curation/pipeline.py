@@ -148,7 +148,7 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         keys = _keys(state, plan)
         catalogue = _select(state, plan, keys)
         if options.until == "select":
-            return _trial(state, plan, listings, catalogue)
+            return _trial(state, keys, listings, catalogue)
         infos = _write(state, catalogue, keys, listings)
         images = sum(open_table(path, "images").metadata.num_rows for path in listings.values())
         _report(state, keys.write, listings)
@@ -369,7 +369,7 @@ def _report(state: _Run, write_key: str, listings: Mapping[str, Path]) -> None:
     _publish_file(page, state.out / "report.html")
 
 
-def _trial(state: _Run, plan: _Plan, listings: Mapping[str, Path], catalogue: Path) -> RunResult:
+def _trial(state: _Run, keys: _Keys, listings: Mapping[str, Path], catalogue: Path) -> RunResult:
     """Show what select decided beside what was finished before."""
     from curation import trial
     from curation.report import REPORT_VERSION, Facts, write_report
@@ -377,7 +377,7 @@ def _trial(state: _Run, plan: _Plan, listings: Mapping[str, Path], catalogue: Pa
     folder = state.out / trial.FOLDER
     trial.place(catalogue, folder / "catalogue.parquet")
     rules = state.recipe.model_dump(mode="json")
-    key = _key("trial", plan.select_key, REPORT_VERSION, rules, list(state.options.unguarded))
+    key = _key("trial", keys.select, REPORT_VERSION, rules, list(state.options.unguarded))
     page = state.stage("trial", key) / "report.html"
     if not page.exists():
         state.worked.append("report")
