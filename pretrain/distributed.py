@@ -121,6 +121,8 @@ def united(values: set[int], team: Team) -> set[int]:
         return values
     most = torch.tensor(len(values), device=team.device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
+    if not most:
+        return values
     own = torch.full((int(most),), -1, dtype=torch.int64, device=team.device)
     own[: len(values)] = torch.tensor(sorted(values), dtype=torch.int64)
     everyones = [torch.empty_like(own) for _ in range(team.world)]

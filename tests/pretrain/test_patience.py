@@ -21,31 +21,41 @@ from pretrain.reader import ShardReader
 from pretrain.train import train
 
 
-class Unplugging(Quiet):
-    """Takes a file or folder away once the run has opened its data, and brings it back after some seconds."""
+class Unplugged(Quiet, logging.Handler):
+    """Takes a file or folder away once the run has opened its data, and brings it back once the run waits for it."""
 
-    def __init__(self, path: Path, seconds: float) -> None:
-        super().__init__()
-        self.path, self.seconds = path, seconds
+    def __init__(self, path: Path) -> None:
+        Quiet.__init__(self)
+        logging.Handler.__init__(self, logging.WARNING)
+        self.path, self.away = path, path.with_name("away")
+        self.waits: list[str] = []
 
     def say(self, text: str) -> None:
         super().say(text)
         if text.startswith("steps:"):
-            away = self.path.with_name("away")
-            self.path.rename(away)
-            Timer(self.seconds, away.rename, [self.path]).start()
+            self.path.rename(self.away)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.waits.append(record.getMessage())
+        Timer(0.5, self.away.rename, [self.path]).start()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("lost", ["t-000001.tar", "index.parquet", "."])
 def test_a_shard_that_comes_back_gives_the_same_samples(
-    make_shards: MakeShards, tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: str, workers: int
+    make_shards: MakeShards, tmp_path: Path, lost: str, workers: int
 ) -> None:
     shards = make_shards([6, 6])
-    asked = config(shards, data={"workers": workers, "retry_seconds": 60, "max_unreadable": 0})
-    with caplog.at_level(logging.WARNING):
-        train(asked, tmp_path / "torn", Unplugging(Path(os.path.normpath(shards / lost)), seconds=1.5))
-    assert any("No such file or directory; trying again for 60 s" in message for message in caplog.messages)
+    asked = config(shards, data={"workers": workers, "retry_seconds": 600, "max_unreadable": 0})
+    observer = Unplugged(Path(os.path.normpath(shards / lost)))
+    logger = logging.getLogger("pretrain.patience")
+    logger.addHandler(observer)
+    try:
+        train(asked, tmp_path / "torn", observer)
+    finally:
+        logger.removeHandler(observer)
+    (wait,) = observer.waits
+    assert wait.endswith(": No such file or directory; trying again for 600 s")
     train(asked, tmp_path / "whole", Quiet())
     assert_equal(tmp_path / "whole", tmp_path / "torn")
 
