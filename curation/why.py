@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from curation.catalogue import CATALOGUE, KEPT, VERDICTS, open_table, table_from_rows
 from curation.errors import InputError
 from curation.exclude import RULES, Rule, measured_of
+from curation.manifest import ExcludeRules
 from curation.write_catalogue import Rulebook, read_rulebook
 
 T = TypeVar("T")
@@ -207,22 +208,21 @@ def _twins(table: _Table, rows: Sequence[Row]) -> dict[str, Row]:
 
 
 def _rules_in_words(table: _Table, row: Row) -> list[str]:
-    """A line for every rule that asks rows like this one: what was measured, the threshold, the outcome."""
-    kind = table.rules.kinds[row["source"]]
-    rules = [rule for rule in RULES if rule.of == row["kind"] and kind in rule.kinds]
-    return [f"    {_outcome(rule, row, table.rules):<9}  {_asked_in_words(rule, row, table.rules)}" for rule in rules]
+    """A line for every rule that asks rows like this one: the outcome, what was measured, the threshold."""
+    rules, kind = table.rules.exclude, table.rules.kinds[row["source"]]
+    measured = measured_of(table_from_rows("catalogue", [row]), table.rules.kinds)
+    lines = []
+    for rule in RULES:
+        if rule.of == row["kind"] and kind in rule.kinds:
+            asked, against = rule.asked(measured, rules)[0], rule.against(measured, rules)[0]
+            outcome = "against" if against else "passed" if asked else "not asked"
+            lines.append(f"    {outcome:<9}  {_rule_in_words(rule, row, rules, bool(against))}")
+    return lines
 
 
-def _asked_in_words(rule: Rule, row: Row, rules: Rulebook) -> str:
+def _rule_in_words(rule: Rule, row: Row, rules: ExcludeRules, against: bool) -> str:
     if any(row[name] is None for name in rule.reads):
-        return f"{rule.name}: not measured, {rule.limit_in_words(rules.exclude)}"
-    if isinstance(getattr(rules.exclude, rule.name, None), bool) and _outcome(rule, row, rules) != "against":
-        return f"{rule.name}: {rule.limit_in_words(rules.exclude)}"  # a flag's words tell what speaks against
-    return rule.details([row], rules.exclude)[0]
-
-
-def _outcome(rule: Rule, row: Row, rules: Rulebook) -> str:
-    measured = measured_of(table_from_rows("catalogue", [row]), rules.kinds)
-    if not rule.asked(measured, rules.exclude)[0]:
-        return "not asked"
-    return "against" if rule.against(measured, rules.exclude)[0] else "passed"
+        return f"{rule.name}: not measured, {rule.limit_in_words(rules)}"
+    if isinstance(getattr(rules, rule.name, None), bool) and not against:
+        return f"{rule.name}: {rule.limit_in_words(rules)}"  # a flag's words tell what speaks against
+    return rule.details([row], rules)[0]
