@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 DEMO ?= demo
 
-.PHONY: help install install-dev demo test lint types docs clean
+.PHONY: help install install-dev demo test soak lint types docs clean
 
 help:  ## Say what each target does.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ types: install-dev  ## Static types.
 
 test: lint types  ## Lint, types and tests, as CI runs them.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+soak: install-dev  ## Loops of kills and faults, with other work on every core: minutes to an hour.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -v --durations=0 $(PYTEST_ARGS)
 
 docs: install-dev  ## Build the documentation into site/.
 	$(BIN)/python docs/generate.py

@@ -28,6 +28,7 @@ def settings(profile: bool) -> dict[str, Any]:
         "distributed.scheduler.allowed-failures": RETRIES,
         "distributed.scheduler.worker-saturation": 1.0,  # a task queued on a worker that dies would be blamed for it
         "distributed.scheduler.worker-ttl": None,  # we look after our workers, and know when we stood still ourselves
+        "distributed.admin.tick.interval": "500ms",  # 20 ms would cost an idle worker a tenth of a slow core
         "distributed.admin.tick.limit": "30s",
         "distributed.admin.system-monitor.interval": "2s",
         "distributed.admin.system-monitor.disk": False,

@@ -32,11 +32,11 @@ import cloudpickle
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 28), "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
-    "DASK_LOGGING__DISTRIBUTED": "critical",
+    "DASK_LOGGING__DISTRIBUTED": "critical", "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }  # fmt: skip
 """One thread a process; glibc keeps up to 256 MB that are freed, since getting every image's pages anew from the
 kernel takes a tenth of the scan (Dask's own setting gives all back at once); what fails is raised, once, by this
-process."""
+process; an allocator that pyarrow brings along, and that we do not use, starts no thread."""
 
 PRELOAD = ("distributed", "curation.scan", "curation.write")
 

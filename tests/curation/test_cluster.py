@@ -43,7 +43,7 @@ def cluster(folder: Path) -> Iterator[tuple[str, dict[str, subprocess.Popen[byte
 
     def dask(*words: str) -> subprocess.Popen[bytes]:
         given = [sys.executable, "-m", "dask", *words, "--scheduler-file", str(file), "--no-dashboard"]
-        process = subprocess.Popen(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(given, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stack.callback(process.wait)
         stack.callback(process.kill)
         return process
