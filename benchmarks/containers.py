@@ -3,8 +3,8 @@
     python benchmarks/containers.py [--images 10000] [--rounds 5] [--folder FOLDER] [--json FILE]
 
 The same 256 px JPEGs in a zip, a tar and Parquet of 100, 1,000 and 10,000 rows a group, compressed (snappy, Arrow's
-default) and not; as arrays in HDF5. CPU seconds of one process, system time included; contenders are interleaved, medians
-of the rounds. Files lie in the page cache: this measures the readers, not the disk.
+default) and not; as arrays in HDF5. CPU seconds of one process, system time included; contenders are interleaved,
+medians of the rounds. Files lie in the page cache: this measures the readers, not the disk.
 """
 
 from __future__ import annotations

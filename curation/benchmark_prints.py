@@ -56,7 +56,7 @@ def fingerprint_benchmark(
         run: maps the scan over the parts; :meth:`curation.executor.Executor.map_parts` for more than one process.
 
     Raises:
-        InputError: the folder is missing, holds no image, or no image of the test splits, or a part of it cannot be read.
+        InputError: the folder is missing, holds no image or none of the test splits, or a part of it cannot be read.
     """
     from curation.inventory import write_inventory
 

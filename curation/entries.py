@@ -212,10 +212,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _is_followed(walk: Walk, stack: Sequence[_Folder], item: _Item) -> bool:
     """Whether a symbolic link leads to something inside of the folder that is not being walked already."""
-    if not item.is_folder and not (walk.takes(item.path) or _opens(walk.source, item.relative)):
-        return True  # no image in any case; it is counted like a file
     target = os.path.realpath(item.entry.path)
-    good = Path(target).exists() and target.startswith(f"{walk.root}{os.sep}")
+    exists = Path(target).exists()
+    if exists and not item.is_folder and not (walk.takes(item.path) or _opens(walk.source, item.relative)):
+        return True  # no image in any case; it is counted like a file
+    good = exists and target.startswith(f"{walk.root}{os.sep}")
     if good and item.is_folder:
         above = f"{stack[-1].real}{os.sep}".startswith(f"{target}{os.sep}")
         good = not above and target not in {folder.real for folder in stack} and stack[-1].links < MAX_LINKS
@@ -251,7 +252,11 @@ def _members(walk: Walk, file: str, into: str, image_column: str | None) -> Iter
     path = unicodedata.normalize("NFC", file)
     if walk.leaves(path):
         return
-    status = (walk.root / file).stat()
+    try:
+        status = (walk.root / file).stat()
+    except OSError as error:
+        walk.found.miss(f"{file}: cannot be read ({error.strerror or error}); it is left out")
+        return
     into = into.strip("/")
     found: list[Entry] = []
     outside = 0

@@ -89,23 +89,29 @@ def _column(footer: pq.FileMetaData, group: int, name: str) -> _Column:
 
 
 def _null_rows(version: Version, footer: pq.FileMetaData, group: int, column: _Column) -> Collection[int]:
-    """Rows without an image. Where the footer says neither that there is none nor that all are, the pages tell."""
+    """Rows without an image. Where the footer says neither that there is none nor that all are, the pages tell.
+
+    Of a damaged row group all rows are listed, so that each gets its verdict and the groups behind it their rows.
+    """
     statistics = footer.row_group(group).column(column.number).statistics
     count = statistics.null_count if statistics is not None and statistics.has_null_count else None
     if footer.schema.column(column.number).max_definition_level == 0 or count == 0:
         return ()
     if count == column.rows:
         return range(column.rows)
-    chunk = _chunk(version, group, column.name)
-    if chunk is None:
-        values = _group(version, group, column.name)
-        return frozenset(row for row in range(column.rows) if not values[row].is_valid)
-    return frozenset(
-        page.first_row + row
-        for number, page in enumerate(chunk.pages)
-        for row, place in enumerate(_values(version, group, column.name, number).places)
-        if place is None
-    )
+    try:
+        chunk = _chunk(version, group, column.name)
+        if chunk is None:
+            values = _group(version, group, column.name)
+            return frozenset(row for row in range(column.rows) if not values[row].is_valid)
+        return frozenset(
+            page.first_row + row
+            for number, page in enumerate(chunk.pages)
+            for row, place in enumerate(_values(version, group, column.name, number).places)
+            if place is None
+        )
+    except (ValueError, IndexError):
+        return ()
 
 
 def _read(path: Path, member: str, limit: int) -> bytes:

@@ -156,6 +156,22 @@ def test_parquet_is_listed_without_its_pixels_and_a_damaged_page_costs_its_own_r
     assert 150 in bad and len(bad) < 20
 
 
+def test_a_damaged_row_group_does_not_hide_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    images = [None if n % 5 == 0 else bytes([n]) * 900 for n in range(60)]
+    pq.write_table(pa.table({"image": images}), path, row_group_size=20, compression="none", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(1).column(0).data_page_offset
+    data[start : start + 12] = b"\xff" * 12
+    path.write_bytes(data)
+    members = {int(member.name): member for member in list_members(path)}
+    assert sorted(members) == [n for n in range(60) if 20 <= n < 40 or n % 5]
+    assert read_member(tmp_path, "x.parquet", members[41].locator, 900) == images[41]
+    for row in range(20, 40):
+        with pytest.raises(UnreadableImage, match=r"x\.parquet"):
+            read_member(tmp_path, "x.parquet", members[row].locator, 900)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_damage_anywhere_in_a_parquet_table_is_told_and_bounded(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)

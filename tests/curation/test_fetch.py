@@ -486,9 +486,8 @@ def test_which_files_of_a_repository_are_wanted(server: Server, fields: dict[str
 def test_a_hosted_name_that_leads_outside_is_one_line(server: Server, tmp_path: Path, name: str) -> None:
     server.files["12345"] = json.dumps({"files": [{"key": name, "size": 1}]}).encode()
     source = Source.model_validate({"id": "s", "obtain": {"via": "zenodo", "repository": "12345"}})
-    (result,) = fetch(
-        [resolved(source, tmp_path / "s")], FetchOptions(ends=Endpoints(zenodo=server.url("").rstrip("/")))
-    )
+    resolved = ResolvedSource(source, tmp_path / "s", SliceRules(), 0, None)
+    (result,) = fetch([resolved], FetchOptions(ends=Endpoints(zenodo=server.url("").rstrip("/"))))
     assert result.error.startswith("source s: 12345: its file ") and "leads outside the folder" in result.error
     assert "\n" not in result.error and not list(tmp_path.rglob("evil*"))
 

@@ -122,6 +122,14 @@ def test_a_benchmark_without_such_images_is_an_input_error(tmp_path):
         fingerprint_benchmark(manifest, bench, tmp_path / "b.parquet")
 
 
+def test_a_benchmark_with_a_broken_archive_is_not_guarded_in_part(tmp_path):
+    bench = save(tmp_path / "bench", {"1.jpg": picture(1)})
+    (bench / "2.zip").write_bytes(b"cut short")
+    with pytest.raises(InputError, match=r"benchmark bench: 2\.zip: not a whole archive .* fetch it again"):
+        fingerprint_benchmark(Benchmark(id="bench", container="zip"), bench, tmp_path / "b.parquet")
+    assert not (tmp_path / "b.parquet").exists()
+
+
 def test_a_second_benchmark_is_told_from_the_first(tmp_path):
     for name, seed in (("one", 1), ("two", 2)):
         fingerprint_benchmark(

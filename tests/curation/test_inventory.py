@@ -127,10 +127,11 @@ def test_links(tmp_path: Path) -> None:
     (root / "named").symlink_to(root / "real/1.jpg")
     (root / "alias.jpg").symlink_to("real/1.jpg")
     (root / "dangling.jpg").symlink_to("nowhere.jpg")
+    (root / "unmounted").symlink_to("/nowhere/at/all")
     listing = SourceListing("s")
     assert [row["image"] for row in list_images(Source(id="s"), root, listing)] == ["alias.jpg", "real/1.jpg"]
     (warning,) = listing.warnings
-    assert warning.startswith("5 symbolic links") and "circle, dangling.jpg, out.jpg and 2 more" in warning
+    assert warning.startswith("6 symbolic links") and "circle, dangling.jpg, out.jpg and 3 more" in warning
     (tmp_path / "link").symlink_to(root)
     assert paths_of(Source(id="s"), tmp_path / "link") == ["alias.jpg", "real/1.jpg"]
 
@@ -149,7 +150,8 @@ def test_links_in_circles_and_mazes_end(tmp_path: Path) -> None:
     assert len(found) == 8 + 8 * 7 and "self.jpg" not in found
     listing = SourceListing("s")
     list(list_images(Source(id="s"), tmp_path, listing))
-    assert [warning for warning in listing.warnings if "in a circle and are left out: a/to_a" in warning]
+    (warning,) = listing.warnings
+    assert "nowhere or in a circle and are left out: a/to_a" in warning
 
 
 def test_names_that_are_equal_after_normalisation_are_told(tmp_path: Path) -> None:
