@@ -152,11 +152,11 @@ class Image:
 
     def ground(self, windows: Sequence[Window]) -> list[Ground]:
         """Places of some windows; together, since a call of PROJ takes longer than a point."""
-        from pyproj.exceptions import ProjError
-
         own: tuple[float | None, str] = (self.source.gsd, "none" if self.source.gsd is None else "manifest")
         if self.georeference is None:
             return [Ground(*own, None)] * len(windows)
+        from pyproj.exceptions import ProjError  # a quarter of a second, which chips need not wait for
+
         try:
             found = zip(self.georeference.gsd(windows), self.georeference.bounds(windows), strict=True)
         except ProjError:  # a local or damaged CRS says nothing about the Earth

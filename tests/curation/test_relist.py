@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from textures import texture
 
@@ -27,14 +28,14 @@ def starts(names: Sequence[int], work: Sequence[float]) -> list[int]:
     return cutting.starts(np.array(names, np.uint64), np.array(work, np.float32)).tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.floats(1e-3, 3)), max_size=300))
 def test_parts_are_bounded_and_cover_everything_once(units: list[tuple[int, float]]) -> None:
     names, work = [name for name, _ in units], [seconds for _, seconds in units]
     found = starts(names, work)
     assert found == sorted(set(found)) and found[:1] == ([0] if units else [])
     aim = cutting.aim(sum(work))
-    for begin, end in zip(found, [*found[1:], len(units)], strict=True):
+    for begin, end in pairwise([*found, len(units)]):
         assert end - begin == 1 or sum(work[begin:end]) <= 2 * aim * 1.001
 
 

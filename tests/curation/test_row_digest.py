@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation.row_digest import content, row_digests, together
@@ -46,7 +46,7 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ROWS, max_size=12), st.randoms(), st.integers(0, 12))
 def test_neither_order_nor_cuts_nor_dictionaries_matter(rows: list[dict[str, Any]], luck: Any, cut: int) -> None:
     whole = table(rows)
@@ -57,7 +57,7 @@ def test_neither_order_nor_cuts_nor_dictionaries_matter(rows: list[dict[str, Any
     assert content(pa.concat_tables([table(rows[:cut]), table(rows[cut:])])) == content(whole)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS, ROWS)
 def test_rows_have_equal_digests_when_they_are_equal_only(first: dict[str, Any], second: dict[str, Any]) -> None:
     one, other = row_digests(table([first, second])).tolist()
