@@ -1,6 +1,7 @@
 """How fast the scan is, against reading and hashing alone. One core a process; contenders are interleaved.
 
     python benchmarks/scan.py chips [--images FOLDER]     # decode + checks + hashes against Pillow + imagehash
+    python benchmarks/scan.py files [--images FOLDER]     # the scan stage of files on disk against Pillow + imagehash
     python benchmarks/scan.py scaling                     # two processes against one
     python benchmarks/scan.py raster [--side 30000]       # windows and scan of a striped GeoTIFF against reading it
     python benchmarks/scan.py overhead                    # scheduler and bookkeeping against the work
@@ -34,9 +35,11 @@ from PIL import Image  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["chips", "scaling", "raster", "overhead", "_raster"])
+    parser.add_argument("what", choices=["chips", "files", "scaling", "raster", "overhead", "_raster"])
     parser.add_argument("--images", type=Path, help="folder of real images to cut from; default: generated ground")
     parser.add_argument("--side", type=int, default=30_000)
+    parser.add_argument("--sides", type=int, nargs="+", default=[150, 256, 512], help="of the files' images")
+    parser.add_argument("--count", type=int, help="files of each side; default: four seconds of Pillow + imagehash")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--scratch", type=Path, help="folder for large files")
     parser.add_argument("--json", type=Path)
@@ -45,7 +48,8 @@ def main() -> None:
     if options.what == "_raster":
         print(json.dumps(raster_step(options.step[0], Path(options.step[1]))))
         return
-    figures = {"chips": chips, "scaling": scaling, "raster": raster, "overhead": overhead}[options.what](options)
+    modes = {"chips": chips, "files": files, "scaling": scaling, "raster": raster, "overhead": overhead}
+    figures = modes[options.what](options)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 
@@ -135,6 +139,44 @@ def ground(side: int, seed: int) -> np.ndarray:
     return np.clip(total, 0, 255).astype(np.uint8)
 
 
+# ------------------------------------------------------------------------------------------------ files
+
+
+def files(options: argparse.Namespace) -> dict[str, Any]:
+    """The scan stage as ``rs-curate run`` runs it on JPEG files, one worker, against opening and hashing each.
+
+    Marginal: a folder and a quarter of it are scanned in turns, and the difference of images is divided by that of wall
+    seconds, so that neither the start of workers nor what a run does once counts.
+    """
+    import imagehash
+
+    figures: dict[str, Any] = {}
+    print("| JPEG | Pillow + imagehash.phash, images/s | scan stage, images/s | ratio |\n|---|---|---|---|")
+    for side in options.sides:
+        with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+            folder = Path(scratch)
+            count = options.count or 4_000 * 150 // side
+            roots = [
+                folder_of_chips(folder / f"raw-{size}", options.images, size, side) for size in (count, count // 4)
+            ]
+            rates: dict[str, list[float]] = {"theirs": [], "ours": []}
+            for turn in range(options.rounds):
+                ours = [scan_folder(root, folder / f"out-{turn}-{root.name}", 1) for root in roots]
+                theirs = []
+                for root in roots:
+                    start = time.perf_counter()
+                    for path in sorted(root.iterdir()):
+                        imagehash.phash(Image.open(path))
+                    theirs.append(time.perf_counter() - start)
+                for name, (whole, quarter) in {"ours": ours, "theirs": theirs}.items():
+                    rates[name].append((count - count // 4) / (whole - quarter))
+        median = {name: stats.median(values) for name, values in rates.items()}
+        ratio = stats.median(mine / other for mine, other in zip(rates["ours"], rates["theirs"], strict=True))
+        figures[f"jpeg_{side}"] = {**median, "ratio": ratio, "images": count, "rounds": rates}
+        print(f"| {side} px | {median['theirs']:.0f} | {median['ours']:.0f} | {ratio:.2f} |", flush=True)
+    return figures
+
+
 # ------------------------------------------------------------------------------------------------ scaling
 
 
@@ -161,7 +203,7 @@ def folder_of_chips(root: Path, images: Path | None, count: int, side: int = 256
     """A folder that lists ``count`` images; files repeat by hard links."""
     root.mkdir(parents=True)
     files = jpegs(images, side, 400)
-    for number, data in enumerate(files):
+    for number, data in enumerate(files[:count]):
         (root / f"{number:07d}.jpg").write_bytes(data)
     for number in range(len(files), count):
         os.link(root / f"{number % len(files):07d}.jpg", root / f"{number:07d}.jpg")

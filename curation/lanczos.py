@@ -162,27 +162,43 @@ def luma(rgb: Bytes) -> Bytes:
     return grey
 
 
+@compiled(numba.types.UniTuple(numba.i8, 2)(_given(numba.u1, 1)))
+def _sums(grey: Bytes) -> tuple[np.int64, np.int64]:
+    """Sum and sum of squares. Of slices, whose indices begin at 0: else numba looks for negative ones, at ten times."""
+    total, squares = np.int64(0), np.int64(0)
+    for start in range(0, grey.size, _CHUNK):
+        piece = grey[start : start + _CHUNK]
+        part, square = np.uint32(0), np.uint32(0)
+        for pixel in range(piece.size):
+            value = np.uint32(piece[pixel])
+            part = np.uint32(part + value)
+            square = np.uint32(square + np.uint32(value * value))
+        total, squares = total + np.int64(part), squares + np.int64(square)
+    return total, squares
+
+
 @compiled(numba.types.UniTuple(numba.i8, 3)(_given(numba.u1, 1), _given(numba.b1, 1)))
-def _moments(grey: Bytes, valid: Mask) -> tuple[np.int64, np.int64, np.int64]:
+def _sums_inside(grey: Bytes, valid: Mask) -> tuple[np.int64, np.int64, np.int64]:
     count, total, squares = np.int64(0), np.int64(0), np.int64(0)
     for start in range(0, grey.size, _CHUNK):
+        piece, inside = grey[start : start + _CHUNK], valid[start : start + _CHUNK]
         some, part, square = np.uint32(0), np.uint32(0), np.uint32(0)
-        for pixel in range(start, min(start + _CHUNK, grey.size)):
-            value = np.uint32(grey[pixel])
-            if valid.size:
-                inside = np.uint32(valid[pixel])
-                some = np.uint32(some + inside)
-                value = np.uint32(value * inside)
+        for pixel in range(piece.size):
+            taken = np.uint32(inside[pixel])
+            value = np.uint32(np.uint32(piece[pixel]) * taken)
+            some = np.uint32(some + taken)
             part = np.uint32(part + value)
             square = np.uint32(square + np.uint32(value * value))
         count, total, squares = count + np.int64(some), total + np.int64(part), squares + np.int64(square)
-    return count if valid.size else np.int64(grey.size), total, squares
+    return count, total, squares
 
 
 def moments(grey: Bytes, valid: Mask | None = None) -> tuple[int, int, int]:
     """Count, sum and sum of squares of the ``valid`` pixels ``(H, W)`` (null: all) of a grey image ``(H, W)``."""
-    inside = np.zeros(0, np.bool_) if valid is None else np.ascontiguousarray(valid).reshape(-1)
-    count, total, squares = _moments(np.ascontiguousarray(grey).reshape(-1), inside)
+    flat = np.ascontiguousarray(grey).reshape(-1)
+    if valid is None:
+        return (flat.size, *_sums(flat))
+    count, total, squares = _sums_inside(flat, np.ascontiguousarray(valid).reshape(-1))
     return int(count), int(total), int(squares)
 
 

@@ -115,6 +115,38 @@ def test_a_changed_rule_needs_replace_and_repeats_only_what_depends_on_it(
     assert sorted((recipe.parent / "out/.stages").glob("scan*")) == scans
 
 
+def test_a_new_listing_opens_what_changed_and_makes_what_a_new_run_makes(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, mine = recipe.parent / "out", recipe.parent / "data/mine"
+    assert main(command(recipe)) == 0
+    assert "scan: opened 15 images" in capsys.readouterr().out
+    before = shard_hashes(out)
+    for path in mine.iterdir():
+        os.utime(path, ns=(5, 5))
+    assert main(command(recipe, "out", "--relist")) == 0  # without --replace: no shard depends on a time
+    assert "scan: opened 15 images" in capsys.readouterr().out
+    assert shard_hashes(out) == before
+    texture(500).save(mine / "chip_04.jpg", quality=90)
+    (mine / "chip_07.jpg").unlink()
+    texture(501).save(mine / "new.jpg", quality=90)
+    assert main(command(recipe, "out", "--relist", "--replace")) == 0
+    assert "scan: opened 2 images" in capsys.readouterr().out
+    assert main(command(recipe, "fresh")) == 0
+    fresh = recipe.parent / "fresh"
+    assert (out / "catalogue.parquet").read_bytes() == (fresh / "catalogue.parquet").read_bytes()
+    assert shard_hashes(out) == shard_hashes(fresh)
+
+
+def test_what_is_told_of_a_source_scans_nothing(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(recipe)) == 0
+    recipe.write_text(recipe.read_text().replace("gsd_m: 0.5}", "gsd_m: 0.5, citation: Somebody (2026), facts: seen}"))
+    capsys.readouterr()
+    assert main(command(recipe)) == 0
+    told = capsys.readouterr().out
+    assert "images listed" not in told and "scan:" not in told
+
+
 def test_shards_do_not_depend_on_workers_or_place(recipe: Path) -> None:
     assert main(command(recipe)) == 0
     moved = recipe.parent / "elsewhere"
