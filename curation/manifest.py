@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
@@ -206,6 +206,11 @@ class Benchmark(Source):
 
 class ExcludeRules(Strict):
     """Thresholds of the exclusion rules; each names the rule in :mod:`curation.exclude` that reads it."""
+
+    SCAN_FIELDS: ClassVar[frozenset[str]] = frozenset(
+        {"splits", "licences", "redistributable_only", "max_pixels", "max_bytes"}
+    )
+    """What the scan itself reads: decode guards, licences, splits."""
 
     splits: tuple[str, ...] = ()
     """Splits to leave out."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation import exclude, slicing, statistics, strips, watchdog
-from curation.catalogue import Window, atomic, open_table, table_from_rows, tile_id, write_table
+from curation.catalogue import Window, atomic, is_whole, open_table, table_from_rows, tile_id, write_table
 from curation.errors import UnreadableImage
 from curation.exclude import Reason
 from curation.fingerprint import Fingerprints, Reduced, extra_hashes, finish, reduce
@@ -39,7 +39,7 @@ def scan_part(part: Part) -> PartSummary:
     Raises:
         InputError: the listing is gone.
     """
-    if part.out.exists():
+    if is_whole(part.out):
         return _summary(part.out, 0, 0.0)
     start = time.perf_counter()
     collected = _Collected([], [])
