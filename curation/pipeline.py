@@ -304,8 +304,8 @@ def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) 
     from curation import write
 
     key = job.key_of_all(parts)
-    lost = state.shards.lost_with([write.written(part, job) for part in parts])
-    if lost and state.shards.done.key != key and not state.options.replace:
+    lost = state.shards.lost_to([write.written(part, job) for part in parts], key)
+    if lost and not state.options.replace:
         raise InputError(
             f"{state.shards.path}: holds shards of another recipe or other data, "
             f"of which {lost:,} would change; {_REPLACE}"

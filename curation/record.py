@@ -7,16 +7,11 @@ Kept in ``.stages/runs.json``. It tells before hours of scanning that finished s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from curation.catalogue import atomic
 from curation.errors import InputError
-
-Which = Literal["finished", "latest"]
-
 
 @dataclass(frozen=True)
 class Needs:
@@ -30,7 +25,7 @@ class Needs:
     """Digest of the rules that each source was scanned by."""
 
 
-def read_record(out: Path) -> dict[Which, Needs]:
+def read_record(out: Path) -> dict[str, Needs]:
     """What was noted of an output folder.
 
     Raises:
@@ -47,7 +42,7 @@ def read_record(out: Path) -> dict[Which, Needs]:
 
 def note(out: Path, **needs: Needs) -> None:
     """Note what the ``latest`` or the ``finished`` run needs; a record that says so already is left alone."""
-    before: Mapping[str, Needs] = read_record(out)
+    before = read_record(out)
     after = {**before, **needs}
     if after != before:
         with atomic(_path(out)) as aside:

@@ -52,10 +52,17 @@ class ShardFolder:
         path = self.path / info.file
         return path if _has_size(path, info) and file_digest(path) == info.sha256 else None
 
-    def lost_with(self, infos: Sequence[ShardInfo | None]) -> int:
-        """How many finished shards would not stay as they are if these took their place; None: not made yet."""
+    def lost_to(self, infos: Sequence[ShardInfo | None], key: str) -> int:
+        """How many finished shards would not stay as they are if those of another key took their place.
+
+        Args:
+            infos: what is known of the shards to come; None: not made yet.
+            key: theirs; under the same key only what is damaged is made again, and nothing is lost.
+        """
+        if self.done is None or self.done.key == key:
+            return 0
         stay = {(info.file, info.sha256) for info in infos if info is not None}
-        return sum((each.file, each.sha256) not in stay for each in (self.done.shards if self.done else []))
+        return sum((each.file, each.sha256) not in stay for each in self.done.shards)
 
     def replace(self, made: Sequence[tuple[ShardInfo, Path]], key: str) -> None:
         """Put tars in place, then the index, then the checksums, whose presence means: complete.

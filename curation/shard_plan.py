@@ -138,7 +138,7 @@ def _deal(
     file: pq.ParquetFile, listings: Mapping[str, Path], bucket_of: Ints, words: Mapping[str, _Words], folder: Path
 ) -> list[Path]:
     """Deal the kept rows to files of neighbouring shards, in Arrow's stream format."""
-    paths = [folder / f"bucket-{number:06d}" for number in range(int(bucket_of[-1]) + 1 if len(bucket_of) else 0)]
+    paths: dict[int, Path] = {}
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with ExitStack() as stack:
         writers: dict[int, pa.RecordBatchStreamWriter] = {}
@@ -149,10 +149,11 @@ def _deal(
             found, starts = np.unique(bucket, return_index=True)
             for number, start, stop in zip(found, starts, [*starts[1:], len(bucket)], strict=True):
                 if number not in writers:
+                    paths[number] = folder / f"bucket-{number:06d}"
                     writer = pa.ipc.new_stream(str(paths[number]), rows.schema, options=options)
                     writers[number] = stack.enter_context(writer)
                 writers[number].write_table(rows.slice(start, stop - start))
-    return paths
+    return [paths[number] for number in sorted(paths)]
 
 
 def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -117,7 +117,7 @@ def _read(part: Shots) -> dict[str, str | None]:
 
 def _placed(rows: Sequence[Mapping[str, Any]], listings: Mapping[str, Path]) -> list[Mapping[str, Any]]:
     """The rows, each with its image's row of the listing, in an order that leaves rows of one image together."""
-    found = {}
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
     for source in {row["source"] for row in rows}:
         images = {row["image"] for row in rows if row["source"] == source}
         listing = ds.dataset(listings[source]).to_table(filter=pc.field("image").isin(list(images)))

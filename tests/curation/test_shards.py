@@ -179,6 +179,19 @@ def test_verify_decodes_every_image(tmp_path: Path) -> None:
     assert "00000000001-0: cannot be decoded" in str(problem)
 
 
+def test_bytes_of_another_format_are_a_plain_fault(tmp_path: Path) -> None:
+    """PostScript under the name of a JPEG must not reach Pillow's loader, which would start Ghostscript."""
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 20\n%%EndComments\n(%pipe%touch x) (w) file\n%%EOF\n"
+    with Image.open(io.BytesIO(script)) as image:  # what Pillow makes of it when it is not told what to expect
+        assert (image.format, image.size) == ("EPS", (30, 20))
+    good = sample(0, 0)
+    infos = [write_shard([Sample(good.key, script, "jpg", good.meta)], tmp_path / "x-000000.tar")]
+    write_index(infos, tmp_path)
+    write_checksums(infos, tmp_path)
+    (problem,) = verify(tmp_path)
+    assert "cannot be decoded (cannot identify image file" in str(problem)
+
+
 def test_equal_keys_in_two_shards_are_found(tmp_path: Path) -> None:
     infos = [write_shard(shard_samples(0), tmp_path / f"x-{n:06d}.tar") for n in range(2)]
     write_index(infos, tmp_path)
