@@ -317,6 +317,8 @@ def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) 
         changed |= dict.fromkeys(found)
     if changed:
         raise WorkError(write.say_changed(list(changed), state.out))
+    if not work:
+        state.worked.append("write")  # renamed, fewer, or without their index
     made = [place for part in parts if (place := write.place_of(part, job, state.shards)) is not None]
     state.shards.replace(made, key)
     return [info for info, _ in made]

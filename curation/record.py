@@ -13,6 +13,7 @@ from pathlib import Path
 from curation.catalogue import atomic
 from curation.errors import InputError
 
+
 @dataclass(frozen=True)
 class Needs:
     """What one run needs to be resumed, or repeated."""
