@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from curation.catalogue import FORMAT_VERSION
+from curation.catalogue import FORMAT_VERSION, open_table
 from curation.manifest import ExcludeRules, Recipe, ResolvedSource
 
 SELECT_VERSION = 2
@@ -36,6 +36,16 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listing_digest(listing: Path) -> str:
+    """Digest of a sorted listing (path, size, mtime): which files the scan has to look at."""
+    with open_table(listing, "images") as file:
+        table = file.read(columns=["image", "bytes", "mtime_ns"])
+    found = hashlib.blake2b(digest_size=16)
+    for batch in table.to_batches(max_chunksize=65_536):
+        found.update(json.dumps(batch.to_pydict()).encode())
+    return found.hexdigest()
 
 
 def select_key(

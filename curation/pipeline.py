@@ -7,8 +7,6 @@ a changed rule runs only the stages that depend on it. Inventory and scan are ke
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +26,11 @@ from curation.locks import hold
 from curation.manifest import Recipe, ResolvedSource, resolve
 from curation.progress import Progress
 from curation.record import Needs, note, read_record
+from curation.shard_folder import REPLACE, ShardFolder
 
 if TYPE_CHECKING:
     from curation import scan_parts, write
     from curation.executor import Executor
-    from curation.shard_folder import ShardFolder
     from curation.shard_plan import ShardPart
     from curation.shards import ShardInfo
 
@@ -134,8 +132,6 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
             key lie there and ``replace`` is off.
         WorkError: too many unreadable images, or a file changed between scan and write.
     """
-    from curation.shard_folder import ShardFolder
-
     sources = resolve(recipe, data)
     with ExitStack() as stack:
         stack.enter_context(hold(out))
@@ -150,7 +146,7 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         images = sum(open_table(path, "images").metadata.num_rows for path in listings.values())
         _report(state, key, listings, infos)
         note(out, latest=state.needs, finished=state.needs)
-    return RunResult(out, images, sum(info.samples for info in infos), len(infos), tuple(state.worked))
+    return RunResult(out, images, sum(info.samples for info in infos), len(infos), tuple(dict.fromkeys(state.worked)))
 
 
 # ------------------------------------------------------------------------------------------------ stages
@@ -197,7 +193,7 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
     parts = {}
     for source in state.sources:
         job = scan_parts.ScanJob.of(source, recipe)
-        key = keys.key("scan", job.rules(), _digest(listings[source.id]))
+        key = keys.key("scan", job.rules(), keys.listing_digest(listings[source.id]))
         parts[source.id] = scan_parts.plan_parts(listings[source.id], state.stage(f"scan.{source.id}", key), job)
         state.needs.scans[source.id] = keys.key("scan", job.rules())
     return _Plan(parts, fingerprints)
@@ -210,14 +206,13 @@ def _refuse_early(state: _Run, plan: _Plan) -> None:
         InputError: shards would be replaced, and ``--replace`` was not given.
     """
     before = read_record(state.out).get("finished")
+    work = [source for source, parts in plan.parts.items() if not all(is_whole(part.out) for part in parts)]
     if state.shards.done is not None and before is not None and not state.options.replace:
-        for source, rules in state.needs.scans.items():
-            if before.scans.get(source) != rules and any(not is_whole(part.out) for part in plan.parts[source]):
-                raise InputError(f"{state.shards.path}: holds shards of another recipe ({source}); {_REPLACE}")
-    note(state.out, latest=state.needs)
-
-
-_REPLACE = "run again with --replace to replace them, or give another --out"
+        for source in work:
+            if before.scans.get(source) != state.needs.scans[source]:
+                raise InputError(f"{state.shards.path}: holds shards of another recipe ({source}); {REPLACE}")
+    if work:
+        note(state.out, latest=state.needs)
 
 
 def _scan(state: _Run, plan: _Plan) -> None:
@@ -286,15 +281,16 @@ def _write(state: _Run, select_key: str, catalogue: Path, listings: Mapping[str,
     folder = state.stage("plan", keys.key("plan", select_key, [keys.file_digest(path) for path in listings.values()]))
     parts = shard_plan.plan_shards(catalogue, listings, folder, state.recipe.shards)
     if not parts:
+        state.shards.allow([], "", state.options.replace)
         _publish_file(catalogue, public)
         raise WorkError(f"no tile was kept; {public} says why, row by row")
     job = write.WriteJob(
         state.recipe, {source.id: source for source in state.sources}, folder, state.out / ".stages" / "write"
     )
     state.needs.tars.extend(job.key(part) for part in parts)
-    note(state.out, latest=state.needs)
     infos = state.shards.holds(job.key_of_all(parts))
     if infos is None:
+        note(state.out, latest=state.needs)
         infos = _write_shards(state, parts, job)
     _publish_file(catalogue, public)
     return infos
@@ -304,12 +300,7 @@ def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) 
     from curation import write
 
     key = job.key_of_all(parts)
-    lost = state.shards.lost_to([write.written(part, job) for part in parts], key)
-    if lost and not state.options.replace:
-        raise InputError(
-            f"{state.shards.path}: holds shards of another recipe or other data, "
-            f"of which {lost:,} would change; {_REPLACE}"
-        )
+    state.shards.allow([write.written(part, job) for part in parts], key, state.options.replace)
     work = [part for part in parts if write.place_of(part, job, state.shards) is None]
     write.check_room(sum(part.bytes for part in work), state.out)
     changed: dict[str, None] = {}
@@ -319,7 +310,7 @@ def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) 
         raise WorkError(write.say_changed(list(changed), state.out))
     if not work:
         state.worked.append("write")  # renamed, fewer, or without their index
-    made = [place for part in parts if (place := write.place_of(part, job, state.shards)) is not None]
+    made = [write.found(part, job, state.shards) for part in parts]
     state.shards.replace(made, key)
     return [info for info, _ in made]
 
@@ -342,16 +333,6 @@ def _report(state: _Run, select_key: str, listings: Mapping[str, Path], infos: S
 
 
 # ------------------------------------------------------------------------------------------------ files
-
-
-def _digest(listing: Path) -> str:
-    """Digest of the sorted listing (path, size, mtime): the input key of the scan."""
-    with open_table(listing, "images") as file:
-        table = file.read(columns=["image", "bytes", "mtime_ns"])
-    digest = hashlib.blake2b(digest_size=16)
-    for batch in table.to_batches(max_chunksize=65_536):
-        digest.update(json.dumps(batch.to_pydict()).encode())
-    return digest.hexdigest()
 
 
 def _publish_file(made: Path, name: Path) -> None:

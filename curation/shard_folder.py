@@ -16,6 +16,8 @@ from curation.errors import InputError
 from curation.keys import file_digest
 from curation.shards import Checksums, ShardInfo
 
+REPLACE = "run again with --replace to replace them, or give another --out"
+
 
 @dataclass(frozen=True)
 class ShardFolder:
@@ -52,17 +54,24 @@ class ShardFolder:
         path = self.path / info.file
         return path if _has_size(path, info) and file_digest(path) == info.sha256 else None
 
-    def lost_to(self, infos: Sequence[ShardInfo | None], key: str) -> int:
-        """How many finished shards would not stay as they are if those of another key took their place.
+    def allow(self, infos: Sequence[ShardInfo | None], key: str, replace: bool) -> None:
+        """Check that the finished shards stay as they are, or may be replaced.
 
         Args:
-            infos: what is known of the shards to come; None: not made yet.
-            key: theirs; under the same key only what is damaged is made again, and nothing is lost.
+            infos: what is known of the shards that take their place; None: not made yet.
+            key: theirs; under the same key only what is damaged is made again.
+            replace: whether the user said so.
+
+        Raises:
+            InputError: a shard would change, and may not.
         """
-        if self.done is None or self.done.key == key:
-            return 0
+        if replace or self.done is None or self.done.key == key:
+            return
         stay = {(info.file, info.sha256) for info in infos if info is not None}
-        return sum((each.file, each.sha256) not in stay for each in self.done.shards)
+        lost = sum((each.file, each.sha256) not in stay for each in self.done.shards)
+        if lost:
+            of = f"of which {lost:,} of {len(self.done.shards):,} would change"
+            raise InputError(f"{self.path}: holds shards of another recipe or other data, {of}; {REPLACE}")
 
     def replace(self, made: Sequence[tuple[ShardInfo, Path]], key: str) -> None:
         """Put tars in place, then the index, then the checksums, whose presence means: complete.

@@ -65,6 +65,9 @@ class ShardPart:
     encoded: bool
     """Whether any sample is encoded anew, so that the encoder's settings matter."""
 
+    def __str__(self) -> str:
+        return f"shard {self.number}"
+
 
 def plan_shards(catalogue: Path, listings: Mapping[str, Path], folder: Path, rules: ShardRules) -> list[ShardPart]:
     """Sort the kept rows into shards, unless it was done before.

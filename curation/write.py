@@ -101,6 +101,18 @@ def place_of(part: ShardPart, job: WriteJob, finished: ShardFolder) -> tuple[Sha
     return None if tar is None else (info, tar)
 
 
+def found(part: ShardPart, job: WriteJob, finished: ShardFolder) -> tuple[ShardInfo, Path]:
+    """:func:`place_of` a tar that was just made.
+
+    Raises:
+        WorkError: it is not there.
+    """
+    place = place_of(part, job, finished)
+    if place is None:
+        raise WorkError(f"{job.tar(part)}: was written and is gone; run again")
+    return place
+
+
 def check_room(needed: int, folder: Path) -> None:
     """Check that the disk has room for what is about to be written.
 
