@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"opticalrs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_verify):
+    for add in (
+        _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_verify, _add_clean,
+    ):  # fmt: skip
         add(commands)
     return parser
 
@@ -252,6 +254,24 @@ def _verify(options: argparse.Namespace) -> int:
     errors = [problem for problem in problems if problem.level == "error"]
     print(f"{options.shards}: {counted(len(errors), 'error')}" if errors else f"{options.shards}: sound")
     return 1 if errors else 0
+
+
+def _add_clean(commands: Commands) -> None:
+    clean = commands.add_parser("clean", help="remove what no run needs any more from an output folder")
+    clean.add_argument("out", type=Path, metavar="OUT", help="folder that a run wrote to")
+    clean.add_argument("--dry-run", action="store_true", help="only say what would go")
+    clean.set_defaults(command=_clean)
+
+
+def _clean(options: argparse.Namespace) -> None:
+    from curation.clean import clean
+
+    waste = clean(options.out, options.dry_run)
+    for each in waste:
+        print(f"{each.bytes / 1e6:12,.1f} MB  {each.path}")
+    total = f"{sum(each.bytes for each in waste) / 1e6:,.1f} MB"
+    done = "would be freed" if options.dry_run else "freed"
+    print(f"{total} {done}" if waste else "nothing to remove: all that is there is needed")
 
 
 def _positive(text: str) -> int:

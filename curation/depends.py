@@ -15,16 +15,16 @@ LISTING = frozenset(
 )
 """What images there are, and where: the inventory. Of ``files``, only names and folders."""
 
-PIXELS = frozenset({"id", "bands", "kind", "nodata", "stretch", "trim", "gsd_m"})
+PIXELS = frozenset({"id", "bands", "nodata", "stretch", "trim", "gsd_m"})
 """How an image is read and measured: the scan. What the listing says of an image is compared image by image."""
 
 NEITHER = frozenset(
     {
-        "name", "task", "year", "citation", "homepage", "licence", "redistributable", "obtain", "readable", "bit_depth",
+        "name", "kind", "task", "year", "citation", "homepage", "licence", "redistributable", "obtain", "readable", "bit_depth",
         "native_size", "listed_megabytes", "expected_images", "shares_images_with", "examples", "verified", "facts",
     }
 )  # fmt: skip
-"""What is told to people, or asked by rules whose answer is in the key (licences)."""
+"""What is told to people, asked by later stages, or asked by rules whose answer is in the key (licences)."""
 
 
 def listing(source: Source) -> dict[str, Any]:

@@ -92,7 +92,9 @@ def _first_same(kept: Kept, start: int, count: int, search: Search, looks: Looks
             if view == 0:
                 total, row = np.int32(0), np.uint64(place)
                 for pixel in range(strip):
-                    total = np.int32(total + np.int32(np.int32(kept.strips[row, pixel]) * np.int32(pixels[item, pixel])))
+                    total = np.int32(
+                        total + np.int32(np.int32(kept.strips[row, pixel]) * np.int32(pixels[item, pixel]))
+                    )
                 bound = total + kept.norms[row, 1] * norms[item, 1]
                 if bound < least * kept.norms[row, 0] * norms[item, 0]:
                     continue

@@ -1,15 +1,12 @@
 """The stages in order: inventory -> scan -> select -> write -> report, each keyed, each restartable.
 
-A stage's results lie in ``OUT/.stages/<stage>-<key>/``; the key is a hash of the stage's inputs, its rules and the
-format version. What exists is never made again, so running the same command again *is* the resume command, and a
-changed rule runs only the stages that depend on it. Inventory and scan are keyed per source: a recipe that gains a
-source scans only that one.
+A stage's results lie in ``OUT/.stages/<stage>-<key>/``; the key is a digest of what the result depends on
+(:mod:`curation.keys`). What exists is never made again, so running the same command again *is* the resume command, and
+a changed rule runs only the stages that depend on it. Inventory and scan are keyed per source, tars one by one.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,21 +19,21 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.catalogue import FORMAT_VERSION, REASONS, SLICED, atomic, open_table
+from curation import keys
+from curation.catalogue import REASONS, SLICED, atomic, is_whole, open_table
 from curation.errors import InputError, WorkError
 from curation.locks import hold
 from curation.manifest import Recipe, ResolvedSource, resolve
 from curation.progress import Progress
+from curation.record import Needs, note, read_record
+from curation.shard_folder import REPLACE, ShardFolder
 from curation.terminal import local_folder
 
 if TYPE_CHECKING:
-    from curation import scan_parts
+    from curation import scan_parts, write
     from curation.executor import Executor
+    from curation.shard_plan import ShardPart
     from curation.shards import ShardInfo
-
-
-SELECT_VERSION = 2
-"""Raised when the same rows and rules give another catalogue than before. 2: views of the centre."""
 
 
 class Observer(Protocol):
@@ -90,10 +87,14 @@ class _Run:
     options: RunOptions
     observer: Observer
     stack: ExitStack
+    shards: ShardFolder
+    """What was finished before."""
+    needs: Needs = field(default_factory=Needs)
     worked: list[str] = field(default_factory=list)
     _executor: Executor | None = None
 
     def stage(self, name: str, key: str) -> Path:
+        self.needs.stages.append(f"{name}-{key}")
         return self.out / ".stages" / f"{name}-{key}"
 
     def executor(self) -> Executor:
@@ -120,6 +121,10 @@ class _Run:
                 progress.advance(size(part))
                 yield result
 
+    def pictures(self, fn: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
+        """Map ``fn`` over parts of the report's pictures."""
+        return self.map("report", "pictures", fn, parts, lambda part: len(part.rows))
+
 
 def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, observer: Observer) -> RunResult:
     """Run a recipe to shards, catalogue and report; everything that exists is reused.
@@ -141,18 +146,20 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
     sources = resolve(recipe, data)
     with ExitStack() as stack:
         stack.enter_context(hold(out))
-        state = _Run(recipe, sources, data, out, options, observer, stack)
+        finished = ShardFolder.open(out / "shards", options.replace)
+        state = _Run(recipe, sources, data, out, options, observer, stack, finished)
         listings = _inventory(state)
         plan = _plan(state, listings)
+        _refuse_early(state, plan)
         _scan(state, plan)
-        keys = _keys(state, plan)
-        catalogue = _select(state, plan, keys)
+        key, catalogue = _select(state, plan)
         if options.until == "select":
-            return _trial(state, keys, listings, catalogue)
-        infos = _write(state, catalogue, keys, listings)
+            return _trial(state, key, listings, catalogue)
+        infos = _write(state, key, catalogue, listings)
         images = sum(open_table(path, "images").metadata.num_rows for path in listings.values())
-        _report(state, keys.write, listings)
-    return RunResult(given, images, sum(info.samples for info in infos), len(infos), tuple(state.worked))
+        _report(state, key, listings, infos)
+        note(out, latest=state.needs, finished=state.needs)
+    return RunResult(given, images, sum(info.samples for info in infos), len(infos), tuple(dict.fromkeys(state.worked)))
 
 
 # ------------------------------------------------------------------------------------------------ stages
@@ -164,9 +171,9 @@ def _inventory(state: _Run) -> dict[str, Path]:
 
     listings = {}
     for source in state.sources:
-        key = _key("inventory", depends.listing(source.source), str(source.root.resolve()))
+        key = keys.key("inventory", depends.listing(source.source), str(source.root.resolve()))
         path = state.stage(f"inventory.{source.id}", key) / "images.parquet"
-        if state.options.relist or not path.exists():
+        if state.options.relist or not is_whole(path):
             state.worked.append("inventory")
             for listing in write_inventory([source], path, strict=state.options.strict):
                 state.observer.say(f"{listing.id}: {listing.found:,} images listed")
@@ -178,18 +185,10 @@ def _inventory(state: _Run) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the stages after the inventory will make, known before any pixel is read."""
+    """What the scan will make, known before any pixel is read."""
 
     parts: Mapping[str, list[scan_parts.Part]]
     fingerprints: Mapping[str, Path]
-
-
-@dataclass(frozen=True)
-class _Keys:
-    """Keys of the stages after the scan: they follow from what it found."""
-
-    select: str
-    write: str
 
 
 def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
@@ -208,42 +207,29 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
     parts = {}
     for source in state.sources:
         job = scan_parts.ScanJob.of(source, recipe)
-        stage = state.stage(f"scan.{source.id}", _key("scan", job.rules()))
-        parts[source.id] = scan_parts.plan_parts(listings[source.id], stage, job)
+        key = keys.key("scan", job.rules())
+        parts[source.id] = scan_parts.plan_parts(listings[source.id], state.stage(f"scan.{source.id}", key), job)
+        state.needs.scans[source.id] = key
     return _Plan(parts, fingerprints)
 
 
-def _keys(state: _Run, plan: _Plan) -> _Keys:
-    """Keys of what follows from the finished scan.
+def _refuse_early(state: _Run, plan: _Plan) -> None:
+    """Refuse before hours of scanning by other rules, or of another source, what would replace finished shards.
 
     Raises:
-        InputError: shards of another key are in the way.
+        InputError: shards would be replaced, and ``--replace`` was not given.
     """
-    from curation import scan_parts, shards
+    from curation import scan_parts
 
-    recipe = state.recipe
-    select_key = _key(
-        "select",
-        SELECT_VERSION,
-        {source: scan_parts.content_of_source(parts) for source, parts in plan.parts.items()},
-        recipe.model_dump(mode="json", include={"seed", "deduplicate", "guard", "balance", "shards", "name"}),
-        recipe.exclude.thresholds(),
-        [
-            (source.id, source.priority, source.cap, source.source.redistributable, source.source.kind)
-            for source in state.sources
-        ],
-        {name: _file_digest(path) for name, path in plan.fingerprints.items()},
-    )
-    licences = {source.id: source.source.licence for source in state.sources}
-    write_key = _key("write", select_key, licences, shards.FORMAT_VERSION)
-    target = state.out / "shards"
-    done = shards.read_checksums(target, missing_ok=True)
-    if done is not None and done.key != write_key and not state.options.replace and state.options.until is None:
-        raise InputError(
-            f"{target}: holds shards of another recipe or other data; run again with --replace to replace them, "
-            "with --until select to see what would change, or give another --out"
-        )
-    return _Keys(select_key, write_key)
+    before = read_record(state.out).get("finished")
+    work = [source for source, parts in plan.parts.items() if scan_parts.unfinished(parts)]
+    kept = state.options.replace or state.options.until is not None
+    if state.shards.done is not None and before is not None and not kept:
+        for source in work:
+            if before.scans.get(source) != state.needs.scans[source]:
+                raise InputError(f"{state.shards.path}: holds shards of another recipe ({source}); {REPLACE}")
+    if work:
+        note(state.out, latest=state.needs)
 
 
 def _scan(state: _Run, plan: _Plan) -> None:
@@ -295,11 +281,15 @@ def _stop_if_too_bad(source: ResolvedSource, counts: Counter[str], limit: float)
         )
 
 
-def _select(state: _Run, plan: _Plan, keys: _Keys) -> Path:
+def _select(state: _Run, plan: _Plan) -> tuple[str, Path]:
+    """The catalogue and its key, which follows from what the scan found."""
+    from curation.scan_parts import content_of_source
     from curation.select import select
 
-    catalogue = state.stage("select", keys.select) / "catalogue.parquet"
-    if not catalogue.exists():
+    scanned = {source: content_of_source(parts) for source, parts in plan.parts.items()}
+    key = keys.select_key(state.recipe, state.sources, scanned, plan.fingerprints)
+    catalogue = state.stage("select", key) / "catalogue.parquet"
+    if not is_whole(catalogue):
         state.worked.append("select")
         tiles = [part.out for parts in plan.parts.values() for part in parts]
         summary = select(
@@ -307,69 +297,67 @@ def _select(state: _Run, plan: _Plan, keys: _Keys) -> Path:
             unguarded=state.options.unguarded, threads=state.options.workers,
         )  # fmt: skip
         state.observer.say(f"select: {summary}")
-    return catalogue
+    return key, catalogue
 
 
-def _write(state: _Run, catalogue: Path, keys: _Keys, listings: Mapping[str, Path]) -> list[ShardInfo]:
-    """Write what is missing; the catalogue gets its public name when the shards that it describes do."""
-    from curation import shards, write
+def _write(state: _Run, select_key: str, catalogue: Path, listings: Mapping[str, Path]) -> list[ShardInfo]:
+    """Write the tars that are missing; the catalogue gets its public name when the shards that it describes do."""
+    from curation import shard_plan, write
 
-    target, public = state.out / "shards", state.out / "catalogue.parquet"
-    done = shards.read_checksums(target, missing_ok=True)
-    if done is not None and done.key == keys.write and _sizes_fit(target, done.shards):
-        _publish_file(catalogue, public)
-        return done.shards
-    folder = state.stage("write", keys.write)
-    rows = folder / "rows.parquet"
-    parts = write.plan_shards(catalogue, list(listings.values()), rows)
+    public = state.out / "catalogue.parquet"
+    folder = state.stage("plan", keys.key("plan", select_key, [keys.file_digest(path) for path in listings.values()]))
+    parts = shard_plan.plan_shards(catalogue, listings, folder, state.recipe.shards)
     if not parts:
+        state.shards.allow([], "", state.options.replace)
         _publish_file(catalogue, public)
         raise WorkError(f"no tile was kept; {public} says why, row by row")
-    job = write.WriteJob(state.recipe, {source.id: source for source in state.sources}, rows, folder)
-    work = [part for part in parts if write.written(part, job, target) is None]
-    for _ in state.map("write", "tiles", partial(write.write_part, job=job), work, lambda part: part.samples):
-        pass
-    infos = [info for part in parts if (info := write.written(part, job, target)) is not None]
-    _replace_shards(folder, target, infos, keys.write)
+    job = write.WriteJob(
+        state.recipe, {source.id: source for source in state.sources}, folder, state.out / ".stages" / "write"
+    )
+    state.needs.tars.extend(job.key(part) for part in parts)
+    infos = state.shards.holds(job.key_of_all(parts))
+    if infos is None:
+        note(state.out, latest=state.needs)
+        infos = _write_shards(state, parts, job)
     _publish_file(catalogue, public)
     return infos
 
 
-def _sizes_fit(folder: Path, infos: Sequence[ShardInfo]) -> bool:
-    """Whether every tar is there, whole; ``rs-curate verify`` reads them, this only looks."""
-    paths = [(folder / info.file, info.bytes) for info in infos]
-    return all(path.exists() and path.stat().st_size == size for path, size in paths)
+def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) -> list[ShardInfo]:
+    from curation import write
+
+    key = job.key_of_all(parts)
+    state.shards.allow([write.written(part, job) for part in parts], key, state.options.replace)
+    work = [part for part in parts if write.place_of(part, job, state.shards) is None]
+    write.check_room(sum(part.bytes for part in work), state.out)
+    changed: dict[str, None] = {}
+    for found in state.map("write", "tiles", partial(write.write_part, job=job), work, lambda part: part.samples):
+        changed |= dict.fromkeys(found)
+    if changed:
+        raise WorkError(write.say_changed(list(changed), state.out))
+    if not work:
+        state.worked.append("write")  # renamed, fewer, or without their index
+    made = [write.found(part, job, state.shards) for part in parts]
+    state.shards.replace(made, key)
+    return [info for info, _ in made]
 
 
-def _replace_shards(folder: Path, target: Path, infos: list[ShardInfo], key: str) -> None:
-    """Move finished tars into place, then the index, then the checksums, whose presence means: complete."""
-    from curation import shards
-
-    target.mkdir(exist_ok=True)
-    (target / shards.CHECKSUMS).unlink(missing_ok=True)
-    new = {info.file for info in infos}
-    for stale in target.glob("*.tar"):
-        if stale.name not in new or (folder / stale.name).exists():
-            stale.unlink()
-    for info in infos:
-        if (folder / info.file).exists():
-            (folder / info.file).replace(target / info.file)
-    shards.write_index(infos, target)
-    shards.write_checksums(infos, target, key)
-
-
-def _report(state: _Run, write_key: str, listings: Mapping[str, Path]) -> None:
+def _report(state: _Run, select_key: str, listings: Mapping[str, Path], infos: Sequence[ShardInfo]) -> None:
     from curation.report import REPORT_VERSION, Facts, write_report
 
-    key = _key("report", write_key, REPORT_VERSION, state.recipe.model_dump(mode="json"), list(state.options.unguarded))
+    shards = [(info.file, info.sha256) for info in infos]
+    rules = state.recipe.model_dump(mode="json")
+    key = keys.key("report", REPORT_VERSION, select_key, keys.digest(shards), rules, list(state.options.unguarded))
     page = state.stage("report", key) / "report.html"
     if not page.exists():
+        catalogue = state.out / "catalogue.parquet"
+        facts = Facts(state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded)
         state.worked.append("report")
-        write_report(Facts(state.recipe, state.sources, state.out, listings, state.options.unguarded), page)
+        write_report(facts, page, state.pictures)
     _publish_file(page, state.out / "report.html")
 
 
-def _trial(state: _Run, keys: _Keys, listings: Mapping[str, Path], catalogue: Path) -> RunResult:
+def _trial(state: _Run, select_key: str, listings: Mapping[str, Path], catalogue: Path) -> RunResult:
     """Show what select decided beside what was finished before."""
     from curation import trial
     from curation.report import REPORT_VERSION, Facts, write_report
@@ -377,11 +365,12 @@ def _trial(state: _Run, keys: _Keys, listings: Mapping[str, Path], catalogue: Pa
     folder = state.out / trial.FOLDER
     trial.place(catalogue, folder / "catalogue.parquet")
     rules = state.recipe.model_dump(mode="json")
-    key = _key("trial", keys.select, REPORT_VERSION, rules, list(state.options.unguarded))
+    key = keys.key("trial", select_key, REPORT_VERSION, rules, list(state.options.unguarded))
     page = state.stage("trial", key) / "report.html"
     if not page.exists():
+        facts = Facts(state.recipe, state.sources, catalogue, listings, (), state.options.unguarded)
         state.worked.append("report")
-        write_report(Facts(state.recipe, state.sources, folder, listings, state.options.unguarded), page)
+        write_report(facts, page, state.pictures)
     trial.place(page, folder / "report.html")
     counts = trial.count(catalogue)
     for line in trial.compare(counts, state.out / "catalogue.parquet"):
@@ -390,23 +379,16 @@ def _trial(state: _Run, keys: _Keys, listings: Mapping[str, Path], catalogue: Pa
     return RunResult(state.out, counts["image"].total(), counts["tile"]["kept"], 0, tuple(state.worked), made)
 
 
-# ------------------------------------------------------------------------------------------------ keys and files
-
-
-def _key(*parts: object) -> str:
-    """Twelve hex digits that change when the format version or anything in ``parts`` does."""
-    text = json.dumps([FORMAT_VERSION, *parts], sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+# ------------------------------------------------------------------------------------------------ files
 
 
 def _publish_file(made: Path, name: Path) -> None:
     """Give a stage's result its public name; equal files are left alone so that their time says when they changed."""
-    if name.exists() and name.stat().st_size == made.stat().st_size and _file_digest(name) == _file_digest(made):
+    if (
+        name.exists()
+        and name.stat().st_size == made.stat().st_size
+        and keys.file_digest(name) == keys.file_digest(made)
+    ):
         return
     with atomic(name) as aside:
         shutil.copyfile(made, aside)

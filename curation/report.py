@@ -1,15 +1,15 @@
 """The report stage: one HTML page that shows what came out, what did not, and why.
 
-Everything on it is read from the catalogue; a few pictures per reason are read from the raw files again. The page
+Everything on it is read from the catalogue; a few pictures per reason are taken by :mod:`curation.thumbnails`. The page
 has no scripts and loads nothing, so that it can be mailed, archived and opened years later.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import yaml
 
-from curation.catalogue import KEPT, REASONS, SLICED, Window, atomic, ledger, open_table, read_table
-from curation.errors import UnreadableImage
+from curation import thumbnails
+from curation.catalogue import KEPT, REASONS, SLICED, atomic, ledger, open_table
 from curation.manifest import Recipe, ResolvedSource
+from curation.shards import ShardInfo
 
 REPORT_VERSION = 1
-THUMB = 112
-"""Side of the pictures in pixels."""
 _PER_REASON, _KEPT_SHOWN, _GROUPS, _PER_GROUP = 8, 24, 8, 8
-_MAX_SHOWN_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,9 @@ class Facts:
 
     recipe: Recipe
     sources: Sequence[ResolvedSource]
-    out: Path
+    catalogue: Path
     listings: Mapping[str, Path]
+    shards: Sequence[ShardInfo]
     unguarded: Sequence[str] = ()
 
 
@@ -80,18 +79,42 @@ class LedgerRow:
         return self.tiles.get(KEPT, 0)
 
 
-def write_report(facts: Facts, page: Path) -> None:
+@dataclass(frozen=True)
+class _Examples:
+    """Rows of the catalogue that are shown."""
+
+    reasons: dict[str, list[dict[str, Any]]]
+    kept: list[dict[str, Any]]
+    groups: list[list[dict[str, Any]]]
+
+    def rows(self) -> Iterable[dict[str, Any]]:
+        """All of them; one may come twice."""
+        return chain(*self.reasons.values(), self.kept, *self.groups)
+
+
+def write_report(facts: Facts, page: Path, map_parts: thumbnails.MapParts) -> None:
     """Write the report of a finished run.
+
+    Args:
+        facts: what it is made from.
+        page: file to write.
+        map_parts: who takes the pictures.
 
     Raises:
         ValueError: the ledger does not balance (a row without verdict), which is a bug.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    catalogue = facts.out / "catalogue.parquet"
+    catalogue = facts.catalogue
     rows = ledger_rows(catalogue, facts)
     used = [reason for reason in REASONS if any(r.images.get(reason) or r.tiles.get(reason) for r in rows)]
-    camera = _Camera(facts)
+    shown = _Examples(
+        {reason: _sample(catalogue, reason, _PER_REASON) for reason in used},
+        _sample(catalogue, KEPT, _KEPT_SHOWN),
+        _largest_groups(catalogue),
+    )
+    sources = {source.id: source for source in facts.sources}
+    data = thumbnails.take(shown.rows(), sources, facts.listings, facts.recipe.exclude, page.parent, map_parts)
     environment = Environment(loader=PackageLoader("curation", "."), autoescape=True, undefined=StrictUndefined)
     html = environment.get_template("report.html.j2").render(
         recipe=facts.recipe,
@@ -99,25 +122,46 @@ def write_report(facts: Facts, page: Path) -> None:
         rows=rows,
         reasons=used,
         totals=_totals(rows),
-        examples={reason: camera.shots(_sample(catalogue, reason, _PER_REASON)) for reason in used},
-        kept=camera.shots(_sample(catalogue, KEPT, _KEPT_SHOWN)),
-        groups=[camera.shots(group) for group in _largest_groups(catalogue)],
+        examples={reason: _pictures(examples, data) for reason, examples in shown.reasons.items()},
+        kept=_pictures(shown.kept, data),
+        groups=[_pictures(group, data) for group in shown.groups],
         leaks=leak_matrix(catalogue),
         unguarded=facts.unguarded,
-        shards=_shard_facts(facts.out / "shards"),
+        shards=facts.shards,
     )
     with atomic(page) as aside:
         aside.write_text(html, encoding="utf-8")
 
 
+def _pictures(rows: Sequence[dict[str, Any]], data: Mapping[str, str]) -> list[Picture]:
+    return [Picture(_title(row), row["detail"] or "", data.get(row["tile_id"])) for row in rows]
+
+
+def _title(row: dict[str, Any]) -> str:
+    window = "" if row["col_off"] is None else f" [{row['col_off']}, {row['row_off']}, {row['width']}x{row['height']}]"
+    return f"{row['source']}/{row['image']}{window}"
+
+
 def ledger_rows(catalogue: Path, facts: Facts) -> list[LedgerRow]:
     """Counts per source in the recipe's order."""
-    counts = ledger(read_table(catalogue, "catalogue", ["source", "kind", "verdict"]))
+    counts = _ledger(catalogue)
     return [
         LedgerRow(source.id, source.source.licence, counts[source.id]["image"], counts[source.id]["tile"])
         for source in facts.sources
         if source.id in counts
     ]
+
+
+def _ledger(catalogue: Path) -> dict[str, dict[str, Counter[str]]]:
+    """The ledger, added up over row groups: 100 million rows of words do not fit in memory."""
+    total: dict[str, dict[str, Counter[str]]] = {}
+    with open_table(catalogue, "catalogue") as file:
+        for number in range(file.num_row_groups):
+            for source, kinds in ledger(file.read_row_group(number, columns=["source", "kind", "verdict"])).items():
+                mine = total.setdefault(source, {"image": Counter(), "tile": Counter()})
+                for kind, counts in kinds.items():
+                    mine[kind].update(counts)
+    return total
 
 
 def leak_matrix(catalogue: Path) -> dict[str, dict[str, int]]:
@@ -153,7 +197,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_dictionary(kind) else kind
 
 
-_SHOWN = ["tile_id", "kind", "source", "image", "col_off", "row_off", "width", "height", "stretch", "subject", "detail"]
+_SHOWN = ["tile_id", "source", "image", "col_off", "row_off", "width", "height", "stretch", "verdict", "detail"]
 
 
 def _sample(catalogue: Path, verdict: str, count: int) -> list[dict[str, Any]]:
@@ -180,68 +224,3 @@ def _by_id(catalogue: Path, ids: Sequence[str]) -> list[dict[str, Any]]:
     table = ds.dataset(catalogue).to_table(columns=_SHOWN, filter=pc.field("tile_id").isin(ids))
     rows: list[dict[str, Any]] = table.to_pylist()
     return sorted(rows, key=lambda row: list(ids).index(row["tile_id"]))
-
-
-class _Camera:
-    """Takes thumbnails of catalogue rows from the raw files."""
-
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
-        self.sources = {source.id: source for source in facts.sources}
-
-    def shots(self, rows: Sequence[dict[str, Any]]) -> list[Picture]:
-        places = self._places(rows)
-        return [self._shot(row, places[row["source"], row["image"]]) for row in rows]
-
-    def _places(self, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-        wanted: dict[str, set[str]] = {}
-        for row in rows:
-            wanted.setdefault(row["source"], set()).add(row["image"])
-        found = {}
-        for source, images in wanted.items():
-            listing = ds.dataset(self.facts.listings[source])
-            for place in listing.to_table(filter=pc.field("image").isin(list(images))).to_pylist():
-                found[source, place["image"]] = place
-        return found
-
-    def _shot(self, row: dict[str, Any], place: dict[str, Any]) -> Picture:
-        try:
-            data: str | None = self._thumbnail(row, place)
-        except (UnreadableImage, OSError):
-            data = None
-        window = (
-            "" if row["col_off"] is None else f" [{row['col_off']}, {row['row_off']}, {row['width']}x{row['height']}]"
-        )
-        return Picture(f"{row['source']}/{row['image']}{window}", row["detail"] or "", data)
-
-    def _thumbnail(self, row: dict[str, Any], place: dict[str, Any]) -> str:
-        from PIL import Image
-
-        from curation.raster import Location, open_image
-
-        source = self.sources[row["source"]]
-        bands = place["band_files"]
-        location = Location(source.root, place["file"], place["member"], tuple(bands) if bands else None)
-        with open_image(location, source.source, self.facts.recipe.exclude, row["stretch"]) as raster:
-            window = Window(
-                row["col_off"] or 0, row["row_off"] or 0, row["width"] or raster.width, row["height"] or raster.height
-            )
-            if window.width * window.height > _MAX_SHOWN_PIXELS:
-                window = Window(raster.width // 2 - 512, raster.height // 2 - 512, 1024, 1024)
-            rgb, _ = raster.read(window)
-        image = Image.fromarray(rgb)
-        image.thumbnail((THUMB, THUMB))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=80)
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _shard_facts(folder: Path) -> list[dict[str, Any]]:
-    """The shards of a run; none where a trial ended before them."""
-    from curation.shards import read_checksums
-
-    checksums = read_checksums(folder, missing_ok=True)
-    return [
-        {"file": info.file, "samples": info.samples, "bytes": info.bytes, "sha256": info.sha256}
-        for info in (checksums.shards if checksums is not None else [])
-    ]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -77,7 +76,9 @@ class ShardInfo:
     bytes: int
     sha256: str
     rows: pa.Table | None = None
-    """The shard's rows of the index, ``shard`` still 0; None when read from ``checksums.json``."""
+    """The shard's rows of the index, ``shard`` still 0; None when read from ``checksums.json``, or left on disk."""
+    rows_at: Path | None = None
+    """File of :func:`write_info` that holds them instead."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,6 @@ def write_shard(samples: Iterable[Sample], path: Path) -> ShardInfo:
                 rows.append(_add_sample(tar, out, sample))
         if not rows:
             raise WorkError(f"{path}: a shard without samples")
-        file.flush()
-        os.fsync(file.fileno())
     return ShardInfo(path.name, len(rows), out.written, out.sha256.hexdigest(), index_rows(rows))
 
 
@@ -207,19 +206,18 @@ def write_info(info: ShardInfo, path: Path) -> None:
 
 
 def read_info(path: Path) -> ShardInfo:
-    """Read what :func:`write_info` kept.
+    """Read what :func:`write_info` kept; the rows stay on disk, since those of all shards need not fit in memory.
 
     Raises:
         FormatVersionError: it was kept by another format version.
     """
-    table = pq.read_table(path)
-    metadata = table.schema.metadata or {}
+    metadata = pq.read_schema(path).metadata or {}
     _check_version(path, metadata.get(b"opticalrs.version", b"").decode())
-    return ShardInfo(**json.loads(metadata[b"opticalrs.shard"]), rows=table.cast(INDEX))
+    return ShardInfo(**json.loads(metadata[b"opticalrs.shard"]), rows_at=path)
 
 
 def write_index(infos: Sequence[ShardInfo], folder: Path) -> Path:
-    """Write ``index.parquet``: exactly one row group per shard, in the order given."""
+    """Write ``index.parquet``: exactly one row group per shard, in the order given, a shard in memory at a time."""
     path = folder / INDEX_FILE
     schema = _schema([info.file for info in infos])
     with atomic(path) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
@@ -230,8 +228,11 @@ def write_index(infos: Sequence[ShardInfo], folder: Path) -> Path:
 
 def numbered(info: ShardInfo, number: int) -> pa.Table:
     """A shard's index rows with its number."""
-    assert info.rows is not None, "only a shard that was written or indexed has rows"
-    return info.rows.set_column(0, INDEX.field(0), pa.array([number] * info.samples, pa.int32()))
+    rows = info.rows
+    if rows is None:
+        assert info.rows_at is not None, "only a shard that was written or indexed has rows"
+        rows = pq.read_table(info.rows_at).cast(INDEX)
+    return rows.set_column(0, INDEX.field(0), pa.array([number] * info.samples, pa.int32()))
 
 
 def write_checksums(infos: Sequence[ShardInfo], folder: Path, key: str = "") -> Path:

@@ -21,6 +21,8 @@ from curation.tars import index_tar
 LARGE_SHARD = 3 << 29
 """Bytes above which a shard is worth a warning: 1.5 GiB, half more than the writer aims at."""
 MAX_PIXELS = 1 << 26
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""All that a shard may hold: Pillow hands other formats to programs outside of this one."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def _images(path: Path, rows: pa.Table) -> Iterator[Problem]:
 
 def _decode_fault(data: bytes, size: tuple[int, int]) -> str:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.size != size:
                 return f"is {image.size[0]}x{image.size[1]}, the index says {size[0]}x{size[1]}"
             if image.width * image.height > MAX_PIXELS:

@@ -1,35 +1,39 @@
 """The write stage: kept rows of the catalogue become shards.
 
-One part is one shard. ``plan_shards`` sorts the kept rows by shard and position into one row group per shard, so that
-a worker reads only its own; ``write_part`` reads the pixels again, in runs of one image, and encodes them or copies
-the file's own bytes. A tar is complete before its rows are: what names a shard exists only when the shard does.
+One part is one shard, named by its key: a digest of its rows and of the settings that matter to it, so that a tar
+counts only for what it was made from. ``write_part`` reads the pixels again, in runs of one image, proves that they are
+those that were scanned, and encodes them or copies the file's own bytes. A tar is complete before its rows are: what
+names a shard exists only when the shard does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.catalogue import Window, atomic, open_table, read_table
+from curation import keys, shards
+from curation.catalogue import Window, is_whole
 from curation.errors import UnreadableImage, WorkError
+from curation.fingerprint import content_hash
 from curation.manifest import Recipe, ResolvedSource, ShardRules
-from curation.shards import ImageFormat, Sample, ShardInfo, read_info, write_info, write_shard
+from curation.shard_folder import ShardFolder
+from curation.shard_plan import ShardPart
+from curation.shards import ImageFormat, Sample, ShardInfo
 
-COLUMNS = [
-    "tile_id", "source", "image", "col_off", "row_off", "width", "height", "gsd_m", "crs", "west", "south", "east",
-    "north", "stretch", "pass_through", "raw_sha256", "phash", "shard", "position",
-]  # fmt: skip
+_TOLD = 20
+"""Changed files that a message names; more are named in a file."""
+WRITE_VERSION = 1
+"""Raised when the same rows and settings give another tar than before."""
 
 
 @dataclass(frozen=True)
@@ -37,119 +41,141 @@ class WriteJob:
     """What every shard of a run needs to know; travels to the workers."""
 
     recipe: Recipe
-    sources: dict[str, ResolvedSource]
-    rows: Path
-    """File of :func:`plan_shards`."""
+    sources: Mapping[str, ResolvedSource]
+    plan: Path
+    """Folder of :func:`curation.shard_plan.plan_shards`."""
     folder: Path
-    """Where tars are made."""
+    """Where tars are made, ``<key>.tar``, and their index rows kept, ``<key>.parquet``."""
+
+    def name(self, part: ShardPart) -> str:
+        """File name of a shard."""
+        return f"{self.recipe.name}-{part.number:06d}.tar"
+
+    def key(self, part: ShardPart) -> str:
+        """Digest of everything that a tar's bytes follow from: its rows, the texts beside them, the encoder."""
+        rules = self.recipe.shards
+        encoder = [rules.encoder, None if rules.encoder == "png" else rules.quality] if part.encoded else None
+        licences = [(source, self.sources[source].source.licence) for source in part.sources]
+        return keys.digest([shards.FORMAT_VERSION, WRITE_VERSION, part.digest, licences, encoder])
+
+    def tar(self, part: ShardPart) -> Path:
+        """Where a shard is made."""
+        return self.folder / f"{self.key(part)}.tar"
+
+    def key_of_all(self, parts: Sequence[ShardPart]) -> str:
+        """Key of the finished folder: equal tars under equal names, equal key."""
+        return keys.key("shards", [(self.name(part), self.key(part)) for part in parts])
 
 
-@dataclass(frozen=True)
-class ShardPart:
-    """One shard: its number, and its row group in ``WriteJob.rows``."""
-
-    number: int
-    row_group: int
-    samples: int
-
-
-def shard_name(recipe: Recipe, number: int) -> str:
-    """File name of a shard."""
-    return f"{recipe.name}-{number:06d}.tar"
-
-
-def plan_shards(catalogue: Path, listings: list[Path], out: Path) -> list[ShardPart]:
-    """Sort the kept rows by (shard, position), join where their files lie, and write one row group per shard.
-
-    Args:
-        catalogue: the catalogue that ``select`` wrote.
-        listings: the ``images`` tables that ``inventory`` wrote.
-        out: file to write.
-    """
-    with open_table(catalogue, "catalogue") as file:
-        groups = [
-            _kept(file.read_row_group(number, columns=[*COLUMNS, "verdict"])) for number in range(file.num_row_groups)
-        ]
-    kept = _plain(pa.concat_tables(groups))
-    places = _plain(
-        pa.concat_tables(
-            read_table(path, "images", ["source", "image", "file", "member", "band_files"]) for path in listings
-        )
-    )
-    order = pc.sort_indices(kept, [("shard", "ascending"), ("position", "ascending")])
-    rows = kept.take(order)
-    for name, column in _places_of(rows, places).items():
-        rows = rows.append_column(name, column)
-    rows = rows.combine_chunks()
-    numbers, starts, counts = np.unique(rows["shard"].to_numpy(), return_index=True, return_counts=True)
-    with atomic(out) as aside, pq.ParquetWriter(aside, rows.schema, compression="zstd") as writer:
-        for start, count in zip(starts, counts, strict=True):
-            writer.write_table(rows.slice(start, count), row_group_size=int(count))
-    return [
-        ShardPart(int(number), group, int(count))
-        for group, (number, count) in enumerate(zip(numbers, counts, strict=True))
-    ]
-
-
-def _places_of(rows: pa.Table, places: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """File, member and band files of every row. The join carries row numbers, since it cannot carry lists."""
-    left = rows.select(["source", "image"]).append_column("row", pa.array(np.arange(rows.num_rows)))
-    right = places.select(["source", "image"]).append_column("place", pa.array(np.arange(places.num_rows)))
-    place = left.join(right, ["source", "image"]).sort_by("row")["place"]
-    return {name: places[name].take(place) for name in ("file", "member", "band_files")}
-
-
-def write_part(part: ShardPart, job: WriteJob) -> None:
+def write_part(part: ShardPart, job: WriteJob) -> list[str]:
     """Write one shard; its index rows are kept beside it last, so that their presence means: this shard is done.
 
-    Raises:
-        WorkError: a raw file is gone or has changed since it was scanned.
+    Returns:
+        What is gone or has changed since it was scanned, a line each; then there is no shard.
     """
-    rows = pq.ParquetFile(job.rows).read_row_group(part.row_group).to_pylist()
-    tar = job.folder / shard_name(job.recipe, part.number)
-    write_info(write_shard(_samples(rows, job), tar), _info_file(part, job))
+    rows = pq.ParquetFile(job.plan / part.rows).read_row_group(part.row_group).to_pylist()
+    tar = job.tar(part)
+    try:
+        info = shards.write_shard(_samples(rows, job), tar)
+    except _Changed as changed:
+        return changed.files
+    shards.write_info(info, tar.with_suffix(".parquet"))
+    return []
 
 
-def written(part: ShardPart, job: WriteJob, final: Path) -> ShardInfo | None:
-    """What is known of a shard that was written before, its tar still in the stage's folder or already in ``final``."""
-    path = _info_file(part, job)
-    if not path.exists():
+def written(part: ShardPart, job: WriteJob) -> ShardInfo | None:
+    """What is known of a tar that was made under this part's key, under its name; its index rows stay on disk."""
+    path = job.tar(part).with_suffix(".parquet")
+    return replace(shards.read_info(path), file=job.name(part)) if is_whole(path) else None
+
+
+def place_of(part: ShardPart, job: WriteJob, finished: ShardFolder) -> tuple[ShardInfo, Path] | None:
+    """A tar that was made under this part's key, and where it lies; None when it must be made."""
+    info = written(part, job)
+    if info is None:
         return None
-    info = read_info(path)
-    tars = [folder / info.file for folder in (job.folder, final)]
-    return info if any(tar.exists() and tar.stat().st_size == info.bytes for tar in tars) else None
+    aside = job.tar(part)
+    if aside.exists() and aside.stat().st_size == info.bytes:
+        return info, aside
+    tar = finished.tar_of(info)
+    return None if tar is None else (info, tar)
 
 
-def _info_file(part: ShardPart, job: WriteJob) -> Path:
-    return job.folder / shard_name(job.recipe, part.number).replace(".tar", ".parquet")
+def found(part: ShardPart, job: WriteJob, finished: ShardFolder) -> tuple[ShardInfo, Path]:
+    """:func:`place_of` a tar that was just made.
+
+    Raises:
+        WorkError: it is not there.
+    """
+    place = place_of(part, job, finished)
+    if place is None:
+        raise WorkError(f"{job.tar(part)}: was written and is gone; run again")
+    return place
 
 
-def _kept(rows: pa.Table) -> pa.Table:
-    return rows.filter(pc.equal(rows["verdict"].cast(pa.string()), "kept")).select(COLUMNS)
+def check_room(needed: int, folder: Path) -> None:
+    """Check that the disk has room for what is about to be written.
+
+    Raises:
+        WorkError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        sizes = (f"{size / 1e9:,.1f} GB" for size in (needed, free, needed - free))
+        raise WorkError(
+            "{}: the shards need about {}, {} are free: {} are missing; ".format(folder, *sizes)
+            + f"free some space (see rs-curate clean {folder}) and run again, or give another --out"
+        )
 
 
-def _plain(table: pa.Table) -> pa.Table:
-    """Dictionary columns as plain strings: dictionaries of several files differ, and joins need equal types."""
-    fields = [field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field for field in table.schema]
-    return table.cast(pa.schema(fields))
+def say_changed(files: Sequence[str], out: Path) -> str:
+    """What to tell about raw files that are not what was scanned; a long list goes to a file as well."""
+    told = "; ".join(files[:_TOLD])
+    if len(files) > _TOLD:
+        path = out / "changed.txt"
+        path.write_text("".join(f"{line}\n" for line in files), encoding="utf-8")
+        told += f"; and {len(files) - _TOLD:,} more, all named in {path}"
+    return f"{told}; restore what has changed, or run again with --relist to take the files as they are"
+
+
+class _Changed(Exception):
+    """Some raw files are not what they were."""
+
+    def __init__(self, files: list[str]) -> None:
+        super().__init__()
+        self.files = files
 
 
 def _samples(rows: list[dict[str, Any]], job: WriteJob) -> Iterator[Sample]:
-    """Samples in position order; each run of rows of one image opens it once."""
+    """Samples in position order; each run of rows of one image opens it once.
+
+    Raises:
+        _Changed: after the last row, so that every changed file is found.
+    """
+    changed: list[str] = []
     for _, group in groupby(rows, key=lambda row: (row["source"], row["image"], row["pass_through"])):
         run = list(group)
         source = job.sources[run[0]["source"]]
         try:
             images = _copied(run, source) if _copies(run[0], job.recipe.shards) else _encoded(run, source, job.recipe)
             for row, (image, image_format) in zip(run, images, strict=True):
-                key = f"{row['shard']:06d}{row['position']:05d}-{row['tile_id']}"
-                yield Sample(key, image, image_format, _sidecar(row, source))
-        except (UnreadableImage, OSError) as error:
-            path = source.root / run[0]["file"]
-            raise WorkError(
-                f"{path}: could be read when it was scanned, and cannot now ({error}); "
-                "restore it, or run again with --relist to take the files as they are"
-            ) from error
+                if not changed:
+                    key = f"{row['shard']:06d}{row['position']:05d}-{row['tile_id']}"
+                    yield Sample(key, image, image_format, _sidecar(row, source))
+        except (_Other, UnreadableImage, OSError) as error:
+            changed.append(f"{source.root / run[0]['file'] / (run[0]['member'] or '')}: {_told(error)}")
+    if changed:
+        raise _Changed(changed)
+
+
+class _Other(Exception):
+    """A raw file shows something else than when it was scanned."""
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, _Other):
+        return f"changed since it was scanned ({error})"
+    return f"could be read when it was scanned, and cannot now ({error})"
 
 
 def _copies(row: dict[str, Any], rules: ShardRules) -> bool:
@@ -162,16 +188,19 @@ def _copied(run: list[dict[str, Any]], source: ResolvedSource) -> Iterator[tuple
     for row in run:
         data = raw_bytes(_location(row, source))
         if hashlib.sha256(data).digest() != row["raw_sha256"]:
-            raise WorkError(f"{source.root / row['file']}: changed since it was scanned; run again with --relist")
+            raise _Other("other bytes")
         yield data, "jpg"
 
 
 def _encoded(run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe) -> Iterator[tuple[bytes, ImageFormat]]:
+    """Encode a run of tiles of one image; other pixels than were fingerprinted never get into a shard."""
     from curation.raster import open_image
 
     with open_image(_location(run[0], source), source.source, recipe.exclude, run[0]["stretch"]) as raster:
         for row in run:
             rgb, _ = raster.read(Window(row["col_off"], row["row_off"], row["width"], row["height"]))
+            if content_hash(rgb) != row["content_hash"]:
+                raise _Other("other pixels")
             yield encode(rgb, recipe.shards), recipe.shards.encoder
 
 

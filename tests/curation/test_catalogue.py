@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +17,7 @@ from curation.catalogue import (
     TILES,
     Window,
     atomic,
+    is_whole,
     ledger,
     open_table,
     read_table,
@@ -103,3 +106,40 @@ def test_ledger_counts_images_and_tiles_apart() -> None:
 def test_ledger_refuses_rows_that_end_nowhere(row: tuple[str, str | None]) -> None:
     with pytest.raises(ValueError, match="rows with verdict"):
         ledger(rows(row))
+
+
+def test_names_of_unfinished_files_are_never_shared(tmp_path: Path) -> None:
+    """Containers share process ids: two writers of one file must not write into one temporary file."""
+    with atomic(tmp_path / "x") as first, atomic(tmp_path / "x") as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "x").read_text() == "first"  # the outer block ends last
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_atomic_file_is_on_disk_before_it_has_its_name(tmp_path: Path) -> None:
+    """The system calls as the kernel saw them: file synced, renamed, folder synced."""
+    code = "import sys, pathlib, curation.catalogue as c\nwith c.atomic(pathlib.Path(sys.argv[1])) as a: a.touch()"
+    log, path = tmp_path / "log", tmp_path / "folder" / "x"
+    traced = ["strace", "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", str(log)]
+    try:
+        subprocess.run([*traced, sys.executable, "-c", code, str(path)], check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("strace is absent, or may not trace here")
+    calls = [line.split()[1].partition("(")[0] for line in log.read_text().splitlines() if str(path.parent) in line]
+    assert calls == ["fsync", "rename", "fsync"]
+    assert path.exists()
+
+
+@pytest.mark.parametrize("left", [0, 7, 200, -1, -9])
+def test_a_truncated_part_counts_as_absent(tmp_path: Path, left: int) -> None:
+    path = tmp_path / "images.parquet"
+    assert not is_whole(path)
+    write_table(table_from_rows("images", [IMAGE_ROW]), path, "images")
+    assert is_whole(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:left])
+    assert not is_whole(path)
+    path.write_bytes(data[:left] + b"\0" * len(data[left:]))  # the length was on disk, the bytes were not
+    assert not is_whole(path)

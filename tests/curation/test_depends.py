@@ -82,14 +82,10 @@ def test_the_seed_counts_where_windows_are_drawn() -> None:
 
 def test_the_table_of_the_documentation_is_the_one_of_the_keys(repository: Path) -> None:
     page = (repository / "docs" / "curate.md").read_text()
-    section = page.split("### Which stages a changed field runs again")[1].split("\n#")[0]
-    told = {
-        name: cells
-        for line in section.splitlines()
-        if line.startswith("| `")
-        for names, *cells in [[cell.strip() for cell in line.strip("|").split("|")]]
-        for name in re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", names))
-    }
-    assert set(told) == set(Source.model_fields)
-    for name, (listing, pixels, *_) in told.items():
-        assert (listing != "", pixels != "") == (name in depends.LISTING, name in depends.PIXELS), name
+    section = page.split("### What a change repeats")[1].split("\n#")[0]
+    told = dict(re.findall(r"^\| (\w+) \| (.*) \|$", section, re.MULTILINE))
+    fields = {stage: set(re.findall(r"`sources\.(\w+)`", cell)) for stage, cell in told.items()}
+    assert depends.LISTING <= fields["inventory"]
+    assert depends.PIXELS - {"id"} <= fields["scan"]
+    later = fields["select"] | fields["write"] | fields["report"] | {"readable"}
+    assert depends.NEITHER <= later

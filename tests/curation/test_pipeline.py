@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +149,157 @@ def test_what_is_told_of_a_source_scans_nothing(recipe: Path, capsys: pytest.Cap
     assert "images listed" not in told and "scan:" not in told
 
 
+def test_there_and_back_again_gives_the_first_shards(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tar counts only under the key that made it: seed 0 and 1 give tars of one name and often of one size."""
+    out = recipe.parent / "out"
+    assert main(command(recipe)) == 0
+    first = shard_hashes(out)
+    assert main(command(recipe, "out", "seed=1", "--replace")) == 0
+    second = shard_hashes(out)
+    assert first.keys() == second.keys() and first != second
+    assert main(["verify", str(out / "shards")]) == 0
+    assert main(command(recipe, "out", "seed=0", "--replace")) == 0
+    assert main(["verify", str(out / "shards")]) == 0
+    assert shard_hashes(out) == first
+    # What a kill leaves while shards are exchanged: tars of two keys, and no checksums.
+    (out / "shards/checksums.json").unlink()
+    assert main(command(recipe, "out", "seed=1")) == 0
+    assert shard_hashes(out) == second
+    (out / "shards/checksums.json").unlink()
+    inodes = {path.name: path.stat().st_ino for path in (out / "shards").glob("*.tar")}
+    assert main(command(recipe, "out", "seed=1")) == 0
+    assert {path.name: path.stat().st_ino for path in (out / "shards").glob("*.tar")} == inodes
+
+
+def test_a_rule_that_needs_a_new_scan_is_refused_before_it(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = recipe.parent / "out"
+    assert main(command(recipe)) == 0
+    parts = sorted((out / ".stages").glob("scan*/*"))
+    assert main(command(recipe, "out", "slice.tile=96")) == 2
+    message = capsys.readouterr().err
+    assert "holds shards of another recipe (mine); run again with --replace" in message
+    assert sorted((out / ".stages").glob("scan*/*")) == parts
+
+
+def test_equal_tars_need_no_replace_and_have_equal_checksums(recipe: Path) -> None:
+    """Neither times of modification nor another folder, nor words that enter no shard, change anything."""
+    root = recipe.parent
+    assert main(command(recipe)) == 0
+    before = shard_hashes(root / "out")
+    inodes = {path.name: path.stat().st_ino for path in (root / "out/shards").iterdir()}
+    for path in (root / "data/mine").iterdir():
+        os.utime(path, (1, 1))
+    assert main(command(recipe, "out", "--relist")) == 0
+    assert {path.name: path.stat().st_ino for path in (root / "out/shards").iterdir()} == inodes
+    assert main(command(recipe, "other", "sources.0.citation=someone", "description=words")) == 0
+    assert shard_hashes(root / "other") == before
+    assert (root / "other/catalogue.parquet").read_bytes() == (root / "out/catalogue.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_what_a_power_cut_left_is_made_again(recipe: Path, left: float) -> None:
+    """Files whose names were on disk before their bytes: as earlier releases, or other tools, leave them."""
+    out = recipe.parent / "out"
+    assert main(command(recipe)) == 0
+    before = shard_hashes(out)
+    parts = sorted((out / ".stages").rglob("*.parquet"))
+    kinds = {path.parent.name.partition("-")[0] for path in parts}
+    assert kinds == {"inventory.mine", "scan.mine", "select", "plan", "write"}
+    for path in parts:
+        path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
+    shutil.rmtree(out / "shards")
+    assert main(command(recipe)) == 0
+    assert shard_hashes(out) == before
+
+
+DEADLY = """
+import os
+import simplejpeg
+
+decode = simplejpeg.decode_jpeg
+
+
+def fragile(data, *args, **kwargs):
+    if b"always deadly" in bytes(data) or b"deadly later" in bytes(data) and os.path.exists(os.environ["LATER"]):
+        os.abort()
+    return decode(data, *args, **kwargs)
+
+
+simplejpeg.decode_jpeg = fragile
+"""
+"""A decoder that aborts, as C code does on what it did not foresee; every process of a run imports it first."""
+
+
+def test_a_decoder_that_aborts_costs_a_row_on_every_run_and_never_the_report(recipe: Path) -> None:
+    root = recipe.parent
+    (root / "fragile").mkdir()
+    (root / "fragile/sitecustomize.py").write_text(DEADLY)
+    chip = (root / "data/mine/chip_04.jpg").read_bytes()
+    (root / "data/mine/chip_04.jpg").write_bytes(chip + b"always deadly")
+    for number in range(6, 9):
+        with (root / f"data/mine/chip_{number:02d}.jpg").open("ab") as file:
+            file.write(b"deadly later")
+    path = f"{root / 'fragile'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    environment = os.environ | {"PYTHONPATH": path, "LATER": str(root / "later")}
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "curation", *command(recipe, "out", *more)]
+        return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+
+    def shown() -> set[str]:
+        return set(re.findall(r'<img src="data:image/jpeg[^"]*" alt="([^"]+)"', (root / "out/report.html").read_text()))
+
+    first = run()
+    assert (first.returncode, first.stderr) == (0, first.stderr)
+    rows = {row["image"]: row for row in read_table(root / "out/catalogue.parquet", "catalogue").to_pylist()}
+    assert (rows["chip_04.jpg"]["verdict"], rows["chip_04.jpg"]["kind"]) == ("crashed", "image")
+    before = shown()
+    again = run()
+    assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
+    (root / "later").touch()
+    late = run("description=another page")
+    assert (late.returncode, late.stderr) == (0, late.stderr)
+    assert "another page" in (root / "out/report.html").read_text()
+    lost = {title for title in before if re.match(r"mine/chip_0[678]", title)}
+    assert lost and shown() == before - lost
+
+
+def test_clean_removes_what_no_run_needs(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = recipe.parent
+    out = root / "out"
+    assert main(["clean", str(out)]) == 2
+    assert "no output of rs-curate run" in capsys.readouterr().err
+    assert main(command(recipe)) == 0
+    old = set((out / ".stages").iterdir())
+    assert main(command(recipe, "out", "slice.tile=96", "--replace")) == 0
+    (out / ".stages/write/.x.tar.0123.part").write_bytes(bytes(3_000_000))
+    (out / "shards/.index.parquet.0123.part").touch()
+    made = shard_hashes(out)
+    capsys.readouterr()
+    before = sorted(out.rglob("*"))
+    assert main(["clean", str(out), "--dry-run"]) == 0
+    assert sorted(out.rglob("*")) == before
+    told = capsys.readouterr().out
+    assert main(["clean", str(out)]) == 0
+    assert capsys.readouterr().out.replace("freed", "would be freed") == told
+    assert ".x.tar.0123.part" in told and "3.0 MB" in told
+    gone = {path.name.partition("-")[0] for path in old if not path.exists()}
+    assert gone == {"scan.mine", "select", "plan", "report"}  # the listing is that of the present recipe
+    assert not list(out.rglob("*.part"))
+    assert len(list((out / ".stages/write").iterdir())) == len(list((out / "shards").glob("*.tar")))
+    assert {name: made[name] for name in made if not name.endswith(".part")} == shard_hashes(out)
+    assert main(command(recipe, "out", "slice.tile=96")) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert main(["clean", str(out)]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    import fcntl
+
+    with (out / ".lock").open("r+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert main(["clean", str(out)]) == 2
+    assert "in use by another run" in capsys.readouterr().err
+
+
 def test_shards_do_not_depend_on_workers_or_place(recipe: Path) -> None:
     assert main(command(recipe)) == 0
     moved = recipe.parent / "elsewhere"
@@ -167,7 +320,7 @@ def processes_of(out: Path) -> Iterator[int]:
                 continue
 
 
-@pytest.mark.parametrize("appears", ["inventory.*/images.parquet", "scan.*/*.parquet", "write-*/*.tar"])
+@pytest.mark.parametrize("appears", ["inventory.*/images.parquet", "scan.*/*.parquet", "write/*.tar"])
 def test_kill_9_and_the_same_command_again(recipe: Path, appears: str) -> None:
     for number in range(24):
         texture(1000 + number, 300).save(recipe.parent / f"data/mine/more_{number:02d}.png")

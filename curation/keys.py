@@ -1,0 +1,65 @@
+"""Keys of stages: digests of what a result truly depends on, and of nothing else.
+
+A scan depends on the files and on the rules that change pixels or listing; select on the *content* of the scan's parts;
+a tar on its own rows and the encoder. No key that names an output holds a time of modification, a folder, a citation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from curation.catalogue import FORMAT_VERSION
+from curation.manifest import Recipe, ResolvedSource
+
+SELECT_VERSION = 2
+"""Raised when the same rows and rules give another catalogue than before. 2: views of the centre."""
+
+PLACED_BY = {"max_samples", "max_bytes", "run", "pass_through", "bytes_per_pixel"}
+"""Fields of ``shards`` that decide where a tile goes; the others decide how it is encoded."""
+
+
+def key(*parts: object) -> str:
+    """Twelve hex digits that change when the format version or anything in ``parts`` does."""
+    return digest([FORMAT_VERSION, *parts], 6)
+
+
+def digest(value: object, size: int = 16) -> str:
+    """Hex digest of ``size`` bytes of a value, written as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def select_key(
+    recipe: Recipe,
+    sources: Sequence[ResolvedSource],
+    scanned: Mapping[str, str],
+    fingerprints: Mapping[str, Path],
+) -> str:
+    """Key of the catalogue.
+
+    Args:
+        recipe: rules and seed.
+        sources: the recipe's sources, in its order.
+        scanned: digest of what the scan found of each source.
+        fingerprints: file of every guarded benchmark.
+    """
+    return key(
+        "select",
+        SELECT_VERSION,
+        [[source.id, scanned[source.id]] for source in sources],
+        recipe.model_dump(mode="json", include={"seed", "deduplicate", "balance"}),
+        recipe.exclude.thresholds(),
+        recipe.guard.radius,
+        recipe.shards.model_dump(mode="json", include=PLACED_BY),
+        [[each.priority, each.cap, each.source.redistributable, each.source.kind] for each in sources],
+        {name: file_digest(path) for name, path in fingerprints.items()},
+    )
