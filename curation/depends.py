@@ -21,7 +21,8 @@ PIXELS = frozenset({"id", "bands", "nodata", "stretch", "trim", "gsd_m"})
 NEITHER = frozenset(
     {
         "name", "kind", "task", "year", "citation", "homepage", "licence", "redistributable", "obtain", "readable",
-        "bit_depth", "native_size", "listed_megabytes", "expected_images", "shares_images_with", "examples", "verified", "facts",
+        "bit_depth", "native_size", "listed_megabytes", "expected_images", "shares_images_with", "examples", "verified",
+        "facts",
     }
 )  # fmt: skip
 """What is told to people, asked by later stages, or asked by rules whose answer is in the key (licences)."""
