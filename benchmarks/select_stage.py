@@ -167,7 +167,7 @@ def _table(
 def _measured(count: int, is_tile: np.ndarray, rng: np.random.Generator) -> dict[str, pa.Array]:
     """What the exclusion rules look at, of images alone; ``flat`` exceeds 0.3 in one of seventeen."""
     values = {
-        "short_side": np.full(count, 1024), "aspect": np.full(count, 1.5), "soft_alpha": np.zeros(count),
+        "short_side": np.full(count, 1024), "elongation": np.full(count, 1.5), "soft_alpha": np.zeros(count),
         "sampled": np.full(count, 60_000), "fill": rng.beta(1, 30, count), "flat": rng.beta(1, 8, count),
         "gentle": rng.uniform(0, 0.4, count), "coloured": rng.uniform(0.2, 1, count),
         "colour_spread": rng.uniform(10, 50, count), "edge": rng.uniform(5, 20, count),

@@ -68,7 +68,7 @@ STATISTICS = ("fill", "flat", "gentle", "coloured", "colour_spread", "edge", "ag
 
 _MEASURED = [  # of raw images, null for tiles: what the exclusion rules look at
     pa.field("short_side", pa.int32()),  # without the border that the manifest trims
-    pa.field("aspect", pa.float32()),
+    pa.field("elongation", pa.float32()),
     pa.field("on_earth", pa.bool_()),  # null without a CRS
     pa.field("band_middle", pa.float32()),  # lowest middle of a band's range; null of 8-bit files and given stretches
     pa.field("soft_alpha", pa.float32()),

@@ -188,7 +188,7 @@ RULES: tuple[Rule, ...] = (
     Rule("false_colour", "false_colour", None, "at most", "the manifest says kind: false_colour",
          kinds=("false_colour",), limit="not taken"),
     # A strip: too long for its width.
-    Rule("aspect", "max_aspect", "aspect", "at most", "{aspect:.1f}"),
+    Rule("aspect", "max_aspect", "elongation", "at most", "{elongation:.1f}"),
     Rule("too_small", "min_side", "short_side", "at least", "{short_side} pixels"),
     # Too little of the tile is imagery.
     Rule("nodata", "min_valid", "valid_share", "at least", "{valid_share:.3f}", of="tile"),

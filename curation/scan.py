@@ -198,7 +198,7 @@ def _measured(image: Image, found: statistics.Statistics) -> dict[str, Any]:
     short, long = sorted((image.area.width, image.area.height))
     shape = {
         "short_side": short,
-        "aspect": long / short,
+        "elongation": long / short,
         "on_earth": None if image.georeference is None else image.georeference.on_earth,
         "sampled": found.pixels,
     }

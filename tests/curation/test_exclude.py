@@ -150,7 +150,7 @@ def test_shape(tmp_path: Path, size: tuple[int, int], expected: str | None) -> N
     pixels = scene(*size) if min(size) >= 40 else noise
     row, _ = judged(path := save(tmp_path, pixels), kind=kind)
     assert verdict(path, kind=kind) == expected
-    assert (row["short_side"], row["aspect"]) == (min(size), pytest.approx(max(size) / min(size)))
+    assert (row["short_side"], row["elongation"]) == (min(size), pytest.approx(max(size) / min(size)))
 
 
 def test_a_border_that_leaves_nothing_is_too_small(tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def image_table(**measured: Any) -> pa.Table:
     [
         ({"coloured": 0.2}, "min_coloured", 0.2, None),
         ({"coloured": 0.2}, "min_coloured", 0.21, "min_coloured"),
-        ({"aspect": 3.7}, "max_aspect", 3.7, None),  # 3.7 as float32 exceeds 3.7 as float64
-        ({"aspect": 3.8}, "max_aspect", 3.7, "max_aspect"),
+        ({"elongation": 3.7}, "max_aspect", 3.7, None),  # 3.7 as float32 exceeds 3.7 as float64
+        ({"elongation": 3.8}, "max_aspect", 3.7, "max_aspect"),
         ({"flat": 0.9, "gentle": 0.4}, "min_gentle", 0.4, None),
         ({"flat": 0.9, "gentle": 0.4}, "min_gentle", 0.41, "max_flat"),
         ({"agreement": 0.1, "edge": 6.0}, "agreement_from", 6.0, "min_agreement"),
@@ -217,7 +217,7 @@ def test_one_band_sources_are_not_asked_for_colour_and_gentle_steps_say_nothing_
 def test_the_first_verdict_in_precedence_is_given() -> None:
     order = [REASONS.index(rule.verdict) for rule in exclude.RULES]
     assert order == sorted(order)
-    (number,) = exclude.judge_table(image_table(aspect=90.0, short_side=2, coloured=0.0), {"s": "rgb"}, RULES)
+    (number,) = exclude.judge_table(image_table(elongation=90.0, short_side=2, coloured=0.0), {"s": "rgb"}, RULES)
     assert exclude.RULES[number].name == "min_coloured"
 
 
@@ -264,7 +264,7 @@ def test_a_threshold_beyond_its_measurements_range_is_refused(field: str, column
         beyond = LARGEST[column] + 0.5
         with pytest.raises(InputError, match=rf"exclude\.{field}: .*less than or equal to"):
             validate(Recipe, {"name": "a", "sources": ["s"], "exclude": {field: beyond}}, "recipe.yaml")
-    if column in LARGEST or column in ("short_side", "aspect"):
+    if column in LARGEST or column in ("short_side", "elongation"):
         with pytest.raises(InputError, match=rf"exclude\.{field}: .*greater than or equal to"):
             validate(Recipe, {"name": "a", "sources": ["s"], "exclude": {field: -2}}, "recipe.yaml")
 

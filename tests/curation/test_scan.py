@@ -102,7 +102,7 @@ def test_what_the_rules_look_at_is_measured_once_and_judged_by_nobody(folder: Pa
         assert row["kind"] == "image" or all(row[name] is None for name in of_images)
     by_name = {row["image"]: row for row in rows if row["kind"] == "image"}
     thin, black, broken = (by_name[name] for name in ("thin.png", "black.png", "broken.jpg"))
-    assert (thin["short_side"], thin["aspect"], thin["on_earth"]) == (40, 5.0, None)
+    assert (thin["short_side"], thin["elongation"], thin["on_earth"]) == (40, 5.0, None)
     assert (thin["soft_alpha"], thin["band_middle"]) == (0.0, None)
     assert (black["coloured"], black["fill"], black["edge"]) == (0.0, 1.0, 0.0)
     assert black["sampled"] == 40 * 199  # 40 of the 200 rows, each pixel with a right neighbour

@@ -26,7 +26,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         texture(number).save(folder / f"chip_{number}.jpg", quality=90)
     texture(3).resize((150, 150), 3).save(folder / "copy_of_3.jpg", quality=70)
     texture(9, 256).crop((0, 0, 256, 40)).save(folder / "strip.png")
-    blocks = np.random.default_rng(0).integers(0, 2, (8, 8, 1)) * np.array([200, 160, 130])
+    blocks = np.random.default_rng(0).integers(0, 2, (8, 8, 1)) * np.array([200, 160, 130]) + 30
     Image.fromarray(np.kron(blocks, np.ones((32, 32, 1))).astype(np.uint8)).save(folder / "mask.png")
     (folder / "broken.jpg").write_bytes((folder / "chip_5.jpg").read_bytes()[:900])
     (root / "recipe.yaml").write_text(
