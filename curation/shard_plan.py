@@ -142,7 +142,7 @@ def _deal(
 ) -> list[Path]:
     """Deal the kept rows to files of neighbouring shards, in Arrow's stream format."""
     paths: dict[int, Path] = {}
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
     with ExitStack() as stack:
         writers: dict[int, pa.RecordBatchStreamWriter] = {}
         for rows in _gathered(_located(file, listings, words)):
