@@ -199,7 +199,9 @@ def write_part(table: pa.Table, part: Part, images: Words) -> None:
     columns = [_encoded(table[name.name]).cast(name.type) for name in schema]
     table = pa.table(columns, schema=schema)
     told = {CONTENT: content(table), LISTED: base64.b64encode(images.tobytes()).decode()}
-    with atomic(part.out) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+    coded = [column.name for column in schema if pa.types.is_dictionary(column.type)]  # the others hardly ever repeat
+    options = {"compression": "zstd", "use_dictionary": coded, "write_statistics": False}
+    with atomic(part.out) as aside, pq.ParquetWriter(aside, schema, **options) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP)
         writer.add_key_value_metadata(told)
 
