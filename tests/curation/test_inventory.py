@@ -137,17 +137,17 @@ def test_links(tmp_path: Path) -> None:
 
 
 def test_links_in_circles_and_mazes_end(tmp_path: Path) -> None:
-    grow(tmp_path, *(f"{room}/1.jpg" for room in "abcdefgh"))
+    grow(tmp_path, *(f"{room}/1.jpg" for room in "abcd"))
     (tmp_path / "self.jpg").symlink_to("self.jpg")
     (tmp_path / "x").symlink_to("y")
     (tmp_path / "y").symlink_to("x")
-    for room in "abcdefgh":
-        for other in "abcdefgh":
+    for room in "abcd":
+        for other in "abcd":
             (tmp_path / room / f"to_{other}").symlink_to(tmp_path / other)
     listing = SourceListing("s")
     found = [row["image"] for row in list_images(Source(id="s", images=("?/1.jpg", "?/to_?/1.jpg")), tmp_path, listing)]
-    assert [path for path in found if path.count("/") == 1] == [f"{room}/1.jpg" for room in "abcdefgh"]
-    assert len(found) == 8 + 8 * 7 and "self.jpg" not in found
+    assert [path for path in found if path.count("/") == 1] == [f"{room}/1.jpg" for room in "abcd"]
+    assert len(found) == 4 + 4 * 3 and "self.jpg" not in found
     listing = SourceListing("s")
     list(list_images(Source(id="s"), tmp_path, listing))
     (warning,) = listing.warnings
