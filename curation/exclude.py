@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from curation import stretch
 from curation.catalogue import Window
 from curation.manifest import ExcludeRules, Source
 from curation.raster import Image
@@ -88,7 +89,10 @@ def by_values(image: Image) -> Reason | None:
     if limits is None or image.source.stretch is not None:
         return None
     middle = min((low + high) / 2 for low, high in zip(limits[::2], limits[1::2], strict=True))
-    return Reason("not_optical", f"values: middle of a band is {middle:.4g}, at least 0") if middle < 0 else None
+    if middle >= 0:
+        return None
+    hint = stretch.missing(min(limits[::2]))
+    return Reason("not_optical", f"values: middle of a band is {middle:.4g}, at least 0; {hint}")
 
 
 def by_transparency(image: Image, rules: ExcludeRules) -> Reason | None:

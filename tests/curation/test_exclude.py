@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,23 @@ def test_values_that_are_no_light(tmp_path: Path) -> None:
     with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", height=100, width=100, count=3, dtype="float32") as out:
         out.write(decibels)
     assert verdict(tmp_path / "a.tif") == "values"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(-9999.0, "-9999.0"), (-32768.0, "-32768.0"), (-3.4028235e38, "-3.40282346")]
+)
+def test_a_sentinel_without_a_tag_names_what_to_set(tmp_path: Path, value: float, said: str) -> None:
+    pixels = np.moveaxis(scene(), -1, 0).astype(np.float32)
+    pixels[:, :100] = value
+    path = tmp_path / "a.tif"
+    with rasterio.open(path, "w", driver="GTiff", height=256, width=256, count=3, dtype="float32") as out:
+        out.write(pixels)
+    with open_image(Location(tmp_path, "a.tif"), Source(id="s"), RULES) as image:
+        reason = exclude.by_content(image, statistics.measure(*image.read(image.area)), RULES)
+    assert reason is not None
+    nodata = re.search(r"set nodata: (\S+) for", reason.detail)
+    assert nodata is not None and nodata[1].startswith(said)
+    assert verdict(path, nodata=float(nodata[1])) is None  # what it says to set helps
 
 
 def test_other_planets(tmp_path: Path) -> None:
