@@ -79,7 +79,18 @@ def by_content(image: Image, found: Statistics, rules: ExcludeRules) -> Reason |
         by_values(image)
         or by_transparency(image, rules)
         or by_flatness(found, kind, rules)
-        or (by_colour(found, rules) or by_spread(found, rules) or by_agreement(found, rules) if kind == "rgb" else None)
+        or (_by_bands(found, rules) if kind == "rgb" else None)
+    )
+
+
+def _by_bands(found: Statistics, rules: ExcludeRules) -> Reason | None:
+    """What the three bands of visible light have to do with each other."""
+    return (
+        by_colour(found, rules)
+        or by_spread(found, rules)
+        or by_agreement(found, rules)
+        or by_grain(found, rules)
+        or by_told(found, rules)
     )
 
 
@@ -138,6 +149,28 @@ def by_agreement(found: Statistics, rules: ExcludeRules) -> Reason | None:
     return Reason(
         "not_optical", f"min_agreement: {found.agreement:.3f} between channels, at least {rules.min_agreement:g}"
     )
+
+
+def by_grain(found: Statistics, rules: ExcludeRules) -> Reason | None:
+    """Radar composites and noise, also as JPEG: colours step more than light does, and light has no shapes."""
+    if found.colour_steps < rules.colour_steps_from or found.edge < rules.agreement_from:
+        return None
+    if found.grain >= rules.min_grain:
+        return None
+    return Reason(
+        "not_optical", f"min_grain: {found.grain:.3f} along rows, at least {rules.min_grain:g}{_steps(found)}"
+    )
+
+
+def by_told(found: Statistics, rules: ExcludeRules) -> Reason | None:
+    """Colour-mapped elevation, indices, temperatures, also as JPEG: the hue tells the brightness."""
+    if found.colour_steps < rules.colour_steps_from or found.told <= rules.max_told:
+        return None
+    return Reason("not_optical", f"max_told: {found.told:.3f} of the light, at most {rules.max_told:g}{_steps(found)}")
+
+
+def _steps(found: Statistics) -> str:
+    return f" where colour steps {found.colour_steps:.2f} times as much as light"
 
 
 # ------------------------------------------------------------------------------------------------ tiles
