@@ -1,10 +1,11 @@
 """Confusion of the exclusion rules on a folder of images whose role is known: what is kept, what is left out, and why.
 
-    python benchmarks/exclusion.py DATA [--truth SOURCES.csv] [--show-errors]
+    python benchmarks/exclusion.py DATA [--truth SOURCES.csv] [--show-errors] [--jpeg 75 --every 10]
 
 DATA holds images and a CSV with columns ``path``, ``role`` and ``optical_keep`` (1 keep, 0 leave out, anything else:
 depends on the policy). Every image goes through scan and select as a plain folder source with the default rules. An
-image counts as kept when at least one of its tiles is, or is a duplicate.
+image counts as kept when at least one of its tiles is, or is a duplicate. With ``--jpeg`` every image that can be read is
+encoded again as RGB first, at the quality given: what lossy copies of the same images come to.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from PIL import Image as Picture
+
 from curation import catalogue, scan, scan_parts, select
-from curation.manifest import Recipe, resolve
+from curation.errors import UnreadableImage
+from curation.manifest import ExcludeRules, Recipe, Source, resolve
+from curation.raster import Location, open_image
 
 
 def main() -> None:
@@ -27,11 +32,20 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--truth", type=Path)
     parser.add_argument("--show-errors", action="store_true")
+    parser.add_argument("--jpeg", type=int, metavar="QUALITY", help="encode the images again as JPEG")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="take each N-th image of a role of 100 or more"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    truth = read_truth(options.truth or options.data / "SOURCES.csv")
+    truth = thinned(read_truth(options.truth or options.data / "SOURCES.csv"), options.every)
     start = time.perf_counter()
-    outcome = scan_all(options.data, sorted(truth))
+    with tempfile.TemporaryDirectory() as folder:
+        data = options.data
+        if options.jpeg is not None:
+            data = Path(folder)
+            truth = encoded(options.data, truth, data, options.jpeg)
+        outcome = scan_all(data, sorted(truth))
     print(f"{len(truth)} files in {time.perf_counter() - start:.0f} s")
     table = confusion(truth, outcome)
     show(table)
@@ -48,6 +62,35 @@ def read_truth(path: Path) -> dict[str, tuple[str, str]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {row["path"]: (row["role"], row["optical_keep"]) for row in rows if row["optical_keep"] != "n/a"}
+
+
+def thinned(truth: dict[str, tuple[str, str]], every: int) -> dict[str, tuple[str, str]]:
+    """Each ``every``-th of the roles that have many images, all of the others."""
+    many = {role for role, count in Counter(role for role, _ in truth.values()).items() if count >= 100}
+    seen: Counter[str] = Counter()
+    chosen = {}
+    for path, group in sorted(truth.items()):
+        seen[group[0]] += 1
+        if group[0] not in many or seen[group[0]] % every == 0:
+            chosen[path] = group
+    return chosen
+
+
+def encoded(data: Path, truth: dict[str, tuple[str, str]], out: Path, quality: int) -> dict[str, tuple[str, str]]:
+    """Write the images below ``out`` as JPEG under their own names; those that can be read, and are no giants."""
+    written = {}
+    for path, group in truth.items():
+        target = out / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open_image(Location(data, path), Source(id="all"), ExcludeRules()) as image:
+                if image.width * image.height > 40_000_000:
+                    continue
+                Picture.fromarray(image.read(image.area)[0]).save(target, "JPEG", quality=quality)
+        except UnreadableImage:
+            continue
+        written[path] = group
+    return written
 
 
 def scan_all(data: Path, paths: list[str]) -> dict[str, tuple[bool, str]]:

@@ -63,7 +63,9 @@ IMAGES = pa.schema(
     ]
 )
 
-STATISTICS = ("fill", "flat", "gentle", "coloured", "colour_spread", "edge", "agreement")
+STATISTICS = (
+    "fill", "flat", "gentle", "coloured", "colour_spread", "edge", "agreement", "colour_steps", "grain", "told",
+)  # fmt: skip
 """Columns that hold the properties of :class:`curation.statistics.Statistics` of the same names."""
 
 _MEASURED = [  # of raw images, null for tiles: what the exclusion rules look at
@@ -71,6 +73,7 @@ _MEASURED = [  # of raw images, null for tiles: what the exclusion rules look at
     pa.field("elongation", pa.float32()),
     pa.field("on_earth", pa.bool_()),  # null without a CRS
     pa.field("band_middle", pa.float32()),  # lowest middle of a band's range; null of 8-bit files and given stretches
+    pa.field("band_low", pa.float32()),  # lowest low of a band's range, where there is a band_middle
     pa.field("soft_alpha", pa.float32()),
     pa.field("sampled", pa.int64()),  # pixels that the statistics rest on
     *(pa.field(name, pa.float32()) for name in STATISTICS),

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curation import stretch
 from curation.catalogue import MEASUREMENTS, REASONS
 from curation.manifest import ExcludeRules, Source
 from curation.rows import codes, column
@@ -97,6 +98,8 @@ class Rule:
     """Words for the threshold; braces name fields. Empty: the bound and the number."""
     fixed: float | None = None
     """The threshold, where no recipe may move it; ``name`` is then a word."""
+    advice: tuple[str, Callable[[float], str]] | None = None
+    """A further column, and what its value advises to do."""
 
     def __post_init__(self) -> None:
         """Refuse, by name, what a rule would otherwise silently miss."""
@@ -112,7 +115,8 @@ class Rule:
     @property
     def reads(self) -> list[str]:
         """Columns that it compares and words."""
-        return list(dict.fromkeys([*([self.column] if self.column else []), *_named(self.value)]))
+        further = [self.advice[0]] if self.advice else []
+        return list(dict.fromkeys([*([self.column] if self.column else []), *_named(self.value), *further]))
 
     def threshold(self, rules: ExcludeRules) -> float:
         """The number that the measurement is compared with; a yes counts as 1."""
@@ -138,7 +142,11 @@ class Rule:
     def details(self, rows: Sequence[Mapping[str, Any]], rules: ExcludeRules) -> list[str]:
         """Rule, measured value and threshold of rows that hold what :attr:`reads` names."""
         end = f", {self.limit_in_words(rules)}"
-        return [f"{self.name}: {self.value.format_map(row)}{end}" for row in rows]
+        told = [f"{self.name}: {self.value.format_map(row)}{end}" for row in rows]
+        if self.advice is None:
+            return told
+        name, advise = self.advice
+        return [f"{text}; {advise(row[name])}" for text, row in zip(told, rows, strict=True)]
 
 
 def _named(words: str) -> list[str]:
@@ -160,6 +168,16 @@ def _faint(measured: Measured, rules: ExcludeRules) -> Flags:
     return measured["edge"] < np.float32(rules.agreement_from)
 
 
+def _tinted(measured: Measured, rules: ExcludeRules) -> Flags:
+    """Where light steps more than colour, colour says little."""
+    return measured["colour_steps"] < np.float32(rules.colour_steps_from)
+
+
+def _tinted_or_faint(measured: Measured, rules: ExcludeRules) -> Flags:
+    return _tinted(measured, rules) | _faint(measured, rules)
+
+
+_STEPS = " where colour steps {colour_steps:.2f} times as much as light"
 _FLAT = "{flat:.3f} of the pixels equal their neighbours"
 
 RULES: tuple[Rule, ...] = (
@@ -167,7 +185,8 @@ RULES: tuple[Rule, ...] = (
     Rule("not_optical", "earth_only", "on_earth", "at least", "the CRS is that of another celestial body",
          limit="only the Earth's"),
     # Decibels, temperatures, differences: light is not negative.
-    Rule("not_optical", "values", "band_middle", "at least", "middle of a band is {band_middle:.4g}", fixed=0.0),
+    Rule("not_optical", "values", "band_middle", "at least", "middle of a band is {band_middle:.4g}", fixed=0.0,
+         advice=("band_low", stretch.missing)),
     # Figures: lines and letters are smoothed into a transparent canvas; a mask of valid pixels has hard edges.
     Rule("not_optical", "max_soft_alpha", "soft_alpha", "at most", "{soft_alpha:.4f} half transparent", unless=_placed,
          limit="at most {max_soft_alpha:g} without a CRS"),
@@ -184,6 +203,12 @@ RULES: tuple[Rule, ...] = (
     # Radar composites and noise: in visible light every channel has its edges where another has them.
     Rule("not_optical", "min_agreement", "agreement", "at least", "{agreement:.3f} between channels of edge {edge:.1f}",
          kinds=("rgb",), unless=_faint, limit="at least {min_agreement:g} from edge {agreement_from:g} on"),
+    # Radar composites and noise, also as JPEG: colours step more than light does, and light has no shapes.
+    Rule("not_optical", "min_grain", "grain", "at least", "{grain:.3f} along rows" + _STEPS, kinds=("rgb",),
+         unless=_tinted_or_faint),
+    # Colour-mapped elevation, indices, temperatures, also as JPEG: the hue tells the brightness.
+    Rule("not_optical", "max_told", "told", "at most", "{told:.3f} of the light" + _STEPS, kinds=("rgb",),
+         unless=_tinted),
     # Near infrared shown as red.
     Rule("false_colour", "false_colour", None, "at most", "the manifest says kind: false_colour",
          kinds=("false_colour",), limit="not taken"),

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -243,8 +245,29 @@ def _scan(state: _Run, plan: _Plan) -> None:
     if work:
         state.observer.say(_rejected(sum(counts.values(), Counter())))
         state.observer.say(_speed(done))
+        _warn_of_stretch(state, plan)
     for source in state.sources:
         _stop_if_too_bad(source, counts[source.id], state.recipe.exclude.max_unreadable)
+
+
+def _warn_of_stretch(state: _Run, plan: _Plan) -> None:
+    """One line for each source whose images of more than 8 bits have no stretch in common."""
+    from curation import stretch
+
+    for source in state.sources:
+        if source.source.stretch is None:
+            own = np.concatenate([_own_limits(part) for part in plan.parts[source.id]])
+            if text := stretch.advice(source.id, own):
+                state.observer.say(f"warning: {text}")
+
+
+def _own_limits(part: scan_parts.Part) -> npt.NDArray[np.float64]:
+    """``(N, 6)`` limits of the images of a part that were stretched and not left out."""
+    with open_table(part.out, "tiles") as file:
+        rows = file.read(columns=["kind", "verdict", "stretch"])
+    wanted = pc.and_(pc.equal(rows["kind"].cast(pa.string()), "image"), pc.is_null(rows["verdict"]))
+    limits = rows["stretch"].filter(pc.and_(wanted, pc.is_valid(rows["stretch"]))).combine_chunks()
+    return limits.flatten().to_numpy(zero_copy_only=False).reshape(-1, 6)
 
 
 def _rejected(counts: Counter[str]) -> str:

@@ -205,15 +205,16 @@ def _measured(image: Image, found: statistics.Statistics) -> dict[str, Any]:
     if found.pixels == 0:
         return shape
     content = {name: getattr(found, name) for name in STATISTICS}
-    return shape | content | {"band_middle": _band_middle(image), "soft_alpha": image.soft_alpha}
+    return shape | content | _range(image) | {"soft_alpha": image.soft_alpha}
 
 
-def _band_middle(image: Image) -> float | None:
-    """Lowest middle of a band's range, where the range is the image's own and not the manifest's."""
+def _range(image: Image) -> dict[str, float]:
+    """Lowest middle and low of a band's range, where the range is the image's own and not the manifest's."""
     limits = image.stretch
     if limits is None or image.source.stretch is not None:
-        return None
-    return min((low + high) / 2 for low, high in zip(limits[::2], limits[1::2], strict=True))
+        return {}
+    middle = min((low + high) / 2 for low, high in zip(limits[::2], limits[1::2], strict=True))
+    return {"band_middle": middle, "band_low": min(limits[::2])}
 
 
 def _ground(place: Ground) -> dict[str, Any]:

@@ -14,6 +14,9 @@ Limits = tuple[float, float, float, float, float, float]
 SAMPLES = 1 << 20
 """Values per band and file that percentiles are taken from, evenly spread."""
 
+SENTINELS = (-999.0, -9999.0, -99999.0, -32767.0, -32768.0, float(np.finfo(np.float32).min), -1e10, -1e20, -1e38)
+"""Values that stand for missing pixels where no tag says so."""
+
 
 def thin(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """At most ``SAMPLES`` of the pixels ``(N, C)``, evenly spaced."""
@@ -55,3 +58,29 @@ def _scaled(values: npt.NDArray[np.float64], low: float, high: float) -> npt.NDA
         return np.where(values > low, 255, 0).astype(np.uint8)
     scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) * (255.0 / (high - low))
     return np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
+
+
+def missing(lowest: float) -> str:
+    """What to set where low values are missing pixels rather than measurements, in words."""
+    for sentinel in SENTINELS:
+        if np.isclose(lowest, sentinel, rtol=1e-6):
+            return f"{sentinel!r} is a usual value of missing pixels: set nodata: {sentinel!r} for the source"
+    return "if low values are missing pixels, set nodata: VALUE for the source"
+
+
+def advice(source: str, limits: npt.NDArray[np.float64]) -> str | None:
+    """Warning that images are stretched each on its own, with the line that ends it; null for fewer than two.
+
+    Args:
+        source: its id.
+        limits: ``(N, 6)`` limits of its images, as :func:`percentiles` found them.
+    """
+    if len(limits) < 2:
+        return None
+    low, high = np.percentile(limits[:, ::2], 10), np.percentile(limits[:, 1::2], 90)
+    fixed = f"[{float(f'{low:.3g}'):.10g}, {float(f'{high:.3g}'):.10g}]"
+    return (
+        f"{source}: {len(limits):,} images are stretched to 8 bits each on its own, which makes noise of water and "
+        f"seams between neighbours; for one look of them all set, under the source, "
+        f"stretch: {{how: fixed, fixed: {fixed}}} (their 2nd and 98th percentiles)"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,21 @@ def test_values_that_are_no_light(tmp_path: Path) -> None:
     with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", height=100, width=100, count=3, dtype="float32") as out:
         out.write(decibels)
     assert verdict(tmp_path / "a.tif") == "values"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(-9999.0, "-9999.0"), (-32768.0, "-32768.0"), (-3.4028235e38, "-3.40282346")]
+)
+def test_a_sentinel_without_a_tag_names_what_to_set(tmp_path: Path, value: float, said: str) -> None:
+    pixels = np.moveaxis(scene(), -1, 0).astype(np.float32)
+    pixels[:, :100] = value
+    path = tmp_path / "a.tif"
+    with rasterio.open(path, "w", driver="GTiff", height=256, width=256, count=3, dtype="float32") as out:
+        out.write(pixels)
+    row, number = judged(path)
+    nodata = re.search(r"set nodata: (\S+) for", exclude.RULES[number].details([row], RULES)[0])
+    assert nodata is not None and nodata[1].startswith(said)
+    assert verdict(path, nodata=float(nodata[1])) is None  # what it says to set helps
 
 
 def test_other_planets(tmp_path: Path) -> None:
@@ -336,6 +352,76 @@ def test_statistics_equal_numpy() -> None:
     black = (pixels[:-1, :-1][ok].max(1) <= 2) & (largest == 0)
     assert found.flat == pytest.approx(((largest == 0) & ~black).sum() / (~black).sum())
     assert found.gentle == pytest.approx(((largest > 0) & (largest <= 8)).sum() / (largest > 0).sum())
+
+
+def test_statistics_of_blocks_equal_numpy() -> None:
+    pixels = scene(64, 128)  # sixteen rows of blocks: all are looked at
+    valid = np.ones((64, 128), bool)
+    valid[8:20, 30:60] = False
+    found = statistics.measure(pixels, valid)
+
+    def blocks(side: int) -> np.ndarray:
+        return pixels.reshape(64 // side, side, 128 // side, side, 3).mean((1, 3))
+
+    inside = valid.reshape(16, 4, 32, 4).all((1, 3))
+    r, g, b = np.moveaxis(blocks(4), -1, 0)
+    luma = 0.299 * r + 0.587 * g + 0.114 * b
+    pairs = inside[:, 1:] & inside[:, :-1]
+    steps = [np.diff(plane, axis=1)[pairs] for plane in (luma, r - g, (r + g) / 2 - b)]
+    assert found.colour_steps == pytest.approx(
+        np.sqrt((steps[1] ** 2 + steps[2] ** 2).sum() / (steps[0] ** 2).sum()), rel=0.02
+    )
+    fine = np.diff(blocks(2) @ [0.299, 0.587, 0.114], axis=1)
+    here = inside.repeat(2, 0).repeat(2, 1)
+    triples = here[:, 2:] & here[:, :-2]
+    first, second = fine[:, :-1][triples], fine[:, 1:][triples]
+    assert found.grain == pytest.approx((first * second).sum() / (first**2).sum(), rel=0.02, abs=0.005)
+    total = 16 * (r + g + b) + 480
+    cells = ((50 * 16 * r / total).astype(int) * 50 + (50 * 16 * b / total).astype(int))[inside]
+    groups = [luma[inside][cells == cell] for cell in np.unique(cells)]
+    large = [group for group in groups if len(group) >= 4]
+    within = sum(((group - group.mean()) ** 2).sum() for group in large) / sum(len(group) - 1 for group in large)
+    assert found.told == pytest.approx(1 - within / luma[inside].var(ddof=1), abs=0.01)
+
+
+def test_statistics_of_parts_add_up() -> None:
+    pixels = scene(256, 128)
+    halves = [statistics.measure(pixels[:128]), statistics.measure(pixels[128:])]
+    both = statistics.together(halves)
+    assert both.pixels == sum(half.pixels for half in halves)
+    assert min(half.grain for half in halves) <= both.grain <= max(half.grain for half in halves)
+    assert both.cells.sum() == sum(half.cells.sum() for half in halves)
+    assert statistics.together(halves[:1]) is halves[0]
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 9])
+def test_images_smaller_than_a_block_are_measured(side: int) -> None:
+    found = statistics.measure(np.full((side, side + 1, 3), 90, np.uint8))
+    assert (found.colour_steps, found.grain, found.told) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("quality", [95, 75, 30])
+def test_radar_composites_are_left_out_as_jpeg_too(tmp_path: Path, quality: int) -> None:
+    """Chroma subsampling makes the fine detail of the channels agree; at twice its scale the speckle is still there."""
+    noise = np.random.default_rng(1)
+    ground = scene(seed=3).astype(float).mean(-1) / 120
+    vv, vh = (
+        (ground * 90) * noise.gamma(4, 0.25, (256, 256)) ** 0.5,
+        (ground * 70) * noise.gamma(4, 0.25, (256, 256)) ** 0.5,
+    )
+    composite = np.clip(np.stack([vv, vh, 60 * vv / (vh + 1)], -1), 0, 255).astype(np.uint8)
+    assert verdict(save(tmp_path, composite, "a.jpg", quality=quality)) == "min_grain"
+
+
+@pytest.mark.parametrize("name", ["viridis", "terrain", "turbo", "inferno"])
+@pytest.mark.parametrize("quality", [95, 75, 30])
+def test_colour_mapped_elevation_is_left_out_as_jpeg_too(tmp_path: Path, name: str, quality: int) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    small = np.random.default_rng(5).normal(0, 1, (12, 12)).astype(np.float32)
+    height = np.asarray(Image.fromarray(small).resize((256, 256), Image.Resampling.BICUBIC))
+    height = (height - height.min()) / np.ptp(height)
+    colours = (matplotlib.colormaps[name](height)[..., :3] * 255).astype(np.uint8)
+    assert verdict(save(tmp_path, colours, "a.jpg", quality=quality)) in ("max_told", "max_colour_spread", "max_flat")
 
 
 def test_known_roles_of_real_images(shared: Path) -> None:
