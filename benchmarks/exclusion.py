@@ -4,8 +4,8 @@
 
 DATA holds images and a CSV with columns ``path``, ``role`` and ``optical_keep`` (1 keep, 0 leave out, anything else:
 depends on the policy). Every image goes through scan and select as a plain folder source with the default rules. An
-image counts as kept when at least one of its tiles is, or is a duplicate. With ``--jpeg`` every image that can be read is
-encoded again as RGB first, at the quality given: what lossy copies of the same images come to.
+image counts as kept when at least one of its tiles is, or is a duplicate. With ``--jpeg`` every image that can be read
+is encoded again as RGB first, at the quality given: what lossy copies of the same images come to.
 """
 
 from __future__ import annotations
