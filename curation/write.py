@@ -12,6 +12,7 @@ import hashlib
 import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from curation import keys, shards
+from curation import keys, shards, watchdog
 from curation.catalogue import Window, is_whole
 from curation.errors import UnreadableImage, WorkError
 from curation.fingerprint import content_hash
@@ -196,9 +197,13 @@ def _encoded(run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe) 
     """Encode a run of tiles of one image; other pixels than were fingerprinted never get into a shard."""
     from curation.raster import open_image
 
-    with open_image(_location(run[0], source), source.source, recipe.exclude, run[0]["stretch"]) as raster:
+    with ExitStack() as stack:
+        with watchdog.deadline(watchdog.seconds(recipe.exclude.max_pixels, run[0]["file_bytes"], slow=False)):
+            image = open_image(_location(run[0], source), source.source, recipe.exclude, run[0]["stretch"])
+            raster = stack.enter_context(image)
         for row in run:
-            rgb, _ = raster.read(Window(row["col_off"], row["row_off"], row["width"], row["height"]))
+            with watchdog.deadline(watchdog.seconds(raster.width * raster.height, raster.file_bytes, slow=True)):
+                rgb, _ = raster.read(Window(row["col_off"], row["row_off"], row["width"], row["height"]))
             if content_hash(rgb) != row["content_hash"]:
                 raise _Other("other pixels")
             yield encode(rgb, recipe.shards), recipe.shards.encoder
