@@ -251,7 +251,7 @@ class ExcludeRules(Strict):
     agreement_from: float = Field(4.0, ge=0, le=255)
     """Difference of neighbours, in grey levels, below which channels differ by noise alone and are not compared."""
     colour_steps_from: float = Field(0.9, ge=0)
-    """Steps of colour between blocks, as a multiple of those of light, from which on the next two are asked."""
+    """Steps of colour between blocks of pixels, as a multiple of those of light, from which the next two are asked."""
     min_grain: float = Field(0.0, ge=-1, le=1)
     """Least correlation of successive steps of light: radar composites, noise, also as JPEG. ``kind: rgb`` only."""
     max_told: float = Field(0.9, ge=0, le=1)
