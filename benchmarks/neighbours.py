@@ -5,7 +5,7 @@
 Codes: most spread at random, 5 % within 0 to 6 bits of ten centres, 8 % planted 0 to 4 bits from another code. The
 alternative, interleaved with ours (A B A B ...), is multi-index hashing as it is usually written: for every choice of
 bands sort all codes by those bands, compare inside runs, unite (6 bands choose 2 for radius 4, 11 choose 3 for 8); it
-runs on one thread. ``--orientations`` gives every item eight codes, as the eight turns of a picture do.
+runs on one thread. ``--orientations`` gives every item eight codes, as the eight orientations of a picture do.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ ODD_COLUMNS, ODD_ROWS = np.uint64(0x5555555555555555), np.uint64(0x00FF00FF00FF0
 def flipped(codes: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """Codes with 0 to ``most`` bits changed."""
     count = rng.integers(0, most + 1, len(codes))
-    for turn in range(most):
+    for flips in range(most):
         bit = np.uint64(1) << rng.integers(0, 64, len(codes), dtype=np.uint64)
-        codes = np.where(turn < count, codes ^ bit, codes)
+        codes = np.where(flips < count, codes ^ bit, codes)
     return codes
 
 
@@ -60,10 +60,10 @@ def transposed(codes: np.ndarray) -> np.ndarray:
 
 def orientations_of(codes: np.ndarray) -> np.ndarray:
     """(N, 8): mirroring changes the sign of odd frequencies, turning exchanges the axes as well."""
-    turned = transposed(codes)
+    exchanged = transposed(codes)
     both = ODD_ROWS ^ ODD_COLUMNS
-    columns = [codes, turned ^ ODD_ROWS, codes ^ both, turned ^ ODD_COLUMNS]
-    columns += [codes ^ ODD_COLUMNS, turned, codes ^ ODD_ROWS, turned ^ both]
+    columns = [codes, exchanged ^ ODD_ROWS, codes ^ both, exchanged ^ ODD_COLUMNS]
+    columns += [codes ^ ODD_COLUMNS, exchanged, codes ^ ODD_ROWS, exchanged ^ both]
     return np.stack(columns, axis=1)
 
 
@@ -139,8 +139,8 @@ def main() -> None:
     codes = make_codes(int(options.codes))
     methods: dict[str, Callable[[], np.ndarray]] = {}
     if options.orientations:
-        turned = orientations_of(codes)
-        methods["ours"] = lambda: neighbours.groups_in_orientations(turned, options.radius, options.threads)
+        orientations = orientations_of(codes)
+        methods["ours"] = lambda: neighbours.groups_in_views(orientations, options.radius, options.threads)
     else:
         methods["ours"] = lambda: neighbours.groups_within(codes, options.radius, options.threads)
     if options.alternative:

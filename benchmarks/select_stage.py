@@ -55,8 +55,8 @@ def pictures(numbers: np.ndarray) -> np.ndarray:
     return np.rint(blocks / np.abs(blocks).max(axis=1, keepdims=True) * 120).astype(np.int8)
 
 
-def turned(blocks: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """Blocks of the pictures in their orientation ``turn`` (as in curation.confirm)."""
+def oriented(blocks: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """Blocks of the pictures in their orientation (numbered as in curation.views)."""
     odd = np.where(np.arange(16) % 2, -1, 1).astype(np.int8)
     signs = [
         (1, 1),
@@ -70,7 +70,7 @@ def turned(blocks: np.ndarray, turn: np.ndarray) -> np.ndarray:
     ]
     result = blocks.reshape(-1, 16, 16).copy()
     for number, (rows, columns) in enumerate(signs):
-        chosen = turn == number
+        chosen = orientation == number
         part = result[chosen].transpose(0, 2, 1) if number % 2 else result[chosen]
         result[chosen] = part * rows * columns
     return result.reshape(-1, 256)
@@ -83,21 +83,21 @@ def make_part(job: tuple[Path, int, int]) -> None:
     tiles = np.arange(first, min(count, first + PART))
     rng = np.random.default_rng([7, number])
     role = rng.random(len(tiles))
-    picture, turn = tiles.copy(), np.zeros(len(tiles), np.int64)
+    picture, orientation = tiles.copy(), np.zeros(len(tiles), np.int64)
     copies = role < 0.09
     picture[copies] = rng.integers(0, count, copies.sum())
-    turn[copies & (role < 0.08)] = rng.integers(0, 8, (copies & (role < 0.08)).sum())
+    orientation[copies & (role < 0.08)] = rng.integers(0, 8, (copies & (role < 0.08)).sum())
     crowd = (role >= 0.09) & (role < 0.14)
     centre = count + rng.integers(0, 10, len(tiles))
     picture = np.where(crowd & (rng.random(len(tiles)) < 0.5), centre, picture)
     base = np.where(crowd, centre, picture).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     codes = (base ^ (base >> np.uint64(31))) * np.uint64(0xD6E8FEB86659FD93)
     codes = orientations_of(codes ^ (codes >> np.uint64(32)))
-    codes = codes[np.arange(len(tiles)), turn]
+    codes = codes[np.arange(len(tiles)), orientation]
     near = copies & (role < 0.08)
     codes[near] = flipped(codes[near], 4, rng)
     codes[crowd] = flipped(codes[crowd], 6, rng)
-    blocks = turned(pictures(picture), turn)
+    blocks = oriented(pictures(picture), orientation)
     noise = rng.integers(-1, 2, blocks.shape).astype(np.int8)
     blocks = np.where((near | crowd)[:, None], blocks + noise, blocks)
     content = np.stack([np.where(copies & ~near, picture, tiles), np.full(len(tiles), 5)], axis=1).astype(np.uint64)

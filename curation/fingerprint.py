@@ -2,8 +2,8 @@
 
 A tile is *reduced* once, when its pixels are at hand: three small grey images and the statistics of its luma. Whole
 batches of reduced tiles are then *finished*: DCT, hashes of the eight orientations, second opinion. The order of the
-orientations is identity, rot90, rot180, rot270, flip, flip+rot90, flip+rot180, flip+rot270 (counter-clockwise; flip
-is left-right and first).
+orientations is identity, rot90, rot180, rot270, mirror, mirror+rot90, mirror+rot180, mirror+rot270 (counter-clockwise;
+mirror is left-right and first).
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ SMALL, LARGE = 32, 64
 """Sides of the reductions for the hash and for ``dct16``: four times the side of the block that is kept."""
 BOXED = 1024
 """Fewest rows and columns that an image too large to be held is averaged to before it is reduced."""
-ORIENTATIONS = ("identity", "rot90", "rot180", "rot270", "flip", "flip+rot90", "flip+rot180", "flip+rot270")
 
 _SAFE_MARGIN = 1e-9
 """Distance from the median, relative to the largest coefficient, below which a matrix product may err."""
@@ -41,7 +40,7 @@ class Reduced:
 
     small: Bytes
     """``(32, 32)``"""
-    small_turned: Bytes
+    small_transposed: Bytes
     """``(32, 32)`` of the transposed tile; not the transpose of ``small``, since Pillow rounds between passes."""
     large: Bytes
     """``(64, 64)``"""
@@ -99,8 +98,8 @@ def reduce(rgb: Bytes, valid: npt.NDArray[np.bool_] | None = None, grey: Bytes |
     if grey is None:
         grey = lanczos.luma(rgb)
     mean, std = _mean_and_std(*lanczos.moments(grey, valid))
-    small, turned, large = _reductions(grey)
-    return Reduced(small, turned, large, content_hash(rgb), mean, std)
+    small, transposed, large = _reductions(grey)
+    return Reduced(small, transposed, large, content_hash(rgb), mean, std)
 
 
 class RowReducer:
@@ -141,11 +140,11 @@ class RowReducer:
     def reduced(self) -> Reduced:
         """The whole image, reduced."""
         picture = Image.fromarray(self._boxes)
-        turned = picture.transpose(Image.Transpose.TRANSPOSE)
+        transposed = picture.transpose(Image.Transpose.TRANSPOSE)
         bottom, right = (size / factor for size, factor in zip(self._shape, self._factors, strict=True))
         mean, std = _mean_and_std(self._count, self._total, self._squares)
         return Reduced(
-            _by_pillow(picture, SMALL, (right, bottom)), _by_pillow(turned, SMALL, (bottom, right)),
+            _by_pillow(picture, SMALL, (right, bottom)), _by_pillow(transposed, SMALL, (bottom, right)),
             _by_pillow(picture, LARGE, (right, bottom)), self._hasher.digest(), mean, std,
         )  # fmt: skip
 
@@ -161,8 +160,8 @@ def _reductions(grey: Bytes) -> tuple[Bytes, Bytes, Bytes]:
     order = lanczos.pass_order()
     if order == "unknown":
         picture = Image.fromarray(grey)
-        turned = picture.transpose(Image.Transpose.TRANSPOSE)
-        return _by_pillow(picture, SMALL), _by_pillow(turned, SMALL), _by_pillow(picture, LARGE)
+        transposed = picture.transpose(Image.Transpose.TRANSPOSE)
+        return _by_pillow(picture, SMALL), _by_pillow(transposed, SMALL), _by_pillow(picture, LARGE)
     height, width = grey.shape
     by_size = order == "by_size"
     transpose = lanczos.transposed(grey)
@@ -187,10 +186,10 @@ def fingerprint(rgb: Sequence[Bytes], valid: Sequence[npt.NDArray[np.bool_] | No
 def finish(reduced: Sequence[Reduced]) -> Fingerprints:
     """Fingerprints of reduced tiles."""
     small = _stack([tile.small for tile in reduced], SMALL)
-    turned = _stack([tile.small_turned for tile in reduced], SMALL)
+    transposed = _stack([tile.small_transposed for tile in reduced], SMALL)
     large = _stack([tile.large for tile in reduced], LARGE)
-    block, block_turned, block16 = _low(small, 8), _low(turned, 8), _low(large, 16)
-    orientations = _orientations(block, block_turned, small, turned)
+    block, block_transposed, block16 = _low(small, 8), _low(transposed, 8), _low(large, 16)
+    orientations = _orientations(block, block_transposed, small, transposed)
     quantised, scale = _quantise(block16)
     return Fingerprints(
         phash=orientations[:, 0].copy(),
@@ -237,13 +236,13 @@ def _bits_by_fftpack(image: Floats, side: int) -> npt.NDArray[np.bool_]:
     return np.asarray(low > np.median(low)).reshape(-1)
 
 
-def _orientations(block: Floats, turned: Floats, small: Floats, small_turned: Floats) -> Words:
+def _orientations(block: Floats, transposed: Floats, small: Floats, small_transposed: Floats) -> Words:
     """Hashes in the eight orientations ``(N, 8)``: mirroring an axis changes the sign of its odd frequencies."""
     odd = np.where(np.arange(8) % 2, -1.0, 1.0)
     mirrored, upside = odd[None, :], odd[:, None]  # left-right, top-bottom
     half_turn = mirrored * upside
     plain = (block, small)
-    other = (turned, small_turned)
+    other = (transposed, small_transposed)
     variants: list[tuple[Floats, Floats, Floats | float, int, int]] = [
         (*plain, 1.0, 1, 1),
         (*other, upside, -1, 1),

@@ -76,7 +76,7 @@ def _first_same(kept: Kept, start: int, count: int, search: Search, looks: Looks
     member, column, member_in_view = search
     (pixels, norms), soft, radius, least = looks.thumbs, looks.soft, criteria.radius, criteria.least
     view, code = criteria.views[column], looks.codes[member, column if member_in_view else 0]
-    kept_codes = kept.codes[0 if member_in_view else column]
+    kept_codes, strips = kept.codes[0 if member_in_view else column], kept.strips
     item, strip = np.uint64(member), np.uint64(STRIP * SIDE)
     widest = np.uint64(max(radius, criteria.soft_radius) if soft[member] else radius)
     for block in range(start, count, BLOCK):
@@ -92,9 +92,7 @@ def _first_same(kept: Kept, start: int, count: int, search: Search, looks: Looks
             if view == 0:
                 total, row = np.int32(0), np.uint64(place)
                 for pixel in range(strip):
-                    total = np.int32(
-                        total + np.int32(np.int32(kept.strips[row, pixel]) * np.int32(pixels[item, pixel]))
-                    )
+                    total = np.int32(total + np.int32(np.int32(strips[row, pixel]) * np.int32(pixels[item, pixel])))
                 bound = total + kept.norms[row, 1] * norms[item, 1]
                 if bound < least * kept.norms[row, 0] * norms[item, 0]:
                     continue

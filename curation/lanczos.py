@@ -255,11 +255,11 @@ def height_first(height: int, width: int, out: int) -> bool:
     return height > out and height - out > 2 * (width - out)
 
 
-def reduce(grey: Bytes, turned: Bytes, out: int, rows_first: bool) -> Bytes:
+def reduce(grey: Bytes, transpose: Bytes, out: int, rows_first: bool) -> Bytes:
     """``(out, out)`` from a grey image and its transpose, in either order of the two passes."""
     if rows_first:
         return transposed(reduce_height(transposed(reduce_height(grey, out)), out))
-    return reduce_height(transposed(reduce_height(turned, out)), out)
+    return reduce_height(transposed(reduce_height(transpose, out)), out)
 
 
 @lru_cache(maxsize=1)
@@ -286,11 +286,11 @@ def pass_order() -> Literal["by_size", "width_first", "unknown"]:
         for rgb in (hard, soft):
             picture = Image.fromarray(rgb).convert("L")
             grey = luma(rgb)
-            turned = transposed(grey)
+            transpose = transposed(grey)
             for size in (32, 64):
                 expected = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
-                if not np.array_equal(reduce(grey, turned, size, False), expected):
+                if not np.array_equal(reduce(grey, transpose, size, False), expected):
                     orders.discard("width_first")
-                if not np.array_equal(reduce(grey, turned, size, height_first(height, width, size)), expected):
+                if not np.array_equal(reduce(grey, transpose, size, height_first(height, width, size)), expected):
                     orders.discard("by_size")
     return "by_size" if "by_size" in orders else "width_first" if "width_first" in orders else "unknown"

@@ -199,6 +199,7 @@ def _explore(bucket: Bucket, key: int, bands: int, tables: Tables, out: Edges, u
     reaches is swapped to the front, and is never a target again. A pair that an earlier table holds is joined there.
     """
     (codes, ids), edges = bucket
+    out_i, out_j = out
     masks, chosen, radius = tables.masks, tables.chosen, tables.radius
     low, high = np.int64(edges[key]), np.int64(edges[key + 1])
     reached = low
@@ -209,7 +210,7 @@ def _explore(bucket: Bucket, key: int, bands: int, tables: Tables, out: Edges, u
         j = next_near(code, codes, reached, high, radius)
         while j < high:
             if _first_table(code ^ codes[j], masks, chosen) <= bands:
-                out.i[used], out.j[used] = ids[pivot], ids[j]
+                out_i[used], out_j[used] = ids[pivot], ids[j]
                 used += 1
             codes[j], codes[reached] = codes[reached], codes[j]
             ids[j], ids[reached] = ids[reached], ids[j]
@@ -252,11 +253,13 @@ def between(a: Buckets, b: Buckets, labels: Labels, tables: Tables, at: Any, las
     """
     codes_a, ids_a = a.items
     codes_b, ids_b = b.items
+    label_a, label_b = labels
+    out_i, out_j = out
     own = _room(a, at[0], last)
     (own_codes, own_ids), edges = own
     masks, chosen, radius = tables.masks, tables.chosen, tables.radius
     keys = np.empty(own_ids.shape[0], np.uint16)
-    room, labelled, used = out.i.shape[0], labels.a.shape[0] > 0, 0
+    room, labelled, used = out_i.shape[0], label_a.shape[0] > 0, 0
     while at[0] < last:
         low, high = a.starts[at[0]], a.starts[at[0] + 1]
         first, end_b = b.starts[at[0]], b.starts[at[0] + 1]
@@ -266,16 +269,16 @@ def between(a: Buckets, b: Buckets, labels: Labels, tables: Tables, at: Any, las
             for j in range(first + at[2], end_b):
                 code, item, before = codes_b[j], ids_b[j], used
                 key = _key(code, segments)
-                met = labels.b[item] if labelled else -1
+                met = label_b[item] if labelled else -1
                 skip, end = met, np.int64(edges[key + 1])
                 i = next_near(code, own_codes, np.int64(edges[key]), end, radius)
                 while i < end:
-                    label = labels.a[own_ids[i]] if labelled else -2
+                    label = label_a[own_ids[i]] if labelled else -2
                     if label not in (met, skip) and _first_table(code ^ own_codes[i], masks, chosen) == bands:
                         if used == room:
                             at[2] = j - first
                             return before
-                        out.i[used], out.j[used] = own_ids[i], item
+                        out_i[used], out_j[used] = own_ids[i], item
                         used += 1
                         skip = label if labelled else skip
                     i = next_near(code, own_codes, i + 1, end, radius)
@@ -293,9 +296,10 @@ def look_up(codes: Any, few: Bucket, tables: Tables, at: Any, last: int, out: Ed
     Where room for pairs ends, ``at`` (code) is where to go on.
     """
     (few_codes, few_ids), edges = few
+    out_i, out_j = out
     bands, segments = tables.bands[0], tables.segments[0]
     masks, chosen, radius = tables.masks, tables.chosen, tables.radius
-    room, used = out.i.shape[0], 0
+    room, used = out_i.shape[0], 0
     for item in range(at[0], last):
         code, before = codes[item], used
         key = _key(code, segments)
@@ -306,7 +310,7 @@ def look_up(codes: Any, few: Bucket, tables: Tables, at: Any, last: int, out: Ed
                 if used == room:
                     at[0] = item
                     return before
-                out.i[used], out.j[used] = item, few_ids[place]
+                out_i[used], out_j[used] = item, few_ids[place]
                 used += 1
             place = next_near(code, few_codes, place + 1, end, radius)
     at[0] = last
