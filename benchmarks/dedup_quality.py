@@ -30,13 +30,15 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from curation import confirm, keep_rule, neighbours
+from curation.select import second_opinion
+from curation.select import keep_rule
+from curation.select import neighbours
 from curation.catalogue import read_table, schema_of, write_table
-from curation.deduplicate import compare_looks
-from curation.fingerprint import Fingerprints, fingerprint
-from curation.manifest import DeduplicateRules, Recipe, resolve
-from curation.select import select
-from curation.views import view_codes
+from curation.select.deduplicate import compare_looks
+from curation.scan.fingerprint import Fingerprints, fingerprint
+from curation.sources.manifest import DeduplicateRules, Recipe, resolve
+from curation.select.select import select
+from curation.select.views import view_codes
 
 Image.MAX_IMAGE_PIXELS = None
 SIDE = 128
@@ -121,10 +123,10 @@ def imagededup_code(tile: np.ndarray) -> np.uint64:
 # ------------------------------------------------------------------------------------------------ methods
 
 
-def looks_of(prints: Fingerprints) -> confirm.Looks:
+def looks_of(prints: Fingerprints) -> second_opinion.Looks:
     blocks, soft = prints.dct16.reshape(-1, 256), prints.ac_energy < RULES.soft_ac_energy
     codes = view_codes(prints.orientations, blocks, soft, RULES)
-    return confirm.Looks(codes, confirm.thumbnails(blocks, soft), soft)
+    return second_opinion.Looks(codes, second_opinion.thumbnails(blocks, soft), soft)
 
 
 def joined(parts: list[Fingerprints]) -> Fingerprints:

@@ -25,9 +25,11 @@ import pyarrow.parquet as pq
 import rasterio
 from PIL import Image
 
-from curation import catalogue, scan, scan_parts
-from curation.executor import Executor
-from curation.manifest import Recipe, resolve
+from curation import catalogue
+from curation.scan import scan
+from curation.scan import parts as scan_parts
+from curation.executor.executor import Executor
+from curation.sources.manifest import Recipe, resolve
 
 
 def main() -> None:

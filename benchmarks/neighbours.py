@@ -26,7 +26,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from curation import neighbours
+from curation.select import neighbours
 
 ODD_COLUMNS, ODD_ROWS = np.uint64(0x5555555555555555), np.uint64(0x00FF00FF00FF00FF)
 

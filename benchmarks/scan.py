@@ -61,10 +61,12 @@ def chips(options: argparse.Namespace) -> dict[str, Any]:
     """JPEGs in memory: all that the scan does to a chip, against opening it and ``imagehash.phash`` alone."""
     import imagehash
 
-    from curation import decode, fingerprint, statistics
+    from curation.imagery import decode
+    from curation.scan import fingerprint
+    from curation.scan import measurements
     from curation.catalogue import STATISTICS
-    from curation.manifest import ExcludeRules, Source
-    from curation.raster import Image as Raw
+    from curation.sources.manifest import ExcludeRules, Source
+    from curation.imagery.image import Image as Raw
 
     rules, source = ExcludeRules(), Source(id="bench")
 
@@ -78,7 +80,7 @@ def chips(options: argparse.Namespace) -> dict[str, Any]:
             digest = hashlib.sha256(data).digest()
             image = Raw(decode.decode(data, "JPEG", rules.max_pixels), source, len(data), digest)
             rgb, valid = image.read(image.area)
-            found = statistics.measure(rgb, valid)
+            found = measurements.measure(rgb, valid)
             assert all(getattr(found, name) is not None for name in STATISTICS)
             reduced.append(fingerprint.reduce(rgb, valid))
         fingerprint.finish(reduced)
@@ -212,8 +214,8 @@ def folder_of_chips(root: Path, images: Path | None, count: int, side: int = 256
 
 def scan_folder(root: Path, out: Path, workers: int) -> float:
     """Wall seconds of the scan of a folder, cluster start and listing left aside."""
-    from curation import scan
-    from curation.executor import Executor
+    from curation.scan import scan
+    from curation.executor.executor import Executor
 
     parts = parts_of(root, out)
     with Executor(workers, None, out / "workers") as executor:
@@ -226,17 +228,21 @@ def scan_folder(root: Path, out: Path, workers: int) -> float:
 
 def warm(number: int) -> int:
     """Load what a worker loads for its first image: decoders and kernels."""
-    from curation import decode, fingerprint, scan, statistics  # noqa: F401
+    from curation.imagery import decode  # noqa: F401
+    from curation.scan import fingerprint  # noqa: F401
+    from curation.scan import scan  # noqa: F401
+    from curation.scan import measurements  # noqa: F401
 
     rgb = decode.decode(jpegs(None, 64, 1)[0], "JPEG", 1 << 20).rgb
-    statistics.measure(rgb), statistics.fill(rgb), fingerprint.fingerprint([rgb])
+    measurements.measure(rgb), measurements.fill(rgb), fingerprint.fingerprint([rgb])
     time.sleep(0.2)
     return number
 
 
 def parts_of(root: Path, out: Path, slicing: dict[str, Any] | None = None) -> list[Any]:
-    from curation import catalogue, scan_parts
-    from curation.manifest import Recipe, resolve
+    from curation import catalogue
+    from curation.scan import parts as scan_parts
+    from curation.sources.manifest import Recipe, resolve
 
     recipe = Recipe.model_validate(
         {"name": "bench", "sources": [{"id": "bench", "path": str(root)}], "slice": slicing or {}}
@@ -258,7 +264,7 @@ def raster(options: argparse.Namespace) -> dict[str, Any]:
 
     Each in a process with the environment of a worker.
     """
-    from curation.nursery import ENVIRONMENT
+    from curation.executor.nursery import ENVIRONMENT
 
     figures: dict[str, Any] = {}
     print("| raster | reading once, s | windows | scan | peak memory of the scan, MB |\n|---|---|---|---|---|")
@@ -308,11 +314,13 @@ def raster_step(step: str, path: Path) -> dict[str, float]:
     """One contender in a process of its own."""
     import rasterio
 
-    from curation import scan, slicing, strips
+    from curation.scan import scan
+    from curation.scan import slicing
+    from curation.scan import block_walk
     from curation.catalogue import Window
-    from curation.manifest import ExcludeRules, SliceRules, Source
-    from curation.raster import Location, open_image
-    from curation.windowed import GDAL_OPTIONS
+    from curation.sources.manifest import ExcludeRules, SliceRules, Source
+    from curation.imagery.image import Location, open_image
+    from curation.imagery.gdal_windows import GDAL_OPTIONS
 
     warm(0)
     start = time.perf_counter()
@@ -324,7 +332,7 @@ def raster_step(step: str, path: Path) -> dict[str, float]:
         rules = SliceRules(mode="grid", tile=512)
         with open_image(Location(path.parent, path.name), Source(id="bench"), ExcludeRules()) as image:
             windows = slicing.windows(Window(0, 0, image.width, image.height), rules, 0, "bench", path.name)
-            count = sum(1 for _ in strips.Walk(image, windows, None, fingerprinted=False))
+            count = sum(1 for _ in block_walk.Walk(image, windows, None, fingerprinted=False))
             assert count == len(windows)
     else:
         with tempfile.TemporaryDirectory() as out:
@@ -348,9 +356,11 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
 
     Parts are planned for a listing of a million images; 40,000 tiny images (64 px) are then scanned for real.
     """
-    from curation import catalogue, scan, scan_parts
-    from curation.executor import Executor
-    from curation.manifest import Recipe, resolve
+    from curation import catalogue
+    from curation.scan import scan
+    from curation.scan import parts as scan_parts
+    from curation.executor.executor import Executor
+    from curation.sources.manifest import Recipe, resolve
 
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         out = Path(scratch)

@@ -31,10 +31,10 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).parent))
 from neighbours import flipped, orientations_of
 
-from curation import confirm
+from curation.select import second_opinion
 from curation.catalogue import schema_of, write_table
-from curation.manifest import Recipe, resolve
-from curation.settings import override
+from curation.sources.manifest import Recipe, resolve
+from curation.base.settings import override
 
 PART = 96_000
 PER_IMAGE = 6
@@ -56,7 +56,7 @@ def pictures(numbers: np.ndarray) -> np.ndarray:
 
 
 def oriented(blocks: np.ndarray, orientation: np.ndarray) -> np.ndarray:
-    """Blocks of the pictures in their orientation (numbered as in curation.views)."""
+    """Blocks of the pictures in their orientation (numbered as in curation.select.views)."""
     odd = np.where(np.arange(16) % 2, -1, 1).astype(np.int8)
     signs = [
         (1, 1),
@@ -180,7 +180,7 @@ def _measured(count: int, is_tile: np.ndarray, rng: np.random.Generator) -> dict
 def _measure(folder: Path, parts: list[Path], threads: int, assignments: list[str]) -> dict[str, Any]:
     import resource
 
-    from curation.select import select
+    from curation.select.select import select
 
     sources = [{"id": f"s{number:02d}", "path": "/nowhere"} for number in range(SOURCES)]
     given = {"name": "bench", "sources": sources, "guard": {"benchmarks": ["bench"]}}
@@ -201,8 +201,8 @@ def _asked(folder: Path) -> dict[str, float]:
     """Seconds that ``why`` takes for an image, for a copy by its id, and to suggest a name."""
     import pyarrow.parquet as pq
 
-    from curation.errors import InputError
-    from curation.why import why
+    from curation.base.errors import InputError
+    from curation.report.why import why
 
     with pq.ParquetFile(folder / "catalogue.parquet") as file:
         rows = file.read_row_group(file.num_row_groups // 2, columns=["tile_id", "image", "verdict"]).to_pylist()
@@ -235,7 +235,7 @@ def main() -> None:
         list(pool.map(make_part, jobs))
     if not (folder / "bench.prints").exists():
         make_part((folder / "bench.prints", len(parts) + 1, (len(parts) + 1) * PART + 10_000))
-    confirm.thumbnails(np.ones((1, 256), np.int8))
+    second_opinion.thumbnails(np.ones((1, 256), np.int8))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         result = {"rows": count} | pool.submit(_measure, folder, parts, options.threads, options.assignments).result()
     print(json.dumps(result))

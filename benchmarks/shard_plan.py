@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation import shards
+from curation.shards import format as shard_format
 from curation.catalogue import schema_of
-from curation.manifest import ShardRules
+from curation.sources.manifest import ShardRules
 
 ROW_GROUP, PER_IMAGE, SOURCES, PER_SHARD, INFOS = 65_536, 6, 20, 10_000, 8
 
@@ -132,23 +132,23 @@ def make_infos(folder: Path) -> list[Path]:
             for position in range(PER_SHARD)
         ]  # fmt: skip
         paths.append(folder / f"info-{number}.parquet")
-        info = shards.ShardInfo(f"x-{number:06d}.tar", PER_SHARD, 1 << 30, "0" * 64, shards.index_rows(rows))
-        shards.write_info(info, paths[-1])
+        info = shard_format.ShardInfo(f"x-{number:06d}.tar", PER_SHARD, 1 << 30, "0" * 64, shard_format.index_rows(rows))
+        shard_format.write_info(info, paths[-1])
     return paths
 
 
 def plan(folder: Path, listings: dict[str, Path]) -> int:
     """The measured step: rows sorted into shards."""
-    from curation.shard_plan import plan_shards
+    from curation.shards.shard_plan import plan_shards
 
     return len(plan_shards(folder / "catalogue.parquet", listings, folder / "plan", ShardRules()))
 
 
 def index(folder: Path, infos: list[Path], count: int) -> int:
     """The measured step: the index of so many shards."""
-    known = [shards.read_info(path) for path in infos]
-    shards.write_index([known[number % INFOS] for number in range(count)], folder)
-    return (folder / shards.INDEX_FILE).stat().st_size >> 20
+    known = [shard_format.read_info(path) for path in infos]
+    shard_format.write_index([known[number % INFOS] for number in range(count)], folder)
+    return (folder / shard_format.INDEX_FILE).stat().st_size >> 20
 
 
 def measured(step: Callable[..., int], *arguments: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.errors import FormatVersionError, InputError
+from curation.base.errors import FormatVersionError, InputError
 
 FORMAT_VERSION = 2
 """Version of all three schemas; bumped by any change to a column. 2: measurements of images; without ``phash256``."""
@@ -66,7 +66,7 @@ IMAGES = pa.schema(
 STATISTICS = (
     "fill", "flat", "gentle", "coloured", "colour_spread", "edge", "agreement", "colour_steps", "grain", "told",
 )  # fmt: skip
-"""Columns that hold the properties of :class:`curation.statistics.Statistics` of the same names."""
+"""Columns that hold the properties of :class:`curation.scan.measurements.Statistics` of the same names."""
 
 _MEASURED = [  # of raw images, null for tiles: what the exclusion rules look at
     pa.field("short_side", pa.int32()),  # without the border that the manifest trims

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curation.catalogue import UNFINISHED
-from curation.errors import InputError
-from curation.locks import hold
+from curation.base.errors import InputError
+from curation.base.locks import hold
 from curation.record import read_record
 
 _OWN = ("runs.json", "workers", "write")

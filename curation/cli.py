@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from curation import __version__
-from curation.terminal import Terminal, counted, parse, refuse_urls, run_command
+from curation.base.terminal import Terminal, counted, parse, refuse_urls, run_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -54,7 +54,7 @@ def _add_sources(commands: Commands) -> None:
 
 
 def _sources(options: argparse.Namespace) -> None:
-    from curation.plan import format_sources, list_sources
+    from curation.sources.plan import format_sources, list_sources
 
     found = list_sources(options.task, options.licence, options.redistributable, options.obtain)
     print(format_sources(found, options.json))
@@ -70,8 +70,8 @@ def _add_plan(commands: Commands) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from curation.manifest import load_recipe
-    from curation.plan import as_rows, format_plan, make_plan
+    from curation.sources.manifest import load_recipe
+    from curation.sources.plan import as_rows, format_plan, make_plan
 
     plan = make_plan(load_recipe(options.recipe, options.assignments), options.data)
     print(json.dumps(as_rows(plan.rows), indent=2) if options.json else format_plan(plan))
@@ -90,9 +90,9 @@ def _add_fetch(commands: Commands) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    from curation.fetch import Event, FetchOptions, fetch
-    from curation.plan import format_fetch, targets
-    from curation.progress import FileProgress
+    from curation.sources.fetch import Event, FetchOptions, fetch
+    from curation.sources.plan import format_fetch, targets
+    from curation.base.progress import FileProgress
 
     wanted = targets(options.target, options.data)
     how = FetchOptions(options.connections, options.unpack, keep_archives=not options.remove_archives)
@@ -115,7 +115,7 @@ def _add_check(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from curation.plan import as_rows, check, format_check, targets
+    from curation.sources.plan import as_rows, check, format_check, targets
 
     rows = check(targets(options.target, options.data))
     print(json.dumps(as_rows(rows), indent=2) if options.json else format_check(rows))
@@ -135,9 +135,9 @@ def _add_fingerprint(commands: Commands) -> None:
 
 
 def _fingerprint(options: argparse.Namespace) -> None:
-    from curation.benchmark_prints import fingerprint_benchmark
-    from curation.executor import Executor
-    from curation.manifest import load_benchmark, load_recipe
+    from curation.select.benchmark_fingerprints import fingerprint_benchmark
+    from curation.executor.executor import Executor
+    from curation.sources.manifest import load_benchmark, load_recipe
 
     benchmark = load_benchmark(options.benchmark)
     slices = load_recipe(options.recipe).slice if options.recipe else None
@@ -194,7 +194,7 @@ again resumes, and after a change only what depends on it is done anew."""
 
 
 def _run(options: argparse.Namespace) -> None:
-    from curation.manifest import load_recipe
+    from curation.sources.manifest import load_recipe
     from curation.pipeline import RunOptions, run
 
     recipe = load_recipe(options.recipe, options.assignments)
@@ -234,7 +234,7 @@ def _add_why(commands: Commands) -> None:
 
 
 def _why(options: argparse.Namespace) -> None:
-    from curation.why import why
+    from curation.report.why import why
 
     print(why(options.out, options.wanted, options.trial))
 
@@ -246,7 +246,7 @@ def _add_verify(commands: Commands) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from curation.verify import verify
+    from curation.shards.verify import verify
 
     problems = verify(options.shards)
     for problem in problems:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from curation.catalogue import FORMAT_VERSION
-from curation.manifest import Recipe, ResolvedSource
+from curation.sources.manifest import Recipe, ResolvedSource
 
 SELECT_VERSION = 2
 """Raised when the same rows and rules give another catalogue than before. 2: views of the centre."""

@@ -23,19 +23,20 @@ import pyarrow.compute as pc
 
 from curation import keys
 from curation.catalogue import REASONS, SLICED, atomic, is_whole, open_table
-from curation.errors import InputError, WorkError
-from curation.locks import hold
-from curation.manifest import Recipe, ResolvedSource, resolve
-from curation.progress import Progress
+from curation.base.errors import InputError, WorkError
+from curation.base.locks import hold
+from curation.sources.manifest import Recipe, ResolvedSource, resolve
+from curation.base.progress import Progress
 from curation.record import Needs, note, read_record
-from curation.shard_folder import REPLACE, ShardFolder
-from curation.terminal import local_folder
+from curation.shards.shard_folder import REPLACE, ShardFolder
+from curation.base.terminal import local_folder
 
 if TYPE_CHECKING:
-    from curation import scan_parts, write
-    from curation.executor import Executor
-    from curation.shard_plan import ShardPart
-    from curation.shards import ShardInfo
+    from curation.scan import parts as scan_parts
+    from curation.shards import write
+    from curation.executor.executor import Executor
+    from curation.shards.shard_plan import ShardPart
+    from curation.shards.format import ShardInfo
 
 
 class Observer(Protocol):
@@ -102,7 +103,7 @@ class _Run:
     def executor(self) -> Executor:
         """Workers, started by the first stage that has work for them."""
         if self._executor is None:
-            from curation.executor import Executor
+            from curation.executor.executor import Executor
 
             options, folder = self.options, self.out / ".stages" / "workers"
             executor = Executor(options.workers, options.scheduler, folder, options.performance_report)
@@ -168,12 +169,12 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
 
 
 def _inventory(state: _Run) -> dict[str, Path]:
-    from curation import depends
-    from curation.inventory import write_inventory
+    from curation.sources import key_fields
+    from curation.sources.inventory import write_inventory
 
     listings = {}
     for source in state.sources:
-        key = keys.key("inventory", depends.listing(source.source), str(source.root.resolve()))
+        key = keys.key("inventory", key_fields.listing(source.source), str(source.root.resolve()))
         path = state.stage(f"inventory.{source.id}", key) / "images.parquet"
         if state.options.relist or not is_whole(path):
             state.worked.append("inventory")
@@ -199,7 +200,8 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
     Raises:
         InputError: fingerprints of a guarded benchmark are absent.
     """
-    from curation import guard, scan_parts
+    from curation.select import guard
+    from curation.scan import parts as scan_parts
 
     recipe, options = state.recipe, state.options
     folder = options.fingerprints
@@ -221,7 +223,7 @@ def _refuse_early(state: _Run, plan: _Plan) -> None:
     Raises:
         InputError: shards would be replaced, and ``--replace`` was not given.
     """
-    from curation import scan_parts
+    from curation.scan import parts as scan_parts
 
     before = read_record(state.out).get("finished")
     work = [source for source, parts in plan.parts.items() if scan_parts.unfinished(parts)]
@@ -235,7 +237,8 @@ def _refuse_early(state: _Run, plan: _Plan) -> None:
 
 
 def _scan(state: _Run, plan: _Plan) -> None:
-    from curation import scan, scan_parts
+    from curation.scan import scan
+    from curation.scan import parts as scan_parts
 
     work = [part for parts in plan.parts.values() for part in scan_parts.unfinished(parts)]
     done = list(state.map("scan", "images", scan.scan_part, work, lambda part: part.images))
@@ -252,7 +255,7 @@ def _scan(state: _Run, plan: _Plan) -> None:
 
 def _warn_of_stretch(state: _Run, plan: _Plan) -> None:
     """One line for each source whose images of more than 8 bits have no stretch in common."""
-    from curation import stretch
+    from curation.imagery import stretch
 
     for source in state.sources:
         if source.source.stretch is None:
@@ -306,8 +309,8 @@ def _stop_if_too_bad(source: ResolvedSource, counts: Counter[str], limit: float)
 
 def _select(state: _Run, plan: _Plan) -> tuple[str, Path]:
     """The catalogue and its key, which follows from what the scan found."""
-    from curation.scan_parts import content_of_source
-    from curation.select import select
+    from curation.scan.parts import content_of_source
+    from curation.select.select import select
 
     scanned = {source: content_of_source(parts) for source, parts in plan.parts.items()}
     key = keys.select_key(state.recipe, state.sources, scanned, plan.fingerprints)
@@ -325,7 +328,8 @@ def _select(state: _Run, plan: _Plan) -> tuple[str, Path]:
 
 def _write(state: _Run, select_key: str, catalogue: Path, listings: Mapping[str, Path]) -> list[ShardInfo]:
     """Write the tars that are missing; the catalogue gets its public name when the shards that it describes do."""
-    from curation import shard_plan, write
+    from curation.shards import shard_plan
+    from curation.shards import write
 
     public = state.out / "catalogue.parquet"
     folder = state.stage("plan", keys.key("plan", select_key, [keys.file_digest(path) for path in listings.values()]))
@@ -347,7 +351,7 @@ def _write(state: _Run, select_key: str, catalogue: Path, listings: Mapping[str,
 
 
 def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) -> list[ShardInfo]:
-    from curation import write
+    from curation.shards import write
 
     key = job.key_of_all(parts)
     state.shards.allow([write.written(part, job) for part in parts], key, state.options.replace)
@@ -366,7 +370,7 @@ def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) 
 
 
 def _report(state: _Run, select_key: str, listings: Mapping[str, Path], infos: Sequence[ShardInfo]) -> None:
-    from curation.report import REPORT_VERSION, Facts, write_report
+    from curation.report.page import REPORT_VERSION, Facts, write_report
 
     shards = [(info.file, info.sha256) for info in infos]
     rules = state.recipe.model_dump(mode="json")
@@ -382,8 +386,8 @@ def _report(state: _Run, select_key: str, listings: Mapping[str, Path], infos: S
 
 def _trial(state: _Run, select_key: str, listings: Mapping[str, Path], catalogue: Path) -> RunResult:
     """Show what select decided beside what was finished before."""
-    from curation import trial
-    from curation.report import REPORT_VERSION, Facts, write_report
+    from curation.report import trial
+    from curation.report.page import REPORT_VERSION, Facts, write_report
 
     folder = state.out / trial.FOLDER
     trial.place(catalogue, folder / "catalogue.parquet")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from curation.catalogue import atomic
-from curation.errors import InputError
+from curation.base.errors import InputError
 
 
 @dataclass(frozen=True)

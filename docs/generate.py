@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from curation.manifest import Benchmark, Recipe, Source, load_benchmark, load_source, shipped
-from curation.plan import gsd, number
+from curation.sources.manifest import Benchmark, Recipe, Source, load_benchmark, load_source, shipped
+from curation.sources.plan import gsd, number
 
 DOCS = Path(__file__).parent
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pretrain.config import MAY_CHANGE, TrainConfig
 from pretrain.errors import FormatVersionError, InputError, WorkError
-from pretrain.order import ORDER_VERSION
+from pretrain.data.order import ORDER_VERSION
 
 FORMAT_VERSION = 1
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -39,7 +39,7 @@ class State:
     """Fingerprint of the shards' content."""
     config: dict[str, Any]
     order_version: int = ORDER_VERSION
-    """Of the order of samples, see :mod:`pretrain.order`."""
+    """Of the order of samples, see :mod:`pretrain.data.order`."""
     format_version: int = FORMAT_VERSION
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curation import __version__
-from curation.terminal import Terminal, parse, run_command
+from curation.base.terminal import Terminal, parse, run_command
 
 Commands = argparse._SubParsersAction
 
@@ -58,7 +58,7 @@ def _config_path(text: str) -> Path:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from curation import settings
+    from curation.base import settings
     from pretrain.config import TrainConfig
     from pretrain.train import train
 
@@ -172,8 +172,8 @@ trained on. The tars are read once and not changed."""
 
 
 def _index(options: argparse.Namespace) -> None:
-    from curation.shards import read_checksums, write_checksums, write_index
-    from curation.tars import index_tar
+    from curation.shards.format import read_checksums, write_checksums, write_index
+    from curation.shards.foreign import index_tar
     from pretrain.errors import InputError
 
     tars = sorted(options.folder.glob("*.tar"))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from curation.settings import Strict
+from curation.base.settings import Strict
 
 
 class EncoderConfig(Strict):

@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from curation import __version__, settings
-from curation.settings import Strict
-from curation.shards import open_index, read_checksums
+from curation import __version__
+from curation.base import settings
+from curation.base.settings import Strict
+from curation.shards.format import open_index, read_checksums
 from pretrain.checkpoint import load_model
 from pretrain.config import EncoderConfig, TrainConfig
 from pretrain.errors import FormatVersionError, InputError
@@ -143,7 +144,7 @@ def load_export(path: Path) -> tuple[VisionTransformer, Card]:
 
 def data_facts(folders: list[Path]) -> DataFacts | None:
     """Keys, sources and licences of shards; None when they are gone."""
-    from pretrain.corpus import fingerprint
+    from pretrain.data.corpus import fingerprint
 
     if not all(folder.is_dir() for folder in folders):
         return None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from curation import settings
+from curation.base import settings
 from curation.catalogue import atomic
 from pretrain.checkpoint import State, found, read_state
 from pretrain.config import TrainConfig

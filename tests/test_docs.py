@@ -14,8 +14,8 @@ from pydantic_core import PydanticUndefined
 
 from curation.catalogue import CATALOGUE, IMAGES, TILES, VERDICTS
 from curation.cli import main
-from curation.manifest import Recipe, RecipeSource, Source
-from curation.settings import Strict
+from curation.sources.manifest import Recipe, RecipeSource, Source
+from curation.base.settings import Strict
 
 TABLE_ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<second>[^|]*) \|.*\|$", re.MULTILINE)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from curation.errors import InputError
+from curation.base.errors import InputError
 
 _LOCATED = re.compile(r"@(\d{1,19})\+(\d{1,19}) (.*)", re.DOTALL)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.containers.container import Container, Member, locate, within
-from curation.errors import InputError
+from curation.base.errors import InputError
 
 MAX_CHUNK = 1 << 30
 """Bytes of a compressed block above which it is not read: one image brings its whole block along."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from curation.containers import parquet_pages as pages
 from curation.containers.container import BrokenArchive, Container, Member, locate, within
-from curation.errors import InputError
+from curation.base.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,7 +14,7 @@ from curation.containers.hdf5 import HDF5
 from curation.containers.parquet import PARQUET
 from curation.containers.tar import TAR
 from curation.containers.zip import ZIP
-from curation.errors import UnreadableImage
+from curation.base.errors import UnreadableImage
 
 CONTAINERS: dict[str, Container] = {container.name: container for container in (ZIP, TAR, PARQUET, HDF5)}
 

@@ -1,4 +1,4 @@
-"""Members of an uncompressed tar of raw images. Shards, which are tars too, are :mod:`curation.tars`."""
+"""Members of an uncompressed tar of raw images. Shards, which are tars too, are :mod:`curation.shards.foreign`."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from typing import IO, NamedTuple
 from curation.containers.archives import DISK, TAR_SUFFIXES, archive_of
 from curation.containers.multidisk_zip import open_members as open_split_members
 from curation.containers.multidisk_zip import zip_name
-from curation.errors import InputError, WorkError
+from curation.base.errors import InputError, WorkError
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from curation.shards import INDEX_FILE, open_index
-from pretrain.augment import resize_whole
+from curation.shards.format import INDEX_FILE, open_index
+from pretrain.data.augment import resize_whole
 from pretrain.errors import InputError, UnreadableImage
-from pretrain.noise import bits
-from pretrain.reader import EVALUATION_FORMATS, decode
+from pretrain.data.noise import bits
+from pretrain.data.reader import EVALUATION_FORMATS, decode
 
 Pool = Literal["mean", "token"]
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pretrain.config import EncoderConfig
 from pretrain.errors import InputError
-from pretrain.positions import sincos_2d
+from pretrain.models.positions import sincos_2d
 
 
 def build_encoder(config: EncoderConfig) -> VisionTransformer:

@@ -12,7 +12,7 @@ from pretrain.errors import InputError
 from pretrain.models.encoder import encode, initialise, run_blocks
 from pretrain.models.objective import Objective, share_of
 from pretrain.models.output import Output
-from pretrain.positions import sincos_2d
+from pretrain.models.positions import sincos_2d
 
 
 class MAE(Objective):

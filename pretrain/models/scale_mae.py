@@ -13,7 +13,7 @@ from pretrain.models.laplacian import LaplacianDecoder
 from pretrain.models.mae import self_attention_blocks, visible_count
 from pretrain.models.objective import Objective, gather_rows, scatter_rows
 from pretrain.models.output import Output
-from pretrain.positions import gsd_sincos_2d
+from pretrain.models.positions import gsd_sincos_2d
 
 
 class ScaleMAE(Objective):

@@ -10,13 +10,13 @@ from torch.utils.checkpoint import checkpoint
 
 from pretrain.config import EncoderConfig, SelectiveMaeObjective
 from pretrain.errors import InputError
-from pretrain.hog import richness
+from pretrain.models.hog import richness
 from pretrain.models.encoder import embed_patches, encode, initialise, patch_positions
 from pretrain.models.mae import visible_count
 from pretrain.models.objective import Objective, share_of
 from pretrain.models.output import Output
-from pretrain.positions import sincos_2d
-from pretrain.selection import choose, expand, mark
+from pretrain.models.positions import sincos_2d
+from pretrain.models.selection import choose, expand, mark
 
 
 class SelectiveMAE(Objective):

@@ -21,7 +21,7 @@ def nurseries(pid: int | None = None) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(pid).children():
         with contextlib.suppress(psutil.Error):
-            if "curation.nursery" in child.cmdline():
+            if "curation.executor.nursery" in child.cmdline():
                 found.append(child)
     return found
 

@@ -25,7 +25,7 @@ from curation.catalogue import (
     tile_id,
     write_table,
 )
-from curation.errors import FormatVersionError, InputError
+from curation.base.errors import FormatVersionError, InputError
 
 IMAGE_ROW = {"source": "a", "image": "x.jpg", "file": "x.jpg", "bytes": 3, "mtime_ns": 5}
 

@@ -17,7 +17,7 @@ import pytest
 from rasterio.io import MemoryFile
 
 from curation.containers import CONTAINERS, BrokenArchive, list_members, read_member
-from curation.errors import InputError, UnreadableImage
+from curation.base.errors import InputError, UnreadableImage
 
 FILES = {"a/one.jpg": b"one" * 1000, "b/zwei.jpg": bytes(range(256)) * 40, "ü/three.png": b""}
 

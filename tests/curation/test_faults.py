@@ -16,9 +16,9 @@ from test_cluster import cluster, command, tree  # noqa: F401 (a fixture)
 from test_executor import Words, double, spell
 
 from curation.cli import main
-from curation.errors import InputError, WorkError
-from curation.executor import Executor
-from curation.workers import Patience
+from curation.base.errors import InputError, WorkError
+from curation.executor.executor import Executor
+from curation.executor.workers import Patience
 
 SOON = Patience(start=60.0, silence=15.0, elsewhere=12.0, rounds=5)
 

@@ -16,10 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from textures import texture
 
-from curation import catalogue, cutting, scan, scan_parts
-from curation.errors import InputError
-from curation.manifest import Recipe, resolve
-from curation.scan_parts import Part, ScanJob
+from curation import catalogue
+from curation.scan import cutting
+from curation.scan import scan
+from curation.scan import parts as scan_parts
+from curation.base.errors import InputError
+from curation.sources.manifest import Recipe, resolve
+from curation.scan.parts import Part, ScanJob
 
 # ------------------------------------------------------------------------------------------------ cutting
 

@@ -183,8 +183,8 @@ def test_why_of_what_is_not_there(
 def test_why_finds_an_image_in_many_row_groups_and_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rows_for_select import image_row, random_tile, recipe, write
 
-    from curation import write_catalogue
-    from curation.select import select
+    from curation.select import write_catalogue
+    from curation.select.select import select
 
     rng = np.random.default_rng(0)
     made, sources = recipe("b", "a")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from imagery import MakeShards, make_samples
 
-from curation.shards import write_checksums, write_index, write_shard
+from curation.shards.format import write_checksums, write_index, write_shard
 
 
 @pytest.fixture

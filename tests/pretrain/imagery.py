@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from curation.shards import Sample
+from curation.shards.format import Sample
 
 MakeShards = Callable[..., Path]
 

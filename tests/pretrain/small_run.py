@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from curation.progress import Progress
-from curation.settings import validate
+from curation.base.progress import Progress
+from curation.base.settings import validate
 from pretrain.config import TrainConfig
 
 ENCODER = {

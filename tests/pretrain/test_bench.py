@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from curation.errors import InputError, WorkError
+from curation.base.errors import InputError, WorkError
 from pretrain.bench import Contender, _row, format_table, forward_gmac, step_bench
 from pretrain.config import EncoderConfig, MaeObjective, SelectiveMaeObjective
 from pretrain.models import build_objective

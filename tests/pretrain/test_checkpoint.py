@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from curation.errors import FormatVersionError, InputError, WorkError
-from curation.settings import override, validate
+from curation.base.errors import FormatVersionError, InputError, WorkError
+from curation.base.settings import override, validate
 from pretrain.checkpoint import State, finite, flat, found, load_model, load_optimizer, read_state, refuse_changes, save
 from pretrain.config import MAY_CHANGE, TrainConfig
 from pretrain.log import Log

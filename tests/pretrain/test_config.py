@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from curation.errors import InputError
-from curation.settings import load, validate
+from curation.base.errors import InputError
+from curation.base.settings import load, validate
 from pretrain.checkpoint import flat
 from pretrain.config import MAY_CHANGE, TrainConfig
 from pretrain.models.selective_mae import token_counts

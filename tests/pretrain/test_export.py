@@ -12,7 +12,7 @@ from imagery import MakeShards
 from safetensors.torch import load_file
 from small_run import Quiet, config
 
-from curation.errors import FormatVersionError, InputError
+from curation.base.errors import FormatVersionError, InputError
 from pretrain.export import export, load_export, load_run
 from pretrain.train import train
 

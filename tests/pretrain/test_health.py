@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from small_run import Quiet, assert_equal, config, settings
 from torch import Tensor
 
-from curation.errors import WorkError
+from curation.base.errors import WorkError
 from pretrain import train as room
 from pretrain.models import Objective, build_objective
 from pretrain.train import train

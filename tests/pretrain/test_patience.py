@@ -13,11 +13,11 @@ import pytest
 from imagery import MakeShards
 from small_run import Quiet, assert_equal, config, settings
 
-from curation.terminal import Terminal
-from pretrain.augment import CropRule
+from curation.base.terminal import Terminal
+from pretrain.data.augment import CropRule
 from pretrain.cli import main
-from pretrain.order import epoch_order
-from pretrain.reader import ShardReader
+from pretrain.data.order import epoch_order
+from pretrain.data.reader import ShardReader
 from pretrain.train import train
 
 

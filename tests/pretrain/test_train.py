@@ -16,7 +16,7 @@ import torch
 from imagery import MakeShards
 from small_run import ENCODER, SMALL, Quiet, assert_equal, config, settings, weights
 
-from curation.errors import InputError, WorkError
+from curation.base.errors import InputError, WorkError
 from pretrain.train import train
 
 

@@ -11,7 +11,7 @@ from imagery import MakeShards, encode, picture
 from PIL import Image
 from small_run import Quiet, config
 
-from curation.errors import InputError
+from curation.base.errors import InputError
 from pretrain.models.output import Output
 from pretrain.train import train
 from pretrain.visualise import ADDED, SEED, TARGET, draw_run, mark, write_picture

@@ -1,0 +1,1 @@
+"""The ground floor: errors, settings, locks, progress, files; knows nothing of imagery."""

@@ -1,0 +1,368 @@
+"""Open any raw image as upright 8-bit RGB windows with their valid pixels, their place and their GSD.
+
+JPEG, PNG, BMP and WebP are decoded whole; TIFF, JPEG 2000, 16-bit PNG, one-band-per-file groups and very large JPEG
+and PNG are read by windows. What a file *is* is told by its first bytes, never by its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.imagery import stretch as stretching
+from curation.catalogue import Window
+from curation.imagery.decode import Decoded, decode, jpeg_header
+from curation.base.errors import UnreadableImage
+from curation.imagery.georeference import Affine, Bounds, Georeference, gsd_of_plane
+from curation.sources.manifest import ExcludeRules, Source
+from curation.imagery.sidecars import Sidecar, beside
+from curation.imagery.signature import sniff
+from curation.imagery.pixel_loops import differs
+from curation.imagery.gdal_windows import Pixels, Raster, open_raster
+
+Bytes = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+MAX_FILE = 1 << 30
+"""Most bytes of a file that is taken into memory."""
+LARGEST_DECODED = 64_000_000
+"""JPEG and PNG of more pixels are read by windows."""
+
+BY_WINDOW = ("TIFF", "JP2", "PNM", "HFA", "NITF")
+
+DENSEST = {"PNG": 8 * 1032, "JPEG": 1024}
+"""Most pixels that one byte can hold: deflate's limit at one bit a pixel; two bits for a block of 64 pixels."""
+SPARSEST = 10_000
+"""The same of rasters read by windows, whose empty blocks need no bytes."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where an image lies: a file below ``root``, perhaps a member of it, perhaps one file per band."""
+
+    root: Path
+    file: str
+    member: str | None = None
+    band_files: tuple[str, str, str] | None = None
+
+    def path(self, file: str) -> Path:
+        """Path of ``file`` below ``root``.
+
+        Raises:
+            UnreadableImage: it would lie outside.
+        """
+        if file.startswith("/") or ".." in file.split("/"):
+            raise UnreadableImage(f"{file}: lies outside of its source's folder")
+        return self.root / file
+
+
+class Ground(NamedTuple):
+    """Where a window lies, and how long its pixels are there."""
+
+    gsd: float | None
+    """Metres per pixel."""
+    gsd_from: str
+    """Who says so: ``file``, ``manifest`` or ``none``."""
+    bounds: Bounds | None
+    """West, south, east, north in degrees."""
+
+
+@dataclass
+class Image:
+    """An open raw image; windows are in its own upright pixel coordinates."""
+
+    pixels: Decoded | Raster
+    source: Source
+    file_bytes: int
+    raw_sha256: bytes | None
+    """Of the file's bytes; null for files that are read by windows."""
+    given_stretch: Sequence[float] | None = None
+    location: Location | None = None
+    """Where it lies, for what lies beside it; null for members of archives, whose siblings are not sought."""
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.pixels.width
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.pixels.height
+
+    @property
+    def bands(self) -> int:
+        """Bands or components in the file."""
+        return self.pixels.bands
+
+    @property
+    def dtype(self) -> str:
+        """Native type."""
+        return self.pixels.dtype
+
+    @property
+    def format(self) -> str:
+        """Name of the format: JPEG, PNG, BMP, WEBP, GTiff, JP2OpenJPEG."""
+        return self.pixels.format
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns that are decoded together."""
+        return self.pixels.block_shape
+
+    @property
+    def soft_alpha(self) -> float:
+        """Share of half transparent pixels; 0 of images that are read by windows."""
+        return self.pixels.soft_alpha if isinstance(self.pixels, Decoded) else 0.0
+
+    @property
+    def area(self) -> Window:
+        """The image without the border that the manifest trims."""
+        left, top, right, bottom = self.source.trim
+        return Window(left, top, max(self.width - left - right, 0), max(self.height - top - bottom, 0))
+
+    @property
+    def pass_through(self) -> bool:
+        """Whether the file's own bytes show exactly what ``read`` gives of the whole image."""
+        source = self.source
+        untouched = source.bands in (None, (1, 2, 3)) and source.stretch is None and source.nodata is None
+        return self.pixels.plain and untouched and source.trim == (0, 0, 0, 0)
+
+    @cached_property
+    def georeference(self) -> Georeference | None:
+        """Place on the ground, where the file has a CRS and a transform."""
+        if self.crs is None or self.affine is None:
+            return None
+        return Georeference(self.crs, self.affine)
+
+    @cached_property
+    def _sidecar(self) -> Sidecar:
+        if self.location is None or (isinstance(self.pixels, Decoded) and self.pixels.turned):
+            return Sidecar()
+        return beside(self.location.path(self.location.file), self.location.root)
+
+    @cached_property
+    def crs(self) -> str | None:
+        """``EPSG:n`` or WKT, of the file or of what lies beside it."""
+        own = self.pixels.crs if isinstance(self.pixels, Raster) else None
+        return own or self._sidecar.crs
+
+    @cached_property
+    def affine(self) -> Affine | None:
+        """a, b, c, d, e, f; null where neither the file nor what lies beside it says so."""
+        own = self.pixels.affine if isinstance(self.pixels, Raster) else None
+        return own or self._sidecar.affine
+
+    def ground(self, windows: Sequence[Window]) -> list[Ground]:
+        """Places of some windows; together, since a call of PROJ takes longer than a point."""
+        own: tuple[float | None, str] = (self.source.gsd, "none" if self.source.gsd is None else "manifest")
+        if self.georeference is None:
+            plane = None if self.affine is None or self.source.gsd is not None else gsd_of_plane(self.affine)
+            return [Ground(*(own if plane is None else (plane, "file")), None)] * len(windows)
+        found = zip(self.georeference.gsd(windows), self.georeference.bounds(windows), strict=True)
+        return [Ground(*(own if gsd is None else (gsd, "file")), box) for gsd, box in found]
+
+    @cached_property
+    def stretch(self) -> tuple[float, ...] | None:
+        """Low and high of red, green, blue that become 0 and 255; null where 8-bit pixels stay as they are."""
+        how = self.source.stretch
+        if self.given_stretch is not None:
+            return tuple(self.given_stretch)
+        if how is not None and how.fixed is not None:
+            return tuple(how.fixed) * 3
+        if how is None and self.dtype in ("uint8", "bool"):
+            return None
+        return stretching.percentiles([self.samples()], how.percentiles if how is not None else (2.0, 98.0))
+
+    def samples(self) -> npt.NDArray[np.float64]:
+        """Valid native values ``(N, C)``, evenly spread over the image, for the limits of its scene.
+
+        Raises:
+            UnreadableImage: a block cannot be decoded, or the values are complex.
+        """
+        step = max(self.block_shape[0], 1)
+        bands = -(-self.area.height // step)
+        every = max(bands // 64, 1)
+        share = -(-self.area.width * min(self.area.height, 64 * step) // stretching.SAMPLES)
+        found = []
+        for band in range(0, bands, every):
+            top = band * step
+            rows = Window(
+                self.area.col_off, self.area.row_off + top, self.area.width, min(step, self.area.height - top)
+            )
+            pixels, valid = self._native(rows)
+            flat = pixels.reshape(-1, pixels.shape[2])
+            found.append((flat if valid is None else flat[valid.reshape(-1)])[:: max(share, 1)].astype(np.float64))
+        return stretching.thin(np.concatenate(found)) if found else np.zeros((0, 1))
+
+    def _native(self, window: Window) -> tuple[Pixels, Mask | None]:
+        if self.dtype.startswith("complex"):
+            raise UnreadableImage(f"values are {self.dtype}")
+        return self.pixels.read(window)
+
+    def read(self, window: Window) -> tuple[Bytes, Mask | None]:
+        """8-bit RGB ``(h, w, 3)`` of a window, zero where it is not valid, and its valid pixels (null: all).
+
+        A window may reach beyond the lower and the right edge; there it is not valid.
+
+        Raises:
+            UnreadableImage: a block cannot be decoded.
+        """
+        width = min(window.width, self.width - window.col_off)
+        height = min(window.height, self.height - window.row_off)
+        if (width, height) != (window.width, window.height):
+            return padded(*self.read(Window(window.col_off, window.row_off, width, height)), window)
+        pixels, valid = self._native(window)
+        limits = self.stretch
+        rgb = np.asarray(pixels if limits is None else stretching.apply(pixels, limits)).astype(np.uint8, copy=False)
+        if rgb.shape[2] == 1:
+            rgb = rgb.repeat(3, axis=2)
+        if isinstance(self.pixels, Decoded) and self.source.nodata is not None:
+            inside = differs(rgb, self.source.nodata)
+            valid = inside if valid is None else valid & inside
+        if valid is None or valid.all():
+            return np.ascontiguousarray(rgb), None
+        rgb = rgb.copy() if isinstance(self.pixels, Decoded) else np.ascontiguousarray(rgb)
+        rgb[~valid] = 0
+        return rgb, valid
+
+
+def padded(rgb: Bytes, valid: Mask | None, window: Window) -> tuple[Bytes, Mask]:
+    """Pixels that cover only the upper left of a window, filled up with zeros that are not valid."""
+    missing = ((0, window.height - rgb.shape[0]), (0, window.width - rgb.shape[1]))
+    inside = np.ones(rgb.shape[:2], bool) if valid is None else valid
+    return np.pad(rgb, (*missing, (0, 0))), np.pad(inside, missing)
+
+
+def raw_bytes(location: Location) -> bytes:
+    """All bytes of a file, or of a member of it.
+
+    Raises:
+        UnreadableImage: absent, or more than :data:`MAX_FILE` bytes.
+    """
+    if location.member is not None:
+        from curation.containers import read_member
+
+        return read_member(location.root, location.file, location.member, MAX_FILE)
+    path = location.path(location.file)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise UnreadableImage(f"{location.file}: {error.strerror or error}") from None
+    if len(data) > MAX_FILE:
+        raise UnreadableImage(f"{location.file}: more than {MAX_FILE} bytes")
+    return data
+
+
+@contextmanager
+def open_image(
+    location: Location, source: Source, rules: ExcludeRules, stretch: Sequence[float] | None = None
+) -> Iterator[Image]:
+    """Open an image; its header is checked against the limits before anything is decoded.
+
+    Args:
+        location: where it lies.
+        source: its manifest: bands, stretch, nodata, border, GSD.
+        rules: limits on bytes and pixels.
+        stretch: limits that were found before, of its whole scene; they are not sought again.
+
+    Raises:
+        UnreadableImage: it cannot be opened or decoded, or exceeds a limit.
+    """
+    with ExitStack() as stack:
+        yield _open(stack, location, source, rules, stretch)
+
+
+def _open(
+    stack: ExitStack, location: Location, source: Source, rules: ExcludeRules, stretch: Sequence[float] | None
+) -> Image:
+    if location.band_files is not None:
+        paths = [location.path(file) for file in location.band_files]
+        size = sum(_size(path) for path in paths)
+        return Image(open_raster(stack, source, paths, rules.max_pixels), source, size, None, stretch, location)
+    if location.member is not None:
+        return _from_memory(stack, raw_bytes(location), source, rules, stretch)
+    path = location.path(location.file)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > rules.max_bytes:
+                raise UnreadableImage(f"{size} bytes, more than max_bytes={rules.max_bytes}")
+            head = file.read(32)
+            kind = sniff(head)
+            by_window = kind in BY_WINDOW or _deep_png(kind, head) or size > MAX_FILE
+            data = None if by_window else head + file.read(MAX_FILE)
+    except OSError as error:
+        raise UnreadableImage(f"{location.file}: {error.strerror or error}") from None
+    if data is not None:
+        return _from_memory(stack, data, source, rules, stretch, location)
+    return Image(_by_window(stack, source, path, size, rules), source, size, None, stretch, location)
+
+
+def _from_memory(
+    stack: ExitStack,
+    data: bytes,
+    source: Source,
+    rules: ExcludeRules,
+    stretch: Sequence[float] | None,
+    location: Location | None = None,
+) -> Image:
+    kind = sniff(data[:32])
+    digest = hashlib.sha256(data).digest()
+    by_window = kind in BY_WINDOW or _deep_png(kind, data) or _is_huge(kind, data)
+    pixels: Decoded | Raster
+    if by_window:
+        place = data if location is None else location.path(location.file)
+        pixels = _by_window(stack, source, place, len(data), rules)
+    else:
+        pixels = decode(data, kind, rules.max_pixels)
+    return Image(pixels, source, len(data), digest, stretch, location)
+
+
+def _by_window(stack: ExitStack, source: Source, place: Path | bytes, size: int, rules: ExcludeRules) -> Raster:
+    raster = open_raster(stack, source, [place], rules.max_pixels)
+    if raster.width * raster.height > max(size * SPARSEST, LARGEST_DECODED):
+        raise UnreadableImage(
+            f"{raster.format}: declares {raster.width} x {raster.height} pixels, more than {size} bytes can hold"
+        )
+    return raster
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UnreadableImage(f"{path.name}: {error.strerror or error}") from None
+
+
+def _deep_png(kind: str, head: bytes) -> bool:
+    """Sixteen bits a sample, which Pillow would cut to eight without a stretch."""
+    return kind == "PNG" and len(head) > 24 and head[24] == 16
+
+
+def _is_huge(kind: str, data: bytes) -> bool:
+    """Whether a JPEG or PNG is better read by windows.
+
+    Raises:
+        UnreadableImage: it declares more pixels than its bytes can hold, however well they are compressed.
+    """
+    if kind == "PNG":
+        pixels = int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
+    elif kind == "JPEG":
+        header = jpeg_header(data)
+        pixels = header.width * header.height if header.orientation == 1 else 0
+    else:
+        return False
+    if pixels > max(len(data) * DENSEST[kind], LARGEST_DECODED):
+        raise UnreadableImage(f"{kind}: declares {pixels} pixels, more than {len(data)} bytes can hold")
+    return pixels > LARGEST_DECODED

@@ -1,0 +1,1 @@
+"""The page that shows what came out, what did not, and why."""

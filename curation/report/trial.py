@@ -1,0 +1,69 @@
+"""A catalogue tried beside the finished one: ``run --until select``.
+
+``OUT/catalogue.parquet`` describes the shards that lie beside it, so a trial never takes its place: it goes to
+``OUT/trial/``, with a report of its own, and is compared with the finished one verdict by verdict.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from curation.catalogue import KEPT, SLICED, VERDICTS, atomic, ledger, read_table
+from curation.base.errors import FormatVersionError
+
+FOLDER = "trial"
+"""Folder of the trial below ``OUT``."""
+
+Counts = dict[str, Counter[str]]
+"""Rows per verdict of ``image`` and ``tile`` rows."""
+
+
+def place(made: Path, name: Path) -> None:
+    """Give a stage's result a name in the trial's folder: as a link, which takes no space, where links can be made."""
+    if name.exists() and name.samefile(made):
+        return
+    with atomic(name) as aside:
+        try:
+            os.link(made, aside)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(made, aside)
+
+
+def count(catalogue: Path) -> Counts:
+    """Rows per verdict of a catalogue.
+
+    Raises:
+        InputError: no catalogue, or one of another format version.
+    """
+    counts: Counts = {"image": Counter(), "tile": Counter()}
+    for kinds in ledger(read_table(catalogue, "catalogue", ["source", "kind", "verdict"])).values():
+        for kind, verdicts in kinds.items():
+            counts[kind].update(verdicts)
+    return counts
+
+
+def compare(tried: Counts, finished: Path) -> list[str]:
+    """Lines that say what a trial changes against the finished catalogue, per verdict."""
+    if not finished.exists():
+        return [f"no finished catalogue to compare with ({finished})"]
+    try:
+        before = count(finished)
+    except FormatVersionError as error:
+        return [f"not compared: {error}"]
+    return [
+        f"against {finished}:",
+        *(f"  {kind}s: {_changes(before[kind], tried[kind])}" for kind in ("tile", "image")),
+    ]
+
+
+def _changes(before: Counter[str], after: Counter[str]) -> str:
+    words = [KEPT, SLICED, *(verdict for verdict in VERDICTS if verdict not in (KEPT, SLICED))]
+    changed = [
+        f"{verdict} {before[verdict]:,} -> {after[verdict]:,} ({after[verdict] - before[verdict]:+,})"
+        for verdict in words
+        if before[verdict] != after[verdict]
+    ]
+    return ", ".join(changed) or "as many of every verdict"

@@ -1,0 +1,1 @@
+"""From rows to verdicts: exclusion, leak guard, duplicates, balance, places in shards."""

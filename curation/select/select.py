@@ -1,0 +1,208 @@
+"""The select stage: from scanned tiles to the catalogue, in which every row has a verdict and every kept tile a place.
+
+Exclusion by threshold, leak guard, duplicates, caps and shard assignment, one after the other, on numeric columns in
+memory; the rest of each row is streamed from the parts to the catalogue. The result depends on the rows, the recipe and
+the fingerprint files alone: not on how rows came in parts, nor on the number of threads. That is also what makes it
+incremental: with the parts of a new source beside those scanned before, it gives what it would have given with all at
+once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from curation.select import balance
+from curation.select import exclude
+from curation.select.shard_assignment import assign, predicted_bytes
+from curation.catalogue import KEPT, REASONS, SLICED, VERDICTS
+from curation.select.deduplicate import Matches, find_duplicates
+from curation.select.guard import Fingerprints, find_leaks, load_fingerprints
+from curation.sources.manifest import Recipe, ResolvedSource
+from curation.base.splitmix import splitmix64
+from curation.select.rows import NO_VERDICT, Judge, Rows, load_rows
+from curation.select.views import VIEWS
+from curation.select.write_catalogue import Decision, Rulebook, write_catalogue
+
+Ints = npt.NDArray[np.int64]
+
+_CODE = {word: number for number, word in enumerate(VERDICTS)}
+_LOT_STREAM = 1
+"""Which stream of the seed draws lots for the caps; stream 0 shuffles."""
+
+
+@dataclass(frozen=True)
+class SelectSummary:
+    """What select did."""
+
+    tiles: int
+    kept: int
+    shards: int
+    reasons: dict[str, int]
+    """Tiles per verdict against them."""
+    unguarded: tuple[str, ...] = ()
+    """Benchmarks that the recipe guards and this run did not."""
+    images: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Raw images per verdict against them, those of the scan included."""
+
+    def __str__(self) -> str:
+        text = f"{self.kept:,} of {self.tiles:,} tiles kept in {self.shards:,} shards{_in_words(self.reasons)}"
+        if self.rejected:
+            text += f"; {sum(self.rejected.values()):,} of {self.images:,} images left out{_in_words(self.rejected)}"
+        return text + (f"; not guarded: {', '.join(self.unguarded)}" if self.unguarded else "")
+
+
+def select(
+    parts: Sequence[Path],
+    recipe: Recipe,
+    sources: Sequence[ResolvedSource],
+    out: Path,
+    *,
+    benchmarks: Mapping[str, Path] | None = None,
+    unguarded: Sequence[str] = (),
+    threads: int | None = None,
+) -> SelectSummary:
+    """Decide about every row, and write the catalogue.
+
+    Args:
+        parts: ``tiles`` files of the scan, in any order.
+        recipe: rules and seed.
+        sources: the recipe's sources, in its order.
+        out: the catalogue to write.
+        benchmarks: fingerprint file of every benchmark to guard.
+        unguarded: benchmarks that the recipe guards and this run does not; repeated in the summary.
+        threads: cores to use; all when null.
+
+    Raises:
+        InputError: a fingerprint file cannot be used.
+        WorkError: no rows, two rows with one id, or rows of a source that the recipe does not name.
+    """
+    workers = max(1, threads or len(os.sched_getaffinity(0)))
+    rulebook = Rulebook.of(recipe, {source.id: source for source in sources})
+    judge = Judge(exclude.READ, partial(exclude.judge_table, kinds=rulebook.kinds, rules=recipe.exclude))
+    rows = load_rows(parts, list(rulebook.kinds), recipe.deduplicate, workers, judge)
+    shard, position = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
+    decision = Decision(rows.code.copy(), rows.rule.copy(), shard, position)
+    _exclude(rows, decision)
+    if benchmarks:
+        _guard(rows, decision, load_fingerprints(benchmarks, recipe.deduplicate), recipe, workers)
+    _deduplicate(rows, decision, recipe, sources, workers)
+    _balance(rows, decision, recipe, sources)
+    _place(rows, decision, recipe)
+    write_catalogue(rows, decision, rulebook, out)
+    return _summary(rows, decision, tuple(unguarded))
+
+
+def _open_rows(rows: Rows, decision: Decision, tiles_only: bool = True) -> Ints:
+    free = decision.code == NO_VERDICT
+    return np.nonzero(free & rows.is_tile if tiles_only else free)[0]
+
+
+def _exclude(rows: Rows, decision: Decision) -> None:
+    """Take the verdicts of the rules, an image's for its tiles as well; where several fit, the first in precedence.
+
+    What the scan found stays where it comes before: an image that gives no tile may yet show a mask.
+    """
+    images = ~rows.is_tile
+    of_image = np.full(int(rows.image[-1]) + 1, exclude.NONE, np.int8)
+    of_image[rows.image[images]] = rows.rule[images]
+    # as unsigned numbers no rule comes last
+    rule = np.minimum(of_image[rows.image].view(np.uint8), rows.rule.view(np.uint8)).view(np.int8)
+    of_rule = np.array([*(_CODE[rule.verdict] for rule in exclude.RULES), NO_VERDICT], np.int8)
+    code = of_rule[rule]
+    decided = (rule != exclude.NONE) & ((decision.code == NO_VERDICT) | (code < decision.code))
+    decision.rule = np.where(decided, rule, np.int8(exclude.NONE))
+    decision.code[decided] = code[decided]
+
+
+def _guard(rows: Rows, decision: Decision, prints: Fingerprints, recipe: Recipe, threads: int) -> None:
+    leaks = find_leaks(rows, _open_rows(rows, decision, tiles_only=False), prints, recipe, threads)
+    decision.code[leaks.row] = _CODE["leak"]
+
+    def words(n: int) -> tuple[str, str]:
+        entry = int(leaks.subject[n])
+        looks = _agreement(leaks, n, recipe.guard.radius, recipe.deduplicate.confirm)
+        return prints.names[prints.benchmark[entry]], f"{prints.describe(entry)}: {looks}"
+
+    decision.words.append((leaks.row, words))
+
+
+def _deduplicate(
+    rows: Rows, decision: Decision, recipe: Recipe, sources: Sequence[ResolvedSource], threads: int
+) -> None:
+    rules = recipe.deduplicate
+    found = find_duplicates(rows, _open_rows(rows, decision), sources, rules, threads)
+    decision.code[found.row] = _CODE["duplicate"]
+
+    def words(n: int) -> tuple[str, str]:
+        return rows.id_of(int(found.subject[n])), _agreement(found, n, rules.radius, rules.confirm)
+
+    decision.words.append((found.row, words))
+
+
+def _agreement(matches: Matches, n: int, radius: int, least: float) -> str:
+    """Rule, measured value and threshold of one match."""
+    if matches.distance[n] < 0:
+        return "equal pixels"
+    return (
+        f"phash distance {matches.distance[n]} (at most {radius}), {VIEWS[matches.view[n]]}, "
+        f"correlation {matches.correlation[n]:.3f} (at least {least:g})"
+    )
+
+
+def _balance(rows: Rows, decision: Decision, recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
+    tiles = _open_rows(rows, decision)
+    caps = {number: source.cap for number, source in enumerate(sources) if source.cap is not None}
+    lots = splitmix64(recipe.seed, _LOT_STREAM, rows.lots()[tiles])
+    over = balance.over_caps(rows.image[tiles], rows.source[tiles].astype(np.int64), lots, recipe.balance, caps)
+    (gone,) = np.nonzero(over)
+    gone_rows, rule = tiles[gone], over[gone]
+    decision.code[gone_rows] = _CODE["capped"]
+    per_source = recipe.balance.per_source
+
+    def words(n: int) -> tuple[None, str]:
+        if rule[n] == balance.PER_SOURCE:
+            own = caps.get(int(rows.source[gone_rows[n]]))
+            return None, f"per_source: at most {min(cap for cap in (own, per_source) if cap is not None)}"
+        name, cap = (
+            ("per_place", recipe.balance.per_place) if rule[n] == balance.PER_PLACE else ("total", recipe.balance.total)
+        )
+        return None, f"{name}: at most {cap}"
+
+    decision.words.append((gone_rows, words))
+
+
+def _place(rows: Rows, decision: Decision, recipe: Recipe) -> None:
+    """Give kept tiles their shard and position, and the last verdicts."""
+    kept = _open_rows(rows, decision)
+    sizes = predicted_bytes(
+        rows.width[kept].astype(np.int64), rows.height[kept].astype(np.int64), rows.file_bytes[kept],
+        rows.pass_through[kept], recipe.shards,
+    )  # fmt: skip
+    shard, position = assign(rows.image[kept], sizes, recipe.shards, recipe.seed)
+    decision.shard[kept], decision.position[kept] = shard, position
+    decision.code[kept] = _CODE[KEPT]
+    decision.code[(decision.code == NO_VERDICT) & ~rows.is_tile] = _CODE[SLICED]
+
+
+def _in_words(reasons: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())})" if reasons else ""
+
+
+def _summary(rows: Rows, decision: Decision, unguarded: tuple[str, ...]) -> SelectSummary:
+    tiles, images = (
+        np.bincount(decision.code[chosen], minlength=len(VERDICTS)) for chosen in (rows.is_tile, ~rows.is_tile)
+    )
+    reasons, rejected = (
+        {word: int(counts[_CODE[word]]) for word in REASONS if counts[_CODE[word]]} for counts in (tiles, images)
+    )
+    shards = int(np.max(decision.shard, initial=-1)) + 1
+    kept = int(tiles[_CODE[KEPT]])
+    return SelectSummary(int(tiles.sum()), kept, shards, reasons, unguarded, int(images.sum()), rejected)

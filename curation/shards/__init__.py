@@ -1,0 +1,1 @@
+"""The shard format: what curation writes and pretraining reads."""

@@ -1,0 +1,335 @@
+"""The shard format: write, index and read WebDataset tars.
+
+:mod:`curation.shards.foreign` indexes tars that exist already, :mod:`curation.shards.verify` checks shards.
+
+A shard is a plain ustar file in which every sample is an image member followed by a JSON member of the same key.
+``index.parquet`` beside the tars says where each image lies, so that a reader can fetch any sample with one ``pread``;
+``checksums.json`` is written last and means: complete. Equal samples give equal bytes. See ``docs/shards.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.catalogue import atomic
+from curation.base.errors import FormatVersionError, InputError, WorkError
+
+FORMAT_VERSION = 1
+"""Version of the tar layout, of ``index.parquet`` and of ``checksums.json``."""
+INDEX_FILE, CHECKSUMS = "index.parquet", "checksums.json"
+
+_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
+
+INDEX = pa.schema(
+    [
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("image_offset", pa.int64(), nullable=False),  # of the image's first byte in the tar
+        pa.field("image_size", pa.int32(), nullable=False),
+        pa.field("image_format", _DICTIONARY, nullable=False),  # jpg | png | webp
+        pa.field("json_offset", pa.int64(), nullable=False),  # -1 when a foreign sample has no JSON
+        pa.field("json_size", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),  # 0 when a foreign image has no readable header
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("gsd_m", pa.float32(), nullable=False),  # NaN when unknown
+        pa.field("source", _DICTIONARY),
+        pa.field("licence", _DICTIONARY),
+        pa.field("image_sha256", pa.binary(32)),  # null when a foreign shard was indexed without checksums
+    ]
+)
+"""Columns of ``index.parquet``. The row number is the sample id."""
+
+ImageFormat = Literal["jpg", "png", "webp"]
+_FORMATS: tuple[ImageFormat, ...] = ("jpg", "png", "webp")
+_KEY = re.compile(r"[0-9a-z-]{1,90}")  # ustar holds names of up to 100 bytes; webdataset splits at the first dot
+_COPY = 1 << 22
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One member pair of a shard."""
+
+    key: str
+    image: bytes
+    image_format: ImageFormat
+    meta: dict[str, Any]
+    """Becomes the JSON member; ``width`` and ``height`` are required, ``gsd_m`` is null when unknown."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What is known about one shard file."""
+
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+    rows: pa.Table | None = None
+    """The shard's rows of the index, ``shard`` still 0; None when read from ``checksums.json``, or left on disk."""
+    rows_at: Path | None = None
+    """File of :func:`write_info` that holds them instead."""
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """Content of ``checksums.json``."""
+
+    key: str
+    shards: list[ShardInfo]
+
+
+class _Hashing:
+    """A file to write to that hashes what passes, so that no shard is read again for its checksum."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256, self.written = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.written += len(data)
+        return self.file.write(data)
+
+    def tell(self) -> int:
+        return self.written
+
+
+def write_shard(samples: Iterable[Sample], path: Path) -> ShardInfo:
+    """Write one tar atomically; equal samples give equal bytes.
+
+    Args:
+        samples: in key order; consumed one by one, never held together.
+        path: file to make.
+
+    Raises:
+        ValueError: a key is malformed or out of order, or the metadata hold NaN or lack the size.
+        WorkError: there is no sample.
+    """
+    rows: list[dict[str, Any]] = []
+    with atomic(path) as aside, aside.open("wb") as file:
+        out = _Hashing(file)
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+            for sample in samples:
+                _check_sample(sample, rows[-1]["key"] if rows else "")
+                rows.append(_add_sample(tar, out, sample))
+        if not rows:
+            raise WorkError(f"{path}: a shard without samples")
+    return ShardInfo(path.name, len(rows), out.written, out.sha256.hexdigest(), index_rows(rows))
+
+
+def _check_sample(sample: Sample, previous: str) -> None:
+    if not _KEY.fullmatch(sample.key):
+        raise ValueError(f"key {sample.key!r}: only 0-9, a-z and - may stand in a key")
+    if sample.key <= previous:
+        raise ValueError(f"key {sample.key!r} follows {previous!r}: samples must come in key order")
+    if sample.image_format not in _FORMATS:
+        raise ValueError(f"key {sample.key}: image_format {sample.image_format!r} is not one of {', '.join(_FORMATS)}")
+
+
+def _add_sample(tar: tarfile.TarFile, out: _Hashing, sample: Sample) -> dict[str, Any]:
+    image_offset = _add_member(tar, out, f"{sample.key}.{sample.image_format}", sample.image)
+    meta = canonical_json(sample.meta)
+    json_offset = _add_member(tar, out, f"{sample.key}.json", meta)
+    tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
+    return {
+        "key": sample.key,
+        "image_offset": image_offset,
+        "image_size": len(sample.image),
+        "image_format": sample.image_format,
+        "json_offset": json_offset,
+        "json_size": len(meta),
+        "image_sha256": hashlib.sha256(sample.image).digest(),
+        **meta_columns(sample.meta),
+        "width": int(sample.meta["width"]),
+        "height": int(sample.meta["height"]),
+    }
+
+
+def _add_member(tar: tarfile.TarFile, out: _Hashing, name: str, data: bytes) -> int:
+    """Add one file with all that differs between machines set to zero; returns the offset of its first byte."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), 0o644
+    offset = out.tell() + tarfile.BLOCKSIZE
+    tar.addfile(info, BytesIO(data))
+    return offset
+
+
+def canonical_json(meta: dict[str, Any]) -> bytes:
+    """The one way in which metadata are written: sorted keys, no spaces, UTF-8, no NaN.
+
+    Raises:
+        ValueError: a number is NaN or infinite; unknown is null.
+    """
+    return json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def meta_columns(meta: dict[str, Any]) -> dict[str, Any]:
+    """The index columns that come from a sample's JSON; what is absent or of another type counts as unknown."""
+    gsd = meta.get("gsd_m")
+    known = isinstance(gsd, int | float) and not isinstance(gsd, bool) and 0 < gsd < float("inf")
+    texts = {name: meta.get(name) if isinstance(meta.get(name), str) else None for name in ("source", "licence")}
+    return {"gsd_m": float(gsd) if known and gsd is not None else float("nan"), **texts}
+
+
+def index_rows(rows: list[dict[str, Any]]) -> pa.Table:
+    """Index rows as a table; the shard's number is set by :func:`write_index`."""
+    return pa.table([pa.array([row.get(f.name, 0) for row in rows], f.type) for f in INDEX], schema=INDEX)
+
+
+def _schema(files: Sequence[str]) -> pa.Schema:
+    return INDEX.with_metadata(
+        {
+            "opticalrs.table": "index",
+            "opticalrs.version": str(FORMAT_VERSION),
+            "opticalrs.files": json.dumps(list(files)),
+        }
+    )
+
+
+def write_info(info: ShardInfo, path: Path) -> None:
+    """Keep what :func:`write_shard` returned, so that a restarted run need not read the shard again."""
+    assert info.rows is not None, "only a shard that was written or indexed has rows"
+    facts = json.dumps({"file": info.file, "samples": info.samples, "bytes": info.bytes, "sha256": info.sha256})
+    table = info.rows.replace_schema_metadata({"opticalrs.version": str(FORMAT_VERSION), "opticalrs.shard": facts})
+    with atomic(path) as aside:
+        pq.write_table(table, aside, compression="zstd")
+
+
+def read_info(path: Path) -> ShardInfo:
+    """Read what :func:`write_info` kept; the rows stay on disk, since those of all shards need not fit in memory.
+
+    Raises:
+        FormatVersionError: it was kept by another format version.
+    """
+    metadata = pq.read_schema(path).metadata or {}
+    _check_version(path, metadata.get(b"opticalrs.version", b"").decode())
+    return ShardInfo(**json.loads(metadata[b"opticalrs.shard"]), rows_at=path)
+
+
+def write_index(infos: Sequence[ShardInfo], folder: Path) -> Path:
+    """Write ``index.parquet``: exactly one row group per shard, in the order given, a shard in memory at a time."""
+    path = folder / INDEX_FILE
+    schema = _schema([info.file for info in infos])
+    with atomic(path) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+        for number, info in enumerate(infos):
+            writer.write_table(numbered(info, number).cast(schema), row_group_size=max(info.samples, 1))
+    return path
+
+
+def numbered(info: ShardInfo, number: int) -> pa.Table:
+    """A shard's index rows with its number."""
+    rows = info.rows
+    if rows is None:
+        assert info.rows_at is not None, "only a shard that was written or indexed has rows"
+        rows = pq.read_table(info.rows_at).cast(INDEX)
+    return rows.set_column(0, INDEX.field(0), pa.array([number] * info.samples, pa.int32()))
+
+
+def write_checksums(infos: Sequence[ShardInfo], folder: Path, key: str = "") -> Path:
+    """Write ``checksums.json``. Write it last: its presence means that tars and index are complete.
+
+    Args:
+        infos: all shards, in order.
+        folder: where the tars lie.
+        key: hash of what the shards were made from; empty for foreign shards.
+    """
+    shards = [{"file": i.file, "sha256": i.sha256, "samples": i.samples, "bytes": i.bytes} for i in infos]
+    path = folder / CHECKSUMS
+    with atomic(path) as aside:
+        text = json.dumps({"format_version": FORMAT_VERSION, "key": key, "shards": shards}, indent=1)
+        aside.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def read_checksums(folder: Path, missing_ok: bool = False) -> Checksums | None:
+    """Read ``checksums.json``; None when it is absent and may be.
+
+    Raises:
+        InputError: it is absent, or not what :func:`write_checksums` writes.
+        FormatVersionError: it was written by another format version.
+    """
+    path = folder / CHECKSUMS
+    if missing_ok and not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_bytes())
+        version = data["format_version"]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; finished shards have one") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a checksums file ({error})") from None
+    _check_version(path, str(version))
+    try:
+        shards = [ShardInfo(plain_name(s["file"], path), s["samples"], s["bytes"], s["sha256"]) for s in data["shards"]]
+        return Checksums(data["key"], shards)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a checksums file ({error!r})") from None
+
+
+def open_index(folder: Path) -> tuple[pq.ParquetFile, list[Path]]:
+    """Open the index for reading by row group (one per shard) and column.
+
+    Returns:
+        The open file, and the paths of the shards in order.
+
+    Raises:
+        InputError: absent, not an index, or its row groups do not match its shards.
+        FormatVersionError: written by another format version.
+    """
+    path = folder / INDEX_FILE
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the shards/ folder that rs-curate run wrote")
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file; `rs-pretrain index {folder}` makes it for tars from elsewhere"
+        ) from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    metadata = file.schema_arrow.metadata or {}
+    if metadata.get(b"opticalrs.table") != b"index":
+        raise InputError(f"{path}: not a shard index")
+    _check_version(path, metadata.get(b"opticalrs.version", b"").decode())
+    names = json.loads(metadata.get(b"opticalrs.files", b"[]"))
+    if file.num_row_groups != len(names):
+        raise InputError(
+            f"{path}: {file.num_row_groups} row groups for {len(names)} shards; it must have one per shard"
+        )
+    return file, [folder / plain_name(name, path) for name in names]
+
+
+def read_index(folder: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read the index of all shards; see :func:`open_index` for the errors."""
+    file, _ = open_index(folder)
+    with file:
+        return file.read(columns=columns)
+
+
+def plain_name(name: object, where: Path) -> str:
+    """A shard's file name, refused when it would lead out of the folder.
+
+    Raises:
+        InputError: it is no plain file name.
+    """
+    if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+        raise InputError(f"{where}: {name!r} is no plain file name")
+    return name
+
+
+def _check_version(path: Path, version: str) -> None:
+    if version != str(FORMAT_VERSION):
+        raise FormatVersionError(
+            f"{path}: shard format version {version or 'unknown'}, this release reads {FORMAT_VERSION}; "
+            "write the shards again with rs-curate run, or install the release that wrote them"
+        )

@@ -1,0 +1,250 @@
+"""The write stage: kept rows of the catalogue become shards.
+
+One part is one shard, named by its key: a digest of its rows and of the settings that matter to it, so that a tar
+counts only for what it was made from. ``write_part`` reads the pixels again, in runs of one image, proves that they are
+those that were scanned, and encodes them or copies the file's own bytes. A tar is complete before its rows are: what
+names a shard exists only when the shard does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from curation import keys
+from curation.shards import format as shard_format
+from curation.base import watchdog
+from curation.catalogue import Window, is_whole
+from curation.base.errors import UnreadableImage, WorkError
+from curation.scan.fingerprint import content_hash
+from curation.sources.manifest import Recipe, ResolvedSource, ShardRules
+from curation.shards.shard_folder import ShardFolder
+from curation.shards.shard_plan import ShardPart
+from curation.shards.format import ImageFormat, Sample, ShardInfo
+
+_TOLD = 20
+"""Changed files that a message names; more are named in a file."""
+WRITE_VERSION = 1
+"""Raised when the same rows and settings give another tar than before."""
+
+
+@dataclass(frozen=True)
+class WriteJob:
+    """What every shard of a run needs to know; travels to the workers."""
+
+    recipe: Recipe
+    sources: Mapping[str, ResolvedSource]
+    plan: Path
+    """Folder of :func:`curation.shards.shard_plan.plan_shards`."""
+    folder: Path
+    """Where tars are made, ``<key>.tar``, and their index rows kept, ``<key>.parquet``."""
+
+    def name(self, part: ShardPart) -> str:
+        """File name of a shard."""
+        return f"{self.recipe.name}-{part.number:06d}.tar"
+
+    def key(self, part: ShardPart) -> str:
+        """Digest of everything that a tar's bytes follow from: its rows, the texts beside them, the encoder."""
+        rules = self.recipe.shards
+        encoder = [rules.encoder, None if rules.encoder == "png" else rules.quality] if part.encoded else None
+        licences = [(source, self.sources[source].source.licence) for source in part.sources]
+        return keys.digest([shard_format.FORMAT_VERSION, WRITE_VERSION, part.digest, licences, encoder])
+
+    def tar(self, part: ShardPart) -> Path:
+        """Where a shard is made."""
+        return self.folder / f"{self.key(part)}.tar"
+
+    def key_of_all(self, parts: Sequence[ShardPart]) -> str:
+        """Key of the finished folder: equal tars under equal names, equal key."""
+        return keys.key("shards", [(self.name(part), self.key(part)) for part in parts])
+
+
+def write_part(part: ShardPart, job: WriteJob) -> list[str]:
+    """Write one shard; its index rows are kept beside it last, so that their presence means: this shard is done.
+
+    Returns:
+        What is gone or has changed since it was scanned, a line each; then there is no shard.
+    """
+    rows = pq.ParquetFile(job.plan / part.rows).read_row_group(part.row_group).to_pylist()
+    tar = job.tar(part)
+    try:
+        info = shard_format.write_shard(_samples(rows, job), tar)
+    except _Changed as changed:
+        return changed.files
+    shard_format.write_info(info, tar.with_suffix(".parquet"))
+    return []
+
+
+def written(part: ShardPart, job: WriteJob) -> ShardInfo | None:
+    """What is known of a tar that was made under this part's key, under its name; its index rows stay on disk."""
+    path = job.tar(part).with_suffix(".parquet")
+    return replace(shard_format.read_info(path), file=job.name(part)) if is_whole(path) else None
+
+
+def place_of(part: ShardPart, job: WriteJob, finished: ShardFolder) -> tuple[ShardInfo, Path] | None:
+    """A tar that was made under this part's key, and where it lies; None when it must be made."""
+    info = written(part, job)
+    if info is None:
+        return None
+    aside = job.tar(part)
+    if aside.exists() and aside.stat().st_size == info.bytes:
+        return info, aside
+    tar = finished.tar_of(info)
+    return None if tar is None else (info, tar)
+
+
+def found(part: ShardPart, job: WriteJob, finished: ShardFolder) -> tuple[ShardInfo, Path]:
+    """:func:`place_of` a tar that was just made.
+
+    Raises:
+        WorkError: it is not there.
+    """
+    place = place_of(part, job, finished)
+    if place is None:
+        raise WorkError(f"{job.tar(part)}: was written and is gone; run again")
+    return place
+
+
+def check_room(needed: int, folder: Path) -> None:
+    """Check that the disk has room for what is about to be written.
+
+    Raises:
+        WorkError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        sizes = (f"{size / 1e9:,.1f} GB" for size in (needed, free, needed - free))
+        raise WorkError(
+            "{}: the shards need about {}, {} are free: {} are missing; ".format(folder, *sizes)
+            + f"free some space (see rs-curate clean {folder}) and run again, or give another --out"
+        )
+
+
+def say_changed(files: Sequence[str], out: Path) -> str:
+    """What to tell about raw files that are not what was scanned; a long list goes to a file as well."""
+    told = "; ".join(files[:_TOLD])
+    if len(files) > _TOLD:
+        path = out / "changed.txt"
+        path.write_text("".join(f"{line}\n" for line in files), encoding="utf-8")
+        told += f"; and {len(files) - _TOLD:,} more, all named in {path}"
+    return f"{told}; restore what has changed, or run again with --relist to take the files as they are"
+
+
+class _Changed(Exception):
+    """Some raw files are not what they were."""
+
+    def __init__(self, files: list[str]) -> None:
+        super().__init__()
+        self.files = files
+
+
+def _samples(rows: list[dict[str, Any]], job: WriteJob) -> Iterator[Sample]:
+    """Samples in position order; each run of rows of one image opens it once.
+
+    Raises:
+        _Changed: after the last row, so that every changed file is found.
+    """
+    changed: list[str] = []
+    for _, group in groupby(rows, key=lambda row: (row["source"], row["image"], row["pass_through"])):
+        run = list(group)
+        source = job.sources[run[0]["source"]]
+        try:
+            images = _copied(run, source) if _copies(run[0], job.recipe.shards) else _encoded(run, source, job.recipe)
+            for row, (image, image_format) in zip(run, images, strict=True):
+                if not changed:
+                    key = f"{row['shard']:06d}{row['position']:05d}-{row['tile_id']}"
+                    yield Sample(key, image, image_format, _sidecar(row, source))
+        except (_Other, UnreadableImage, OSError) as error:
+            changed.append(f"{source.root / run[0]['file'] / (run[0]['member'] or '')}: {_told(error)}")
+    if changed:
+        raise _Changed(changed)
+
+
+class _Other(Exception):
+    """A raw file shows something else than when it was scanned."""
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, _Other):
+        return f"changed since it was scanned ({error})"
+    return f"could be read when it was scanned, and cannot now ({error})"
+
+
+def _copies(row: dict[str, Any], rules: ShardRules) -> bool:
+    return bool(rules.pass_through and row["pass_through"])
+
+
+def _copied(run: list[dict[str, Any]], source: ResolvedSource) -> Iterator[tuple[bytes, ImageFormat]]:
+    from curation.imagery.image import raw_bytes
+
+    for row in run:
+        data = raw_bytes(_location(row, source))
+        if hashlib.sha256(data).digest() != row["raw_sha256"]:
+            raise _Other("other bytes")
+        yield data, "jpg"
+
+
+def _encoded(run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe) -> Iterator[tuple[bytes, ImageFormat]]:
+    """Encode a run of tiles of one image; other pixels than were fingerprinted never get into a shard."""
+    from curation.imagery.image import open_image
+
+    with ExitStack() as stack:
+        with watchdog.deadline(watchdog.seconds(recipe.exclude.max_pixels, run[0]["file_bytes"], slow=False)):
+            image = open_image(_location(run[0], source), source.source, recipe.exclude, run[0]["stretch"])
+            raster = stack.enter_context(image)
+        for row in run:
+            with watchdog.deadline(watchdog.seconds(raster.width * raster.height, raster.file_bytes, slow=True)):
+                rgb, _ = raster.read(Window(row["col_off"], row["row_off"], row["width"], row["height"]))
+            if content_hash(rgb) != row["content_hash"]:
+                raise _Other("other pixels")
+            yield encode(rgb, recipe.shards), recipe.shards.encoder
+
+
+def _location(row: dict[str, Any], source: ResolvedSource) -> Any:
+    from curation.imagery.image import Location
+
+    bands = row["band_files"]
+    return Location(source.root, row["file"], row["member"], tuple(bands) if bands else None)
+
+
+def encode(rgb: npt.NDArray[np.uint8], rules: ShardRules) -> bytes:
+    """Encode one tile, (H, W, 3) uint8, as the recipe says: JPEG 4:2:0, lossless WebP, or PNG."""
+    if rules.encoder == "jpg":
+        import simplejpeg
+
+        return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality=rules.quality, colorsubsampling="420"))
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    options: dict[str, Any] = (
+        {"optimize": False} if rules.encoder == "png" else {"lossless": True, "quality": rules.quality}
+    )
+    Image.fromarray(rgb).save(buffer, format=rules.encoder.upper(), **options)
+    return buffer.getvalue()
+
+
+def _sidecar(row: dict[str, Any], source: ResolvedSource) -> dict[str, Any]:
+    bounds = [row[side] for side in ("west", "south", "east", "north")]
+    return {
+        "source": row["source"],
+        "image": row["image"],
+        "window": [row["col_off"], row["row_off"], row["width"], row["height"]],
+        "width": row["width"],
+        "height": row["height"],
+        "gsd_m": None if row["gsd_m"] is None else float(str(np.float32(row["gsd_m"]))),  # 0.1, not 0.10000000149
+        "crs": row["crs"],
+        "bounds": None if bounds[0] is None else bounds,
+        "licence": source.source.licence,
+        "phash": f"{row['phash']:016x}",
+    }

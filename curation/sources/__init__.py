@@ -1,0 +1,1 @@
+"""What exists and what we want from it: manifests and recipes, and their files on disk."""

@@ -1,0 +1,39 @@
+"""Which fields of a source change what: the keys of inventory and scan are made of these, and of nothing else.
+
+Every field of :class:`curation.sources.manifest.Source` is in one of the three sets (a test says so): a field that is forgotten
+would leave results as they are that it should have changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curation.sources.manifest import Source
+
+LISTING = frozenset(
+    {"id", "files", "container", "image_column", "images", "leave", "splits", "label_from", "bands_in_files"}
+)
+"""What images there are, and where: the inventory. Of ``files``, only names and folders."""
+
+PIXELS = frozenset({"id", "bands", "nodata", "stretch", "trim", "gsd_m"})
+"""How an image is read and measured: the scan. What the listing says of an image is compared image by image."""
+
+NEITHER = frozenset(
+    {
+        "name", "kind", "task", "year", "citation", "homepage", "licence", "redistributable", "obtain", "readable",
+        "bit_depth", "native_size", "listed_megabytes", "expected_images", "shares_images_with", "examples", "verified",
+        "facts",
+    }
+)  # fmt: skip
+"""What is told to people, asked by later stages, or asked by rules whose answer is in the key (licences)."""
+
+
+def listing(source: Source) -> dict[str, Any]:
+    """What a source's listing depends on beside its folder, as JSON values."""
+    fields = source.model_dump(mode="json", include=set(LISTING - {"files"}))
+    return fields | {"files": [(file.name, file.into) for file in source.files]}
+
+
+def pixels(source: Source) -> dict[str, Any]:
+    """What the rows of a source's images depend on beside the files and the recipe's rules, as JSON values."""
+    return source.model_dump(mode="json", include=set(PIXELS))

@@ -1,0 +1,342 @@
+"""What `rs-curate sources`, `plan` and `check` compute, and how they say it: data first, text apart."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curation.base.errors import InputError
+from curation.sources.fetch import BY_SCRIPT, FetchResult, instructions
+from curation.sources.inventory import SourceListing, list_images
+from curation.sources.manifest import (
+    Benchmark,
+    Recipe,
+    ResolvedSource,
+    SliceRules,
+    Source,
+    load_benchmark,
+    load_recipe,
+    load_source,
+    resolve,
+    shipped,
+)
+
+TILE_SIDE = 512
+"""Side of a tile in the prediction of the shards' bytes."""
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One source of a plan."""
+
+    id: str
+    licence: str
+    redistributable: str
+    route: str
+    by_hand: bool
+    megabytes: float | None
+    """To download; null: not known before the servers are asked."""
+    predicted_tiles: int | None
+    cap: int | None
+    instructions: str
+    benchmark: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe takes."""
+
+    name: str
+    rows: tuple[PlanRow, ...]
+    tiles: int
+    """Predicted; after ``balance.total``."""
+    shards: int
+    shard_gigabytes: float
+    pixels: int
+    """Pixels per tile that the two figures above assume."""
+
+    @property
+    def gigabytes(self) -> float:
+        """Gigabytes to download, as far as known."""
+        return sum(row.megabytes or 0 for row in self.rows) / 1e3
+
+    @property
+    def disk_gigabytes(self) -> float:
+        """Downloads, unpacked beside their archives, and the shards."""
+        return 2 * self.gigabytes + self.shard_gigabytes
+
+
+@dataclass
+class CheckRow:
+    """What is there of one source."""
+
+    id: str
+    found: int = 0
+    expected: int | None = None
+    warnings: list[str] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def missing(self) -> int:
+        """Images that are expected and not there."""
+        return max((self.expected or 0) - self.found, 0)
+
+    @property
+    def surplus(self) -> int:
+        """Images that are there beyond the expected number."""
+        return 0 if self.expected is None else max(self.found - self.expected, 0)
+
+    @property
+    def fine(self) -> bool:
+        """True when nothing needs a look."""
+        return not self.error and not self.warnings
+
+
+# ------------------------------------------------------------------------------------------------ computing
+
+
+def list_sources(
+    task: str | None = None, licence: str | None = None, redistributable: bool = False, obtain: str | None = None
+) -> list[Source]:
+    """Shipped sources that fit all conditions, by id.
+
+    Raises:
+        InputError: a condition that no source can fit.
+    """
+    sources = [load_source(name) for name in shipped("sources")]
+    for flag, wanted, known in (
+        ("--task", task, {source.task for source in sources}),
+        ("--obtain", obtain, {source.obtain.via for source in sources}),
+    ):
+        if wanted is not None and wanted not in known:
+            raise InputError(f"{flag} {wanted}: no such value; one of: {', '.join(sorted(known))}")
+    return [
+        source
+        for source in sources
+        if task in (None, source.task)
+        and obtain in (None, source.obtain.via)
+        and (licence or "").lower() in source.licence.lower()
+        and (not redistributable or source.redistributable == "yes")
+    ]
+
+
+def targets(name: str, data: Path | None, assignments: Sequence[str] = ()) -> list[ResolvedSource]:
+    """What ``fetch`` and ``check`` work on: a recipe's sources and guarded benchmarks, or one source or benchmark.
+
+    Args:
+        name: A recipe's name or path, or the id of a source or a benchmark.
+        data: Folder of the sources' folders.
+        assignments: Fields of the recipe to set.
+
+    Raises:
+        InputError: nothing has that name, or a folder is relative and ``data`` is null.
+    """
+    if name in shipped("sources"):
+        return [_at(load_source(name), data)]
+    if name in shipped("benchmarks"):
+        return [_at(load_benchmark(name), data)]
+    if name not in shipped("recipes") and Path(name).suffix not in {".yaml", ".yml"} and not Path(name).exists():
+        known = ", ".join((*shipped("recipes"), *shipped("benchmarks")))
+        raise InputError(
+            f"{name!r} is no recipe, source or benchmark; rs-curate sources lists the sources; others: {known}"
+        )
+    recipe = load_recipe(name, assignments)
+    return [*resolve(recipe, data), *(_at(load_benchmark(one), data) for one in recipe.guard.benchmarks)]
+
+
+def _at(source: Source, data: Path | None) -> ResolvedSource:
+    if data is None:
+        raise InputError(f"{source.id}: say in which folder with --data DIR")
+    return ResolvedSource(source, data / source.id, SliceRules(), 0, None)
+
+
+def make_plan(recipe: Recipe, data: Path | None = None) -> Plan:
+    """Predict what a recipe takes, from its manifests alone; nothing is fetched or listed.
+
+    Args:
+        recipe: The recipe.
+        data: Where the sources go; it only enters the instructions.
+    """
+    where = data or Path("DATA")
+    entries = {entry.id: entry for entry in recipe.sources}
+    rows = [_row(one.source, one.root, entries[one.id].predicted_tiles, one.cap) for one in resolve(recipe, where)]
+    rows += [_row(load_benchmark(name), where / name, None, None) for name in recipe.guard.benchmarks]
+    tiles = sum(row.predicted_tiles or 0 for row in rows)
+    if recipe.balance.total is not None:
+        tiles = min(tiles, recipe.balance.total)
+    bytes_per_tile = TILE_SIDE**2 * recipe.shards.bytes_per_pixel
+    samples = min(recipe.shards.max_samples, max(int(recipe.shards.max_bytes // bytes_per_tile), 1))
+    return Plan(recipe.name, tuple(rows), tiles, math.ceil(tiles / samples), tiles * bytes_per_tile / 1e9, TILE_SIDE**2)
+
+
+def _row(source: Source, root: Path, predicted: int | None, cap: int | None) -> PlanRow:
+    via = source.obtain.via
+    by_hand = via not in BY_SCRIPT and via != "local"
+    return PlanRow(
+        source.id,
+        source.licence,
+        source.redistributable,
+        via,
+        by_hand,
+        _megabytes(source),
+        predicted,
+        cap,
+        instructions(source, root) if by_hand else "",
+        isinstance(source, Benchmark),
+    )
+
+
+def _megabytes(source: Source) -> float | None:
+    sizes = [file.size for file in source.files]
+    if sizes and None not in sizes:
+        return sum(size or 0 for size in sizes) / 1e6
+    return source.listed_megabytes
+
+
+def check(sources: Sequence[ResolvedSource]) -> list[CheckRow]:
+    """List every source and compare with its manifest. A missing folder is a row, not an exception."""
+    rows = []
+    for resolved in sources:
+        listing = SourceListing(resolved.id)
+        row = CheckRow(resolved.id, expected=resolved.source.expected_images)
+        try:
+            for _ in list_images(resolved.source, resolved.root, listing):
+                pass
+        except InputError as error:
+            row.error = str(error)
+        row.found, row.warnings = listing.found, listing.warnings
+        rows.append(row)
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------ saying
+
+
+def format_sources(sources: Sequence[Source], as_json: bool = False) -> str:
+    """A table of sources, or every field as JSON."""
+    if as_json:
+        return json.dumps([source.model_dump(mode="json") for source in sources], indent=2, ensure_ascii=False)
+    rows = [
+        (
+            source.id,
+            source.task,
+            number(source.expected_images),
+            gsd(source),
+            source.licence,
+            source.redistributable,
+            source.obtain.via,
+            "yes" if source.verified else "",
+        )
+        for source in sources
+    ]
+    header = ("id", "task", "images", "gsd in m", "licence", "redistributable", "route", "verified")
+    return table(header, rows, right=(2, 3)) + f"\n\n{len(sources)} sources"
+
+
+def format_plan(plan: Plan) -> str:
+    """A plan that a person can act on: the table, the sums, what to do by hand, and the commands."""
+    rows = [
+        (
+            row.id + (" (benchmark)" if row.benchmark else ""),
+            row.licence,
+            row.redistributable,
+            row.route + (" (by hand)" if row.by_hand else ""),
+            "?" if row.megabytes is None else f"{row.megabytes / 1e3:,.1f}",
+            number(row.predicted_tiles),
+            number(row.cap),
+        )
+        for row in plan.rows
+    ]
+    header = ("source", "licence", "redistributable", "route", "GB", "predicted tiles", "cap")
+    unknown = sum(row.megabytes is None for row in plan.rows)
+    hands = [row for row in plan.rows if row.by_hand]
+    closed = sum(row.redistributable != "yes" for row in plan.rows if not row.benchmark)
+    sums = [
+        f"{sum(not row.benchmark for row in plan.rows)} sources, of which {closed} may not surely be redistributed",
+        f"download: {plan.gigabytes:,.0f} GB as far as known; {unknown} rows tell no size (fetch asks the servers)",
+        f"disk: {plan.disk_gigabytes:,.0f} GB and what those {unknown} add (archives, their content, the shards)",
+        f"predicted: {plan.tiles:,} tiles in {plan.shards:,} shards of together {plan.shard_gigabytes:,.0f} GB"
+        f" (at {TILE_SIDE} x {TILE_SIDE} pixels a tile)",
+        f"by hand: {len(hands)} of {len(plan.rows)}",
+    ]
+    steps = [
+        f"rs-curate fetch {plan.name} --data DATA     fetches {len(plan.rows) - len(hands)}, explains the others",
+        f"rs-curate check {plan.name} --data DATA     counts what is there",
+        f"rs-curate run {plan.name} --data DATA --out OUT",
+    ]
+    parts = [table(header, rows, right=(4, 5, 6)), "\n".join(sums)]
+    parts += [row.instructions for row in hands]
+    return "\n\n".join([*parts, "Next:\n  " + "\n  ".join(steps)])
+
+
+def format_check(rows: Sequence[CheckRow]) -> str:
+    """The table of what was found, and below it what needs a look."""
+    lines = [
+        (
+            row.id,
+            number(row.found),
+            number(row.expected),
+            number(row.missing) if row.missing else "",
+            number(row.surplus) if row.surplus else "",
+            "ok" if row.fine else "absent" if row.error and not row.found else "look below",
+        )
+        for row in rows
+    ]
+    text = table(("source", "found", "expected", "missing", "surplus", ""), lines, right=(1, 2, 3, 4))
+    notes = [row.error for row in rows if row.error]
+    notes += [f"source {row.id}: {warning}" for row in rows for warning in row.warnings]
+    fine = sum(row.fine for row in rows)
+    return "\n\n".join([text, *(["\n".join(notes)] if notes else []), f"{fine} of {len(rows)} as expected"])
+
+
+def format_fetch(results: Sequence[FetchResult]) -> str:
+    """What was fetched, what failed, and what a person must do."""
+    lines = [
+        (
+            result.id,
+            number(result.downloaded) if result.downloaded else "",
+            number(result.unpacked) if result.unpacked else "",
+            "failed" if result.error else "by hand" if result.instructions else "; ".join(result.notes) or "ok",
+        )
+        for result in results
+    ]
+    parts = [table(("source", "files fetched", "archives unpacked", ""), lines, right=(1, 2))]
+    parts += [result.instructions for result in results if result.instructions]
+    parts += [result.error for result in results if result.error]
+    done = sum(not result.error and not result.instructions for result in results)
+    return "\n\n".join([*parts, f"{done} of {len(results)} are there"])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns as wide as their content, two blanks apart; ``right`` names those that align to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *(line(row) for row in rows)])
+
+
+def number(value: int | None) -> str:
+    """A number with thousands marked, nothing for null."""
+    return "" if value is None else f"{value:,}"
+
+
+def gsd(source: Source) -> str:
+    """A source's GSD as text."""
+    if isinstance(source.gsd_m, tuple):
+        return f"{source.gsd_m[0]:g} to {source.gsd_m[1]:g}"
+    return "" if source.gsd_m is None else f"{source.gsd_m:g}"
+
+
+def as_rows(rows: Sequence[PlanRow | CheckRow]) -> list[dict[str, Any]]:
+    """Plain dicts, for JSON."""
+    return [asdict(row) for row in rows]

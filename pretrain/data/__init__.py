@@ -1,0 +1,1 @@
+"""Shards become batches: index, order, noise, reading, augmentation."""

@@ -1,0 +1,213 @@
+"""The index of one or several folders of shards, as the trainer sees it: which samples there are, and where.
+
+Only numeric columns of the shards in use are held in memory. The row number over all shards is the sample id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.shards.format import INDEX_FILE, open_index, read_checksums
+from pretrain.errors import InputError
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+_LOCATION = ["image_offset", "image_size"]
+_RULES = ["width", "height", "gsd_m", "source"]
+
+
+@dataclass(frozen=True)
+class SampleRule:
+    """Which samples a run can use."""
+
+    min_side: int = 1
+    """Smaller images, in pixels, are left out."""
+    needs_gsd: bool = False
+    gsd_missing: str | dict[str, float] = "refuse"
+    """See :class:`pretrain.config.DataConfig`."""
+
+
+class Rows(NamedTuple):
+    """Samples and where they lie; arrays of equal length."""
+
+    shard: npt.NDArray[np.int32]
+    sample_id: npt.NDArray[np.int64]
+    offset: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int32]
+    gsd_m: Floats
+
+    def at(self, where: npt.NDArray[np.int64] | np.int64 | slice) -> Rows:
+        """The chosen rows; of one row the columns are scalars."""
+        return Rows(*[column[where] for column in self])  # type: ignore[arg-type]
+
+
+def join(parts: Sequence[Rows]) -> Rows:
+    """Rows of several parts, one after the other."""
+    return Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Shards, opened.
+
+    Attributes:
+        paths: the tars, over all folders.
+        starts: (S,) sample id of each shard's first row.
+        sizes: usable samples per shard.
+        left_out: ``{reason: {source: samples}}`` of what is not used.
+        groups: index file, its metadata and row group of each shard.
+    """
+
+    paths: list[Path]
+    starts: list[int]
+    sizes: list[int]
+    left_out: dict[str, dict[str, int]]
+    rule: SampleRule
+    groups: list[tuple[Path, pq.FileMetaData, int]]
+
+    @property
+    def samples(self) -> int:
+        """Usable samples."""
+        return sum(self.sizes)
+
+    def rows(self, shard: int) -> Rows:
+        """The usable samples of a shard, in its order.
+
+        Raises:
+            OSError: the index cannot be read; names it.
+        """
+        table = self._index(shard)
+        usable, _ = judge(table, self.rule)
+        gsd = fill_gsd(table, self.rule)
+        ids = self.starts[shard] + np.arange(table.num_rows)
+        number = np.full(table.num_rows, shard, np.int32)
+        offset, size = (table[name].to_numpy() for name in _LOCATION)
+        return Rows(number, ids, offset, size, gsd).at(np.flatnonzero(usable))
+
+    def _index(self, shard: int) -> pa.Table:
+        """Columns of a shard's rows. The file is opened each time: one held open may go stale in a run of days."""
+        path, metadata, group = self.groups[shard]
+        try:
+            with path.open("rb") as source, pq.ParquetFile(source, metadata=metadata) as file:
+                return file.read_row_group(group, columns=_LOCATION + _RULES)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def open_corpus(folders: Sequence[Path], rule: SampleRule) -> Corpus:
+    """Open folders of shards and count what can be used.
+
+    Raises:
+        InputError: a folder, index or tar is absent; no sample can be used; or samples lack a GSD that is needed.
+    """
+    corpus = Corpus([], [], [], {}, rule, [])
+    missing: dict[str, int] = {}
+    total = 0
+    for folder in folders:
+        index, paths = open_index(folder)
+        for group, path in enumerate(paths):
+            if not path.is_file():
+                raise InputError(f"{path}: listed in the index, but absent; copy it there or write the shards again")
+            table = index.read_row_group(group, columns=_RULES)
+            usable, reasons = judge(table, rule)
+            _count(corpus.left_out, table, reasons)
+            if rule.needs_gsd and rule.gsd_missing != "drop":
+                _tally(missing, table, np.isnan(fill_gsd(table, rule)) & usable)
+            corpus.paths.append(path)
+            corpus.starts.append(total)
+            corpus.sizes.append(int(usable.sum()))
+            corpus.groups.append((folder / INDEX_FILE, index.metadata, group))
+            total += table.num_rows
+        index.close()
+    _refuse_missing_gsd(missing)
+    if not corpus.samples:
+        told = "; ".join(f"{reason}: {sum(counts.values())}" for reason, counts in corpus.left_out.items())
+        raise InputError(
+            f"{', '.join(map(str, folders))}: none of {total} samples can be used ({told or 'no samples'})"
+        )
+    return corpus
+
+
+def judge(table: pa.Table, rule: SampleRule) -> tuple[Bools, dict[str, Bools]]:
+    """Which rows can be used, and for each reason the rows that it leaves out."""
+    side = np.minimum(table["width"].to_numpy(), table["height"].to_numpy())
+    reasons = {
+        "unreadable header": side <= 0,
+        f"smaller than {rule.min_side} pixels": (side > 0) & (side < rule.min_side),
+    }
+    if rule.needs_gsd and rule.gsd_missing == "drop":
+        reasons["no GSD"] = np.isnan(table["gsd_m"].to_numpy()) & (side >= max(rule.min_side, 1))
+    usable = ~np.any(list(reasons.values()), axis=0)
+    return usable, {reason: rows for reason, rows in reasons.items() if rows.any()}
+
+
+def fill_gsd(table: pa.Table, rule: SampleRule) -> Floats:
+    """GSD in metres, (n,), with the configured value of the source where the sample has none."""
+    gsd: Floats = table["gsd_m"].to_numpy().copy()
+    if isinstance(rule.gsd_missing, dict) and np.isnan(gsd).any():
+        given = np.array([rule.gsd_missing.get(name or "", np.nan) for name in table["source"].to_pylist()], np.float32)
+        gsd = np.where(np.isnan(gsd), given, gsd)
+    return gsd
+
+
+def _count(counts: dict[str, dict[str, int]], table: pa.Table, reasons: dict[str, Bools]) -> None:
+    for reason, rows in reasons.items():
+        _tally(counts.setdefault(reason, {}), table, rows)
+
+
+def _tally(counts: dict[str, int], table: pa.Table, rows: Bools) -> None:
+    """Add the number of ``rows`` per source."""
+    if not rows.any():
+        return
+    sources = table["source"].cast(pa.string()).filter(pa.array(rows))
+    for pair in pc.value_counts(sources).to_pylist():
+        name = pair["values"] or "(no source)"
+        counts[name] = counts.get(name, 0) + pair["counts"]
+
+
+def _refuse_missing_gsd(missing: dict[str, int]) -> None:
+    if missing:
+        told = ", ".join(f"{source} ({count})" for source, count in sorted(missing.items()))
+        raise InputError(
+            f"data.gsd_missing: this objective needs the GSD, and samples of these sources have none: {told}; "
+            "set data.gsd_missing to drop, or to metres per source, for example data.gsd_missing={"
+            + next(iter(missing))
+            + ": 0.5}"
+        )
+
+
+def fingerprint(folders: Sequence[Path]) -> str:
+    """Hash of the shards' checksums: equal for equal data, wherever they lie.
+
+    Raises:
+        InputError: a folder, its index or its checksums are absent.
+    """
+    digest = hashlib.sha256()
+    for folder in folders:
+        open_index(folder)[0].close()  # names a missing folder or index before a missing checksums file
+        checksums = read_checksums(folder)
+        assert checksums is not None
+        digest.update("".join(info.sha256 for info in checksums.shards).encode())
+    return digest.hexdigest()[:16]
+
+
+Say = Callable[[str], None]
+
+
+def describe(corpus: Corpus, say: Say) -> None:
+    """Tell what is used and what is left out, per source."""
+    say(f"data: {corpus.samples:,} samples in {len(corpus.paths):,} shards")
+    for reason, counts in corpus.left_out.items():
+        told = ", ".join(f"{source} {count:,}" for source, count in sorted(counts.items()))
+        say(f"left out, {reason}: {told}")

@@ -1,0 +1,180 @@
+"""What a worker does: read one image's bytes, decode, crop, resize.
+
+Shards may come from anywhere, so sizes are bounded before anything is decoded, and a sample that cannot be read becomes
+a row of zeros with weight 0 and a reason. A shard that cannot be read is no fault of its samples: the request is given
+back, and the main process waits for the shard.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pretrain.data.augment import CropRule, crop_and_resize, crop_box, gsd_after
+from pretrain.data.corpus import Rows
+from pretrain.errors import UnreadableImage
+
+MAX_PIXELS = 1 << 26
+"""Greatest image that is decoded, 8192 x 8192: a forged header must not fill the memory."""
+_OPEN_FILES = 64
+
+
+class Request(NamedTuple):
+    """Rows of one micro-batch; arrays of equal length."""
+
+    epoch: int
+    row: int
+    """First row of the *global* batch in the epoch's order; with ``epoch`` the position."""
+    rows: Rows
+    noise: npt.NDArray[np.float32]
+    """(B, augment.NOISE_SIZE)."""
+
+
+class Batch(NamedTuple):
+    """One micro-batch."""
+
+    images: Tensor
+    """(B, 3, S, S) uint8."""
+    gsd: Tensor
+    """(B,) float32, metres per pixel of the crop; NaN when unknown."""
+    sample_id: Tensor
+    """(B,) int64."""
+    epoch: Tensor
+    """(B,) int64."""
+    weight: Tensor
+    """(B,) float32; 0 for a sample that could not be read."""
+    position: tuple[int, int]
+    """(epoch, row) of the global batch's first row."""
+    unreadable: list[tuple[int, str]]
+    """(sample id, reason)."""
+
+
+class ShardReader:
+    """Serves requests. Its only state is open files; ``pread`` keeps no position, so forked workers may share them."""
+
+    def __init__(self, paths: list[Path], rule: CropRule) -> None:
+        self.paths, self.rule = paths, rule
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def __getitems__(self, request: Request) -> Batch | Request:
+        """Serve a whole request, or give it back where a shard cannot be read.
+
+        The name is torch's protocol for datasets that fetch batches. An error that is raised in a worker would reach
+        the user wrapped in torch's own, and a worker that waited could not be ended.
+        """
+        try:
+            return self.serve(request)
+        except OSError:
+            return request
+
+    def serve(self, request: Request) -> Batch:
+        """Read, decode and crop.
+
+        Raises:
+            OSError: a shard cannot be read; names it.
+        """
+        count, side = len(request.rows.sample_id), self.rule.size
+        images = torch.zeros((count, 3, side, side), dtype=torch.uint8)
+        gsd = torch.full((count,), float("nan"))
+        weight = torch.ones(count)
+        unreadable = []
+        for row in range(count):
+            try:
+                images[row], gsd[row] = self._sample(request, row)
+            except UnreadableImage as error:
+                weight[row], gsd[row] = 0, 1.0  # a NaN here would reach the gradients in spite of the weight
+                unreadable.append((int(request.rows.sample_id[row]), str(error)))
+        ids = torch.from_numpy(request.rows.sample_id)
+        epoch = torch.full((count,), request.epoch, dtype=torch.int64)
+        return Batch(images, gsd, ids, epoch, weight, (request.epoch, request.row), unreadable)
+
+    def _sample(self, request: Request, row: int) -> tuple[Tensor, float]:
+        shard, offset = int(request.rows.shard[row]), int(request.rows.offset[row])
+        try:
+            rgb = decode(self.read(shard, offset, int(request.rows.size[row])))
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{self.paths[shard].name} at byte {offset}: {error}") from None
+        box = crop_box(rgb.shape[1], rgb.shape[0], self.rule, request.noise[row])
+        return crop_and_resize(rgb, box, self.rule.size), gsd_after(float(request.rows.gsd_m[row]), box, self.rule.size)
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """Bytes of a member.
+
+        Raises:
+            UnreadableImage: the shard ends before it.
+            OSError: the shard cannot be read; names it.
+        """
+        try:
+            data = os.pread(self._descriptor(shard), size, offset)
+        except OSError as error:
+            self._forget(shard)
+            raise OSError(error.errno, error.strerror, str(self.paths[shard])) from None
+        if len(data) != size:
+            raise UnreadableImage("the file ends early")
+        return data
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._open:
+            if len(self._open) >= _OPEN_FILES:
+                self._forget(next(iter(self._open)))
+            self._open[shard] = os.open(self.paths[shard], os.O_RDONLY)
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+    def _forget(self, shard: int) -> None:
+        """Close a shard: a stale descriptor of a network file system never works again, a new one may."""
+        if shard in self._open:
+            with suppress(OSError):
+                os.close(self._open.pop(shard))
+
+
+SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
+EVALUATION_FORMATS = (*SHARD_FORMATS, "TIFF", "BMP")
+"""Benchmarks are folders of files as their authors made them."""
+
+
+def decode(data: bytes, formats: tuple[str, ...] = SHARD_FORMATS) -> npt.NDArray[np.uint8]:
+    """Decode an image to (H, W, 3) uint8.
+
+    Args:
+        data: the file's bytes.
+        formats: Pillow's names of the formats that are tried.
+
+    Raises:
+        UnreadableImage: damaged, cut short, of another format, or larger than ``MAX_PIXELS``.
+    """
+    try:
+        return _decode_jpeg(data) if data[:2] == b"\xff\xd8" else _decode_any(data, formats)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableImage(f"cannot be decoded ({error})") from None
+
+
+def _decode_jpeg(data: bytes) -> npt.NDArray[np.uint8]:
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    _check_size(width, height)
+    if colours not in ("YCbCr", "Gray", "RGB"):  # libjpeg-turbo does not turn CMYK into RGB
+        return _decode_any(data, SHARD_FORMATS)
+    rgb: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return rgb
+
+
+def _decode_any(data: bytes, formats: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=formats) as image:
+        _check_size(*image.size)
+        return np.array(image.convert("RGB"))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"{width}x{height} has more than {MAX_PIXELS} pixels")

@@ -1,0 +1,249 @@
+"""The shard format from both sides: the webdataset library reads ours, we index what webdataset wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from PIL import Image
+
+from curation.base.errors import FormatVersionError, InputError, WorkError
+from curation.shards.format import (
+    Sample,
+    ShardInfo,
+    numbered,
+    open_index,
+    read_checksums,
+    read_index,
+    read_info,
+    write_checksums,
+    write_index,
+    write_info,
+    write_shard,
+)
+from curation.shards.foreign import index_tar, index_tars
+from curation.shards.verify import verify
+
+
+def encode(rgb: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, {"jpg": "JPEG"}.get(kind, kind.upper()))
+    return buffer.getvalue()
+
+
+def sample(shard: int, position: int, kind: str = "jpg", gsd: float | None = 0.3) -> Sample:
+    rng = np.random.default_rng([shard, position])
+    rgb = rng.integers(0, 256, (20 + position, 30, 3), dtype=np.uint8)
+    meta = {
+        "source": f"s{position % 2}", "image": "ä/b.tif", "window": [0, 0, 30, 20 + position], "width": 30,
+        "height": 20 + position, "gsd_m": gsd, "crs": None, "bounds": None, "licence": "CC0-1.0",
+        "phash": "00ff00ff00ff00ff",
+    }  # fmt: skip
+    return Sample(f"{shard:06d}{position:05d}-{hashlib.sha1(rgb).hexdigest()[:20]}", encode(rgb, kind), kind, meta)
+
+
+def shard_samples(shard: int) -> list[Sample]:
+    kinds = ["jpg", "png", "webp", "jpg"]
+    return [sample(shard, i, kind, None if i == 2 else 0.3) for i, kind in enumerate(kinds)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    infos = [write_shard(shard_samples(n), tmp_path / "shards" / f"x-{n:06d}.tar") for n in range(3)]
+    write_index(infos, tmp_path / "shards")
+    write_checksums(infos, tmp_path / "shards", "abc")
+    return tmp_path / "shards"
+
+
+def test_equal_samples_give_equal_bytes_with_nothing_of_the_machine_in_them(tmp_path: Path) -> None:
+    first = write_shard(iter(shard_samples(0)), tmp_path / "a.tar")
+    again = write_shard(shard_samples(0), tmp_path / "sub" / "a.tar")
+    data = (tmp_path / "a.tar").read_bytes()
+    assert data == (tmp_path / "sub/a.tar").read_bytes()
+    assert first.sha256 == again.sha256 == hashlib.sha256(data).hexdigest()
+    assert first.bytes == len(data)
+    assert data[257:265] == b"ustar\x0000"
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        for member in tar:
+            assert (member.mtime, member.uid, member.gid, member.uname, member.mode) == (0, 0, 0, "", 0o644)
+
+
+def test_index_rows_point_at_the_bytes(folder: Path) -> None:
+    index, paths = open_index(folder)
+    assert index.num_row_groups == len(paths) == 3
+    for number, path in enumerate(paths):
+        data = path.read_bytes()
+        for row, expected in zip(index.read_row_group(number).to_pylist(), shard_samples(number), strict=True):
+            image = data[row["image_offset"] : row["image_offset"] + row["image_size"]]
+            assert (row["shard"], row["key"], row["image_format"]) == (number, expected.key, expected.image_format)
+            assert image == expected.image
+            assert row["image_sha256"] == hashlib.sha256(image).digest()
+            meta = data[row["json_offset"] : row["json_offset"] + row["json_size"]]
+            assert json.loads(meta) == expected.meta
+            assert (row["source"], row["licence"]) == (expected.meta["source"], "CC0-1.0")
+    gsd = read_index(folder, ["gsd_m"])["gsd_m"].to_numpy()
+    np.testing.assert_array_equal(gsd, np.tile(np.float32([0.3, 0.3, np.nan, 0.3]), 3))
+
+
+def test_webdataset_reads_our_shards_in_index_order(folder: Path) -> None:
+    urls = [str(path) for path in open_index(folder)[1]]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
+    index = read_index(folder).to_pylist()
+    assert [s["__key__"] for s in samples] == [row["key"] for row in index]
+    for decoded, row in zip(samples, index, strict=True):
+        assert decoded[row["image_format"]].shape == (row["height"], row["width"], 3)
+        assert decoded["json"]["width"] == row["width"]
+    assert verify(folder) == []
+
+
+def test_a_shard_indexed_again_gives_the_rows_that_writing_gave(folder: Path, tmp_path: Path) -> None:
+    written = write_shard(shard_samples(1), tmp_path / "again.tar")
+    indexed = index_tar(tmp_path / "again.tar")
+    assert (written.samples, written.bytes, written.sha256) == (indexed.samples, indexed.bytes, indexed.sha256)
+    assert written.rows.to_pylist()[0] == indexed.rows.to_pylist()[0]
+    write_info(written, tmp_path / "again.parquet")
+    kept = read_info(tmp_path / "again.parquet")
+    assert (kept.file, kept.sha256) == ("again.tar", written.sha256)
+    assert numbered(kept, 0).schema == written.rows.schema
+    assert numbered(kept, 0)["image_sha256"] == written.rows["image_sha256"]
+
+
+def test_tars_that_webdataset_wrote_are_indexed(tmp_path: Path) -> None:
+    images = [np.random.default_rng(n).integers(0, 256, (8 + n, 9, 3), dtype=np.uint8) for n in range(4)]
+    path = tmp_path / "foreign.tar"
+    with webdataset.TarWriter(str(path)) as writer:
+        for n, rgb in enumerate(images):
+            writer.write({"__key__": f"deep/{n:04d}", "seg.png": rgb, "png": rgb, "json": {"gsd_m": 0.5 if n else "?"}})
+        writer.write({"__key__": "text", "txt": "no image here"})
+        writer.write({"__key__": "plain", "jpg": images[0]})
+    (info,) = index_tars([path])
+    rows = info.rows.to_pylist()
+    assert [row["key"] for row in rows] == ["deep/0000", "deep/0001", "deep/0002", "deep/0003", "plain"]
+    assert [(row["width"], row["height"]) for row in rows] == [(9, 8), (9, 9), (9, 10), (9, 11), (9, 8)]
+    assert rows[4]["json_offset"] == -1
+    assert np.isnan(rows[0]["gsd_m"])
+    assert rows[1]["gsd_m"] == 0.5
+    data = path.read_bytes()
+    for row, rgb in zip(rows[:4], images, strict=True):
+        with Image.open(io.BytesIO(data[row["image_offset"] : row["image_offset"] + row["image_size"]])) as image:
+            np.testing.assert_array_equal(np.asarray(image), rgb)
+    write_index([info], tmp_path)
+    write_checksums([info], tmp_path)
+    assert verify(tmp_path) == []
+
+
+def test_samples_that_would_break_readers_are_refused(tmp_path: Path) -> None:
+    good, nan = sample(0, 0), sample(0, 1, gsd=float("nan"))
+    for bad in (Sample("A.b", good.image, "jpg", good.meta), Sample(good.key, good.image, "jpg", good.meta), nan):
+        with pytest.raises(ValueError):
+            write_shard([good, bad], tmp_path / "bad.tar")
+    with pytest.raises(WorkError, match="without samples"):
+        write_shard([], tmp_path / "bad.tar")
+    assert list(tmp_path.iterdir()) == []
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_verify_names_what_is_wrong(folder: Path) -> None:
+    index, paths = open_index(folder)
+    row = index.read_row_group(1).to_pylist()[0]
+    flip(paths[1], row["image_offset"] + 200)
+    paths[2].unlink()
+    (folder / "stray.tar").write_bytes(b"")
+    told = [str(problem) for problem in verify(folder)]
+    assert "error: x-000001.tar: its bytes differ from checksums.json" in told
+    assert "error: x-000001.tar: index.parquet differs from the tar in image_sha256" in told
+    assert "error: x-000002.tar: listed in index.parquet, but absent" in told
+    assert "error: stray.tar: not listed in index.parquet" in told
+    assert len(told) == 4
+
+
+def test_verify_decodes_every_image(tmp_path: Path) -> None:
+    good = sample(0, 0)
+    cut = Sample("00000000001-0", good.image[:-300], "jpg", good.meta)
+    infos = [write_shard([good, cut], tmp_path / "x-000000.tar")]
+    write_index(infos, tmp_path)
+    write_checksums(infos, tmp_path)
+    (problem,) = verify(tmp_path)
+    assert "00000000001-0: cannot be decoded" in str(problem)
+
+
+def test_bytes_of_another_format_are_a_plain_fault(tmp_path: Path) -> None:
+    """PostScript under the name of a JPEG must not reach Pillow's loader, which would start Ghostscript."""
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 20\n%%EndComments\n(%pipe%touch x) (w) file\n%%EOF\n"
+    with Image.open(io.BytesIO(script)) as image:  # what Pillow makes of it when it is not told what to expect
+        assert (image.format, image.size) == ("EPS", (30, 20))
+    good = sample(0, 0)
+    infos = [write_shard([Sample(good.key, script, "jpg", good.meta)], tmp_path / "x-000000.tar")]
+    write_index(infos, tmp_path)
+    write_checksums(infos, tmp_path)
+    (problem,) = verify(tmp_path)
+    assert "cannot be decoded (cannot identify image file" in str(problem)
+
+
+def test_equal_keys_in_two_shards_are_found(tmp_path: Path) -> None:
+    infos = [write_shard(shard_samples(0), tmp_path / f"x-{n:06d}.tar") for n in range(2)]
+    write_index(infos, tmp_path)
+    write_checksums(infos, tmp_path)
+    assert sum("comes 2 times" in str(problem) for problem in verify(tmp_path)) == 4
+
+
+def test_other_versions_and_other_files_are_refused_with_the_way_out(folder: Path) -> None:
+    checksums = folder / "checksums.json"
+    text = checksums.read_text()
+    checksums.write_text(text.replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(FormatVersionError, match=r"version 2, this release reads 1; write the shards again"):
+        read_checksums(folder)
+    checksums.write_text(text.replace("x-000000.tar", "../x-000000.tar"))
+    with pytest.raises(InputError, match="no plain file name"):
+        read_checksums(folder)
+    checksums.unlink()
+    assert read_checksums(folder, missing_ok=True) is None
+    table = pq.read_table(folder / "index.parquet")
+    metadata = {**table.schema.metadata, b"opticalrs.version": b"9"}
+    pq.write_table(table.replace_schema_metadata(metadata), folder / "index.parquet")
+    with pytest.raises(FormatVersionError, match="version 9"):
+        open_index(folder)
+    with pytest.raises(InputError, match="no such folder"):
+        open_index(folder / "missing")
+    with pytest.raises(InputError, match="rs-pretrain index"):
+        open_index(folder.parent)
+
+
+def test_hostile_tars_are_refused_or_read_as_unknown(tmp_path: Path) -> None:
+    (tmp_path / "text.tar").write_text("not a tar" * 200)
+    with pytest.raises(InputError, match="not an uncompressed tar"):
+        index_tar(tmp_path / "text.tar")
+    good = sample(0, 0)
+    path = tmp_path / "odd.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in [("a.jpg", b"not a jpeg"), ("a.json", b"[" * 100_000), ("b.JPG", good.image)]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        link = tarfile.TarInfo("c.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    rows = index_tar(path, checksums=False).rows.to_pylist()
+    assert [(row["key"], row["width"], row["image_sha256"]) for row in rows] == [("a", 0, None), ("b", 30, None)]
+
+
+def test_checksums_hold_key_and_order(folder: Path) -> None:
+    checksums = read_checksums(folder)
+    assert checksums is not None
+    assert checksums.key == "abc"
+    assert [info.file for info in checksums.shards] == [f"x-{n:06d}.tar" for n in range(3)]
+    assert checksums.shards[0] == ShardInfo(
+        "x-000000.tar", 4, (folder / "x-000000.tar").stat().st_size, checksums.shards[0].sha256
+    )

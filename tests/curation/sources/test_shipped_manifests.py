@@ -1,0 +1,116 @@
+"""The shipped manifests and recipes: they load, they agree with each other, and their globs take what is real."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from curation.base.errors import InputError
+from curation.sources.fetch import BY_SCRIPT
+from curation.sources.globs import compile_globs
+from curation.sources.inventory import SourceListing, list_images, patterns_of
+from curation.sources.manifest import Source, load_benchmark, load_recipe, load_source, resolve, shipped
+
+ALL = [*(("sources", name) for name in shipped("sources")), *(("benchmarks", name) for name in shipped("benchmarks"))]
+
+
+def load(kind: str, name: str) -> Source:
+    return load_source(name) if kind == "sources" else load_benchmark(name)
+
+
+WITH_EXAMPLES = [(kind, name) for kind, name in ALL if load(kind, name).examples.take]
+
+
+def test_there_are_enough() -> None:
+    assert len(shipped("sources")) >= 120
+    wanted = {"aid", "nwpu_resisc45", "dior", "dior_r", "loveda", "spacenet1", "uc_merced", "eurosat_rgb", "whu_rs19"}
+    assert wanted | {"optimal_31", "mlrsnet", "airound", "cv_brct"} <= set(shipped("benchmarks"))
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_a_manifest_is_whole(kind: str, name: str) -> None:
+    source = load(kind, name)
+    assert source.id == name and source.name and source.facts
+    assert source.homepage or source.obtain.repository or source.files, "nobody could find it"
+    for pattern in (*patterns_of(source), *source.leave, *(glob for globs in source.splits.values() for glob in globs)):
+        compile_globs([pattern])
+    if source.obtain.via in BY_SCRIPT:
+        assert source.obtain.repository or all(file.url for file in source.files)
+        assert source.files or source.obtain.repository
+    else:
+        assert source.obtain.instructions, "a person must be told what to do"
+    names = [file.name for file in source.files]
+    assert len(names) == len(set(names))
+    if source.verified:
+        assert source.examples.take and "general knowledge" not in source.facts
+
+
+@pytest.mark.parametrize(("kind", "name"), WITH_EXAMPLES)
+def test_the_globs_take_and_leave_the_paths_that_the_cited_source_shows(kind: str, name: str, tmp_path: Path) -> None:
+    source = load(kind, name)
+    for path in (*source.examples.take, *source.examples.leave):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    listing = SourceListing(source.id)
+    rows = list(list_images(source, tmp_path, listing))
+    found = {path for row in rows for path in (row.get("band_files") or [row["image"]])}
+    assert found == set(source.examples.take)
+    assert not any("lack a band" in warning for warning in listing.warnings)
+
+
+def test_shares_images_with_is_symmetric_and_names_what_exists() -> None:
+    shares: dict[str, set[str]] = {}
+    for kind, name in ALL:
+        shares.setdefault(name, set()).update(load(kind, name).shares_images_with)
+    assert {(b, a) for a, others in shares.items() for b in others} == {
+        (a, b) for a, others in shares.items() for b in others
+    }
+
+
+def test_a_set_that_is_source_and_benchmark_is_described_once() -> None:
+    for name in set(shipped("sources")) & set(shipped("benchmarks")):
+        assert load_source(name).model_dump() == load_benchmark(name).model_dump(exclude={"test_splits"})
+
+
+@pytest.mark.parametrize(("name", "target"), [("opticalrs-4m", 4_000_000), ("opticalrs-13m", 13_203_698)])
+def test_recipes(name: str, target: int, repository: Path) -> None:
+    recipe = load_recipe(name)
+    assert sum(entry.predicted_tiles or 0 for entry in recipe.sources) == recipe.balance.total == target
+    assert all(entry.cap is None or (entry.predicted_tiles or 0) <= entry.cap for entry in recipe.sources)
+    assert set(recipe.guard.benchmarks) == {"aid", "nwpu_resisc45", "dior", "dior_r", "loveda", "spacenet1"}
+    sources = [one.source for one in resolve(recipe, Path("data"))]
+    ids = {source.id for source in sources}
+    page = (repository / f"docs/recipes/{name}.md").read_text()
+    for source in sources:
+        assert not ids & set(source.shares_images_with), "of sources that share images one is taken"
+        assert not set(recipe.guard.benchmarks) & {source.id, *source.shares_images_with}
+        assert source.readable and source.kind == "rgb"
+    predicted = dict(re.findall(r"^\| (\w+) \|.*\| ([\d,]+) \|[^|]*\|$", page, re.MULTILINE))
+    assert {key: int(value.replace(",", "")) for key, value in predicted.items()} == {
+        entry.id: entry.predicted_tiles for entry in recipe.sources
+    }
+
+
+def test_the_real_rsscn7_is_whole(shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "rsscn7").symlink_to(shared / "data/classification/RSSCN7_256")
+    listing = SourceListing("rsscn7")
+    rows = list(list_images(load_source("rsscn7"), tmp_path / "rsscn7", listing))
+    assert (len(rows), listing.expected, listing.warnings) == (2_800, 2_800, [])
+    assert {row["label"] for row in rows} == {p.name for p in (tmp_path / "rsscn7").iterdir()}
+
+
+def test_unknown_names_list_what_exists() -> None:
+    with pytest.raises(InputError, match=r"no source is named 'rsscn8'"):
+        load_source("rsscn8")
+
+
+def test_the_generated_pages_are_up_to_date(repository: Path) -> None:
+    spec = importlib.util.spec_from_file_location("generate", repository / "docs/generate.py")
+    assert spec is not None and spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    stale = [path for path, text in generate.pages().items() if (repository / "docs" / path).read_text() != text]
+    assert not stale, "run: python docs/generate.py"
