@@ -30,15 +30,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from curation.select import second_opinion
-from curation.select import keep_rule
-from curation.select import neighbours
 from curation.catalogue import read_table, schema_of, write_table
-from curation.select.deduplicate import compare_looks
 from curation.scan.fingerprint import Fingerprints, fingerprint
-from curation.sources.manifest import DeduplicateRules, Recipe, resolve
+from curation.select import keep_rule, neighbours, second_opinion
+from curation.select.deduplicate import compare_looks
 from curation.select.select import select
 from curation.select.views import view_codes
+from curation.sources.manifest import DeduplicateRules, Recipe, resolve
 
 Image.MAX_IMAGE_PIXELS = None
 SIDE = 128

@@ -22,12 +22,12 @@ from typing import Any
 from PIL import Image as Picture
 
 from curation import catalogue
-from curation.scan import scan
-from curation.scan import parts as scan_parts
-from curation.select import select
 from curation.base.errors import UnreadableImage
-from curation.sources.manifest import ExcludeRules, Recipe, Source, resolve
 from curation.imagery.image import Location, open_image
+from curation.scan import parts as scan_parts
+from curation.scan import scan
+from curation.select import select
+from curation.sources.manifest import ExcludeRules, Recipe, Source, resolve
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ import rasterio
 from PIL import Image
 
 from curation import catalogue
-from curation.scan import scan
-from curation.scan import parts as scan_parts
 from curation.executor.executor import Executor
+from curation.scan import parts as scan_parts
+from curation.scan import scan
 from curation.sources.manifest import Recipe, resolve
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from pretrain.data.augment import NOISE_SIZE, CropRule, crop_and_resize, crop_box, flip, gsd_after
 from pretrain.config import EncoderConfig, MaeObjective, ScaleMaeObjective, SelectiveMaeObjective
+from pretrain.data.augment import NOISE_SIZE, CropRule, crop_and_resize, crop_box, flip, gsd_after
+from pretrain.data.reader import EVALUATION_FORMATS, decode
 from pretrain.evaluate.features import Preparation, extract, open_labelled, split
 from pretrain.evaluate.knn import knn_accuracy
 from pretrain.models import build_objective
-from pretrain.data.reader import EVALUATION_FORMATS, decode
 
 SIDES = {"mae": (96, 8), "selective_mae": (96, 8), "scale_mae": (128, 16)}
 """Side of the image and of a patch."""

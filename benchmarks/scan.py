@@ -61,12 +61,11 @@ def chips(options: argparse.Namespace) -> dict[str, Any]:
     """JPEGs in memory: all that the scan does to a chip, against opening it and ``imagehash.phash`` alone."""
     import imagehash
 
-    from curation.imagery import decode
-    from curation.scan import fingerprint
-    from curation.scan import measurements
     from curation.catalogue import STATISTICS
-    from curation.sources.manifest import ExcludeRules, Source
+    from curation.imagery import decode
     from curation.imagery.image import Image as Raw
+    from curation.scan import fingerprint, measurements
+    from curation.sources.manifest import ExcludeRules, Source
 
     rules, source = ExcludeRules(), Source(id="bench")
 
@@ -214,8 +213,8 @@ def folder_of_chips(root: Path, images: Path | None, count: int, side: int = 256
 
 def scan_folder(root: Path, out: Path, workers: int) -> float:
     """Wall seconds of the scan of a folder, cluster start and listing left aside."""
-    from curation.scan import scan
     from curation.executor.executor import Executor
+    from curation.scan import scan
 
     parts = parts_of(root, out)
     with Executor(workers, None, out / "workers") as executor:
@@ -228,10 +227,12 @@ def scan_folder(root: Path, out: Path, workers: int) -> float:
 
 def warm(number: int) -> int:
     """Load what a worker loads for its first image: decoders and kernels."""
-    from curation.imagery import decode  # noqa: F401
-    from curation.scan import fingerprint  # noqa: F401
-    from curation.scan import scan  # noqa: F401
-    from curation.scan import measurements  # noqa: F401
+    from curation.imagery import decode
+    from curation.scan import (
+        fingerprint,
+        measurements,
+        scan,  # noqa: F401
+    )
 
     rgb = decode.decode(jpegs(None, 64, 1)[0], "JPEG", 1 << 20).rgb
     measurements.measure(rgb), measurements.fill(rgb), fingerprint.fingerprint([rgb])
@@ -314,13 +315,11 @@ def raster_step(step: str, path: Path) -> dict[str, float]:
     """One contender in a process of its own."""
     import rasterio
 
-    from curation.scan import scan
-    from curation.scan import slicing
-    from curation.scan import block_walk
     from curation.catalogue import Window
-    from curation.sources.manifest import ExcludeRules, SliceRules, Source
-    from curation.imagery.image import Location, open_image
     from curation.imagery.gdal_windows import GDAL_OPTIONS
+    from curation.imagery.image import Location, open_image
+    from curation.scan import block_walk, scan, slicing
+    from curation.sources.manifest import ExcludeRules, SliceRules, Source
 
     warm(0)
     start = time.perf_counter()
@@ -357,9 +356,9 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
     Parts are planned for a listing of a million images; 40,000 tiny images (64 px) are then scanned for real.
     """
     from curation import catalogue
-    from curation.scan import scan
-    from curation.scan import parts as scan_parts
     from curation.executor.executor import Executor
+    from curation.scan import parts as scan_parts
+    from curation.scan import scan
     from curation.sources.manifest import Recipe, resolve
 
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:

@@ -31,10 +31,10 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).parent))
 from neighbours import flipped, orientations_of
 
-from curation.select import second_opinion
-from curation.catalogue import schema_of, write_table
-from curation.sources.manifest import Recipe, resolve
 from curation.base.settings import override
+from curation.catalogue import schema_of, write_table
+from curation.select import second_opinion
+from curation.sources.manifest import Recipe, resolve
 
 PART = 96_000
 PER_IMAGE = 6

@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.shards import format as shard_format
 from curation.catalogue import schema_of
+from curation.shards import format as shard_format
 from curation.sources.manifest import ShardRules
 
 ROW_GROUP, PER_IMAGE, SOURCES, PER_SHARD, INFOS = 65_536, 6, 20, 10_000, 8
@@ -132,7 +132,9 @@ def make_infos(folder: Path) -> list[Path]:
             for position in range(PER_SHARD)
         ]  # fmt: skip
         paths.append(folder / f"info-{number}.parquet")
-        info = shard_format.ShardInfo(f"x-{number:06d}.tar", PER_SHARD, 1 << 30, "0" * 64, shard_format.index_rows(rows))
+        info = shard_format.ShardInfo(
+            f"x-{number:06d}.tar", PER_SHARD, 1 << 30, "0" * 64, shard_format.index_rows(rows)
+        )
         shard_format.write_info(info, paths[-1])
     return paths
 

@@ -8,11 +8,7 @@ is refused with the way out. Rows are only ever added or given a verdict.
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.base.errors import FormatVersionError, InputError
+from curation.base.files import atomic
 
 FORMAT_VERSION = 2
 """Version of all three schemas; bumped by any change to a column. 2: measurements of images; without ``phash256``."""
-
-UNFINISHED = ".part"
-"""End of the names of files that are being written; one without a living writer is waste."""
 
 KEPT, SLICED = "kept", "sliced"
 REASONS = (
@@ -160,51 +154,6 @@ def table_from_rows(kind: str, rows: list[dict[str, Any]]) -> pa.Table:
     """Build a table from one dict per row; absent keys are null."""
     schema = schema_of(kind)
     return pa.table([pa.array([row.get(field.name) for row in rows], field.type) for field in schema], schema=schema)
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path`` that becomes ``path`` when the block ends without an error.
-
-    File and folder are on disk before this returns: after a power cut a name stands for its whole content or is absent.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Drawn, not the process id: containers that share a file system share process ids.
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
-    try:
-        yield aside
-        _sync(aside)
-        os.replace(aside, path)
-        sync_folder(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put what was made, renamed and removed in a folder on disk, where its file system can."""
-    with suppress(OSError):
-        _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a stage's Parquet file is there and was written to its end; one that a power cut left is made again."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - 8, 0))
-            end = file.read(8)
-    except FileNotFoundError:
-        return False
-    # Magic, footer, length of the footer, magic.
-    return size >= 12 and end[4:] == b"PAR1" and int.from_bytes(end[:4], "little") + 12 <= size
 
 
 def write_table(table: pa.Table, path: Path, kind: str, row_group_size: int = 65_536) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.catalogue import UNFINISHED
 from curation.base.errors import InputError
+from curation.base.files import UNFINISHED
 from curation.base.locks import hold
 from curation.record import read_record
 

@@ -90,9 +90,9 @@ def _add_fetch(commands: Commands) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> int:
+    from curation.base.progress import FileProgress
     from curation.sources.fetch import Event, FetchOptions, fetch
     from curation.sources.plan import format_fetch, targets
-    from curation.base.progress import FileProgress
 
     wanted = targets(options.target, options.data)
     how = FetchOptions(options.connections, options.unpack, keep_archives=not options.remove_archives)
@@ -135,8 +135,8 @@ def _add_fingerprint(commands: Commands) -> None:
 
 
 def _fingerprint(options: argparse.Namespace) -> None:
-    from curation.select.benchmark_fingerprints import fingerprint_benchmark
     from curation.executor.executor import Executor
+    from curation.select.benchmark_fingerprints import fingerprint_benchmark
     from curation.sources.manifest import load_benchmark, load_recipe
 
     benchmark = load_benchmark(options.benchmark)
@@ -194,8 +194,8 @@ again resumes, and after a change only what depends on it is done anew."""
 
 
 def _run(options: argparse.Namespace) -> None:
-    from curation.sources.manifest import load_recipe
     from curation.pipeline import RunOptions, run
+    from curation.sources.manifest import load_recipe
 
     recipe = load_recipe(options.recipe, options.assignments)
     result = run(

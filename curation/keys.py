@@ -6,11 +6,10 @@ a tar on its own rows and the encoder. No key that names an output holds a time 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from curation.base.files import digest, file_digest
 from curation.catalogue import FORMAT_VERSION
 from curation.sources.manifest import Recipe, ResolvedSource
 
@@ -24,18 +23,6 @@ PLACED_BY = {"max_samples", "max_bytes", "run", "pass_through", "bytes_per_pixel
 def key(*parts: object) -> str:
     """Twelve hex digits that change when the format version or anything in ``parts`` does."""
     return digest([FORMAT_VERSION, *parts], 6)
-
-
-def digest(value: object, size: int = 16) -> str:
-    """Hex digest of ``size`` bytes of a value, written as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def select_key(

@@ -22,21 +22,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import keys
-from curation.catalogue import REASONS, SLICED, atomic, is_whole, open_table
 from curation.base.errors import InputError, WorkError
+from curation.base.files import atomic, digest, file_digest, is_whole
 from curation.base.locks import hold
-from curation.sources.manifest import Recipe, ResolvedSource, resolve
 from curation.base.progress import Progress
+from curation.base.terminal import local_folder
+from curation.catalogue import REASONS, SLICED, open_table
 from curation.record import Needs, note, read_record
 from curation.shards.shard_folder import REPLACE, ShardFolder
-from curation.base.terminal import local_folder
+from curation.sources.manifest import Recipe, ResolvedSource, resolve
 
 if TYPE_CHECKING:
+    from curation.executor.executor import Executor
     from curation.scan import parts as scan_parts
     from curation.shards import write
-    from curation.executor.executor import Executor
-    from curation.shards.shard_plan import ShardPart
     from curation.shards.format import ShardInfo
+    from curation.shards.shard_plan import ShardPart
 
 
 class Observer(Protocol):
@@ -200,8 +201,8 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
     Raises:
         InputError: fingerprints of a guarded benchmark are absent.
     """
-    from curation.select import guard
     from curation.scan import parts as scan_parts
+    from curation.select import guard
 
     recipe, options = state.recipe, state.options
     folder = options.fingerprints
@@ -237,8 +238,8 @@ def _refuse_early(state: _Run, plan: _Plan) -> None:
 
 
 def _scan(state: _Run, plan: _Plan) -> None:
-    from curation.scan import scan
     from curation.scan import parts as scan_parts
+    from curation.scan import scan
 
     work = [part for parts in plan.parts.values() for part in scan_parts.unfinished(parts)]
     done = list(state.map("scan", "images", scan.scan_part, work, lambda part: part.images))
@@ -328,11 +329,10 @@ def _select(state: _Run, plan: _Plan) -> tuple[str, Path]:
 
 def _write(state: _Run, select_key: str, catalogue: Path, listings: Mapping[str, Path]) -> list[ShardInfo]:
     """Write the tars that are missing; the catalogue gets its public name when the shards that it describes do."""
-    from curation.shards import shard_plan
-    from curation.shards import write
+    from curation.shards import shard_plan, write
 
     public = state.out / "catalogue.parquet"
-    folder = state.stage("plan", keys.key("plan", select_key, [keys.file_digest(path) for path in listings.values()]))
+    folder = state.stage("plan", keys.key("plan", select_key, [file_digest(path) for path in listings.values()]))
     parts = shard_plan.plan_shards(catalogue, listings, folder, state.recipe.shards)
     if not parts:
         state.shards.allow([], "", state.options.replace)
@@ -374,7 +374,7 @@ def _report(state: _Run, select_key: str, listings: Mapping[str, Path], infos: S
 
     shards = [(info.file, info.sha256) for info in infos]
     rules = state.recipe.model_dump(mode="json")
-    key = keys.key("report", REPORT_VERSION, select_key, keys.digest(shards), rules, list(state.options.unguarded))
+    key = keys.key("report", REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded))
     page = state.stage("report", key) / "report.html"
     if not page.exists():
         catalogue = state.out / "catalogue.parquet"
@@ -411,11 +411,7 @@ def _trial(state: _Run, select_key: str, listings: Mapping[str, Path], catalogue
 
 def _publish_file(made: Path, name: Path) -> None:
     """Give a stage's result its public name; equal files are left alone so that their time says when they changed."""
-    if (
-        name.exists()
-        and name.stat().st_size == made.stat().st_size
-        and keys.file_digest(name) == keys.file_digest(made)
-    ):
+    if name.exists() and name.stat().st_size == made.stat().st_size and file_digest(name) == file_digest(made):
         return
     with atomic(name) as aside:
         shutil.copyfile(made, aside)

@@ -10,8 +10,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from curation.catalogue import atomic
 from curation.base.errors import InputError
+from curation.base.files import atomic
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.config import EncoderConfig, MaeObjective, SelectiveMaeObjective
 from pretrain.errors import WorkError
-from pretrain.models.hog import richness
 from pretrain.models import Objective, SelectiveMAE, build_objective
 from pretrain.models.encoder import build_encoder
+from pretrain.models.hog import richness
 
 logger = logging.getLogger(__name__)
 

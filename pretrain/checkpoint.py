@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pretrain.config import MAY_CHANGE, TrainConfig
-from pretrain.errors import FormatVersionError, InputError, WorkError
 from pretrain.data.order import ORDER_VERSION
+from pretrain.errors import FormatVersionError, InputError, WorkError
 
 FORMAT_VERSION = 1
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"

@@ -172,8 +172,8 @@ trained on. The tars are read once and not changed."""
 
 
 def _index(options: argparse.Namespace) -> None:
-    from curation.shards.format import read_checksums, write_checksums, write_index
     from curation.shards.foreign import index_tar
+    from curation.shards.format import read_checksums, write_checksums, write_index
     from pretrain.errors import InputError
 
     tars = sorted(options.folder.glob("*.tar"))

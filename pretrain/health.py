@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from pretrain import checkpoint
-from pretrain import distributed
+from pretrain import checkpoint, distributed
 from pretrain.distributed import Team
 from pretrain.errors import WorkError
 from pretrain.log import Meter

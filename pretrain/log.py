@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curation.catalogue import atomic
+from curation.base.files import atomic
 from pretrain import distributed
 from pretrain.distributed import Team
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from curation.base import settings
-from curation.catalogue import atomic
+from curation.base.files import atomic
 from pretrain.checkpoint import State, found, read_state
 from pretrain.config import TrainConfig
 from pretrain.errors import InputError
@@ -80,7 +80,7 @@ def begin(folder: RunFolder, config: TrainConfig) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """:func:`curation.catalogue.atomic`, for a path that the user gave.
+    """:func:`curation.files.atomic`, for a path that the user gave.
 
     Raises:
         InputError: the folder cannot be made or written.

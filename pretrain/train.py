@@ -16,22 +16,21 @@ from torch import Tensor, nn
 
 from curation.base.locks import hold
 from curation.base.progress import Progress
-from pretrain import checkpoint
-from pretrain import distributed
-from pretrain.data.augment import CropRule, flip
+from pretrain import checkpoint, distributed
 from pretrain.config import TrainConfig
+from pretrain.data.augment import CropRule, flip
 from pretrain.data.corpus import Corpus, SampleRule, describe, fingerprint, open_corpus
+from pretrain.data.noise import Purpose, bits, torch_uniform
+from pretrain.data.reader import Batch
+from pretrain.data.stream import Plan, batches
 from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.health import Unreadable, refuse_infinite_loss, refuse_to_save
 from pretrain.log import Log, Meter
 from pretrain.models import Objective, build_objective
-from pretrain.data.noise import Purpose, bits, torch_uniform
-from pretrain.data.reader import Batch
 from pretrain.run import RunFolder, begin
 from pretrain.schedule import build_optimizer, learning_rate, set_rate
 from pretrain.signals import asked_to_stop
-from pretrain.data.stream import Plan, batches
 from pretrain.visualise import draw, write_picture
 
 _PICTURED = 8

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from pretrain.data.augment import CropRule, resize_whole
 from pretrain.data.corpus import Corpus, Rows, SampleRule, join, open_corpus
+from pretrain.data.noise import Purpose, torch_uniform
+from pretrain.data.order import epoch_order
+from pretrain.data.reader import EVALUATION_FORMATS, ShardReader, decode
 from pretrain.errors import InputError, UnreadableImage
 from pretrain.export import load_run
 from pretrain.models import Objective, Output, SelectiveMAE
 from pretrain.models.encoder import encode
-from pretrain.data.noise import Purpose, torch_uniform
-from pretrain.data.order import epoch_order
-from pretrain.data.reader import EVALUATION_FORMATS, ShardReader, decode
 from pretrain.run import writing
 
 Pixels = npt.NDArray[np.uint8]

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
+from curation.base.settings import Strict
 from curation.catalogue import CATALOGUE, IMAGES, TILES, VERDICTS
 from curation.cli import main
 from curation.sources.manifest import Recipe, RecipeSource, Source
-from curation.base.settings import Strict
 
 TABLE_ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<second>[^|]*) \|.*\|$", re.MULTILINE)
 

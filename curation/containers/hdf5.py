@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from curation.containers.container import Container, Member, locate, within
 from curation.base.errors import InputError
+from curation.containers.container import Container, Member, locate, within
 
 MAX_CHUNK = 1 << 30
 """Bytes of a compressed block above which it is not read: one image brings its whole block along."""

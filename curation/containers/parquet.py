@@ -12,9 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from curation.base.errors import InputError
 from curation.containers import parquet_pages as pages
 from curation.containers.container import BrokenArchive, Container, Member, locate, within
-from curation.base.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,12 +9,12 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from curation.base.errors import UnreadableImage
 from curation.containers.container import BrokenArchive, Container, Member, name_of
 from curation.containers.hdf5 import HDF5
 from curation.containers.parquet import PARQUET
 from curation.containers.tar import TAR
 from curation.containers.zip import ZIP
-from curation.base.errors import UnreadableImage
 
 CONTAINERS: dict[str, Container] = {container.name: container for container in (ZIP, TAR, PARQUET, HDF5)}
 

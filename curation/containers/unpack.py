@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from curation.base.errors import InputError, WorkError
 from curation.containers.archives import DISK, TAR_SUFFIXES, archive_of
 from curation.containers.multidisk_zip import open_members as open_split_members
 from curation.containers.multidisk_zip import zip_name
-from curation.base.errors import InputError, WorkError
 
 
 @dataclass(frozen=True)

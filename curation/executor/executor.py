@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from curation.executor import cluster
 from curation.base import watchdog
 from curation.base.errors import OpticalrsError, WorkError
+from curation.executor import cluster
 from curation.executor.isolate import answer, isolate, judge
 from curation.executor.nursery import Line, Nursery
 from curation.executor.workers import AGAIN, Patience, Workers
@@ -134,7 +134,8 @@ class Executor:
 
         Args:
             fn: picklable; makes one part's file and is safe to run twice.
-            parts: picklable; a part that is :class:`curation.executor.isolate.Divisible` survives the death of its process.
+            parts: picklable; a part that is :class:`curation.executor.isolate.Divisible` survives the death of its
+                process.
 
         Raises:
             WorkError: a part that is not divisible brought its process down, workers end again and again, or the

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from curation.catalogue import Window
 from curation.base.errors import UnreadableImage
+from curation.catalogue import Window
 
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

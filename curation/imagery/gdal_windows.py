@@ -18,13 +18,13 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.windows import Window as RasterWindow
 
-from curation.catalogue import Window
 from curation.base.errors import UnreadableImage
+from curation.catalogue import Window
 from curation.imagery.georeference import Affine
-from curation.sources.manifest import Source
+from curation.imagery.pixel_loops import differs, interleave
 from curation.imagery.sidecars import named
 from curation.imagery.signature import sniff
-from curation.imagery.pixel_loops import differs, interleave
+from curation.sources.manifest import Source
 
 Pixels = npt.NDArray[np.generic]
 Mask = npt.NDArray[np.bool_]

@@ -1,7 +1,8 @@
 """The report stage: one HTML page that shows what came out, what did not, and why.
 
-Everything on it is read from the catalogue; a few pictures per reason are taken by :mod:`curation.report.thumbnails`. The page
-has no scripts and loads nothing, so that it can be mailed, archived and opened years later.
+Everything on it is read from the catalogue; a few pictures per reason are taken by
+:mod:`curation.report.thumbnails`. The page has no scripts and loads nothing, so that it can be mailed, archived and
+opened years later.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import yaml
 
+from curation.base.files import atomic
+from curation.catalogue import KEPT, REASONS, SLICED, ledger, open_table
 from curation.report import thumbnails
-from curation.catalogue import KEPT, REASONS, SLICED, atomic, ledger, open_table
-from curation.sources.manifest import Recipe, ResolvedSource
 from curation.shards.format import ShardInfo
+from curation.sources.manifest import Recipe, ResolvedSource
 
 REPORT_VERSION = 1
 _PER_REASON, _KEPT_SHOWN, _GROUPS, _PER_GROUP = 8, 24, 8, 8

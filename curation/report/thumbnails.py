@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from curation.base import watchdog
-from curation.catalogue import Window, atomic
 from curation.base.errors import UnreadableImage
+from curation.base.files import atomic
+from curation.catalogue import Window
 from curation.sources.manifest import ExcludeRules, ResolvedSource
 
 THUMB = 112

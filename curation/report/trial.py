@@ -11,8 +11,9 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from curation.catalogue import KEPT, SLICED, VERDICTS, atomic, ledger, read_table
 from curation.base.errors import FormatVersionError
+from curation.base.files import atomic
+from curation.catalogue import KEPT, SLICED, VERDICTS, ledger, read_table
 
 FOLDER = "trial"
 """Folder of the trial below ``OUT``."""

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.catalogue import CATALOGUE, KEPT, VERDICTS, open_table, table_from_rows
 from curation.base.errors import InputError
+from curation.catalogue import CATALOGUE, KEPT, VERDICTS, open_table, table_from_rows
 from curation.select.exclude import RULES, Rule, measured_of
-from curation.sources.manifest import ExcludeRules
 from curation.select.write_catalogue import Rulebook, read_rulebook
+from curation.sources.manifest import ExcludeRules
 
 T = TypeVar("T")
 Row = dict[str, Any]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from curation.scan import fingerprint
 from curation.catalogue import Window
-from curation.scan.fingerprint import Reduced
 from curation.imagery.image import Image, padded
+from curation.scan import fingerprint
+from curation.scan.fingerprint import Reduced
 
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

@@ -21,12 +21,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.scan import cutting
-from curation.sources import key_fields
-from curation.catalogue import atomic, open_table, read_table, schema_of
 from curation.base.errors import FormatVersionError, InputError
-from curation.sources.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
+from curation.base.files import atomic
+from curation.catalogue import open_table, read_table, schema_of
+from curation.scan import cutting
 from curation.scan.row_digest import content, row_digests, together
+from curation.sources import key_fields
+from curation.sources.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
 
 Words = npt.NDArray[np.uint64]
 
@@ -60,7 +61,7 @@ class ScanJob:
 
         Rules about licence and split are in it by what they come to for this source.
         """
-        from curation.select.exclude import by_licence
+        from curation.scan.admission import by_licence
 
         source, guards = self.source.source, ExcludeRules.SCAN_FIELDS - {"licences", "redistributable_only", "splits"}
         splits = self.exclude.splits if set(self.exclude.splits) & set(source.splits) else ()

@@ -16,18 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.select import exclude
-from curation.scan import reuse
-from curation.scan import parts as scan_parts
-from curation.scan import slicing
-from curation.scan import measurements
-from curation.scan import block_walk
 from curation.base import watchdog
-from curation.catalogue import STATISTICS, Window, read_table, tile_id
 from curation.base.errors import UnreadableImage
-from curation.select.exclude import Reason
-from curation.scan.fingerprint import Reduced, extra_hashes, reduce
+from curation.catalogue import STATISTICS, Window, read_table, tile_id
 from curation.imagery.image import Ground, Image, Location, open_image
+from curation.scan import admission, block_walk, measurements, reuse, slicing
+from curation.scan import parts as scan_parts
+from curation.scan.admission import Reason
+from curation.scan.fingerprint import Reduced, extra_hashes, reduce
 from curation.scan.parts import Part, PartSummary, ScanJob, scene_of
 from curation.scan.tile_rows import TileRows
 
@@ -116,14 +112,14 @@ def _scan_image(
 ) -> list[tuple[dict[str, Any], Reduced | None]]:
     """Rows of one raw image: its own first, then its tiles, with the reductions of those that were read."""
     source = job.source.source
-    reason = exclude.by_licence(source, job.exclude) or exclude.by_split(listed["split"], job.exclude)
+    reason = admission.by_licence(source, job.exclude) or admission.by_split(listed["split"], job.exclude)
     if reason is not None:
         return [(_image_row(listed, job, reason), None)]
     facts: dict[str, Any] = {}
     try:
         with _opened(listed, job, limits) as image:
             facts = _facts(image)
-            reason = exclude.by_type(image.dtype) or _by_area(image)
+            reason = admission.by_type(image.dtype) or _by_area(image)
             if reason is not None:
                 return [(_image_row(listed, job, reason, facts), None)]
             with watchdog.deadline(_seconds(image)):

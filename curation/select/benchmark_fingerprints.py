@@ -15,11 +15,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.catalogue import TILES, open_table, schema_of, write_table
 from curation.base.errors import InputError
-from curation.sources.manifest import Benchmark, ExcludeRules, FingerprintRules, ResolvedSource, SliceRules
-from curation.scan.scan import scan_part
+from curation.catalogue import TILES, open_table, schema_of, write_table
 from curation.scan.parts import Part, PartSummary, ScanJob, plan_parts
+from curation.scan.scan import scan_part
+from curation.sources.manifest import Benchmark, ExcludeRules, FingerprintRules, ResolvedSource, SliceRules
 
 _KEPT = (
     "kind", "tile_id", "source", "image", "split", "col_off", "row_off", "width", "height", "image_width",
@@ -53,7 +53,8 @@ def fingerprint_benchmark(
         out: file to write, ``<benchmark>.parquet`` in a folder of fingerprints.
         slices: the recipe's grid, for images that are larger than one tile: a corpus cut on another grid is guarded by
             whole images alone.
-        run: maps the scan over the parts; :meth:`curation.executor.executor.Executor.map_parts` for more than one process.
+        run: maps the scan over the parts; :meth:`curation.executor.executor.Executor.map_parts` for more than one
+            process.
 
     Raises:
         InputError: the folder is missing, holds no image or none of the test splits, or a part of it cannot be read.

@@ -2,8 +2,8 @@
 
 The rule is the one that ``docs/deduplication.md`` defines. Rank all tiles by the recipe's keep rule; in that order a
 tile stays unless one that stays already has equal pixels, or lies within the radius in some view and looks the
-same by a second opinion (:mod:`curation.select.second_opinion`). Tiles that are removed stand for nobody, so nothing chains. Tiles
-without texture have no perceptual hash worth the name; only equal pixels make them duplicates.
+same by a second opinion (:mod:`curation.select.second_opinion`). Tiles that are removed stand for nobody, so nothing
+chains. Tiles without texture have no perceptual hash worth the name; only equal pixels make them duplicates.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.sources.manifest import DeduplicateRules, KeepKey, ResolvedSource
 from curation.select.rows import Rows, fixed_bytes, visit_columns
 from curation.select.views import without_crop
+from curation.sources.manifest import DeduplicateRules, KeepKey, ResolvedSource
 
 if TYPE_CHECKING:
     from curation.select.second_opinion import Comparison, Looks
@@ -180,7 +180,9 @@ def compare_looks(a: Looks, b: Looks, i: Ints, j: Ints, radius: int, rules: Dedu
     """How the pairs (``a[i]``, ``b[j]``) compare."""
     from curation.select import second_opinion
 
-    found = second_opinion.Comparison(np.empty(len(i), np.int8), np.empty(len(i), np.int8), np.empty(len(i), np.float32))
+    found = second_opinion.Comparison(
+        np.empty(len(i), np.int8), np.empty(len(i), np.int8), np.empty(len(i), np.float32)
+    )
     second_opinion.compare_pairs(a, b, i, j, second_opinion.criteria_of(rules, radius), found)
     return found
 
@@ -190,8 +192,7 @@ def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) 
 
     Components lie together, their members in rank order.
     """
-    from curation.select import second_opinion
-    from curation.select import keep_rule
+    from curation.select import keep_rule, second_opinion
 
     starts = np.concatenate([np.nonzero(np.diff(label, prepend=-1))[0], [len(label)]]).astype(np.int64)
     sizes = np.diff(starts)
@@ -237,8 +238,7 @@ def _keep_many(looks: Looks, many: Ints, rules: DeduplicateRules, threads: int, 
 
 def _confirmed(looks: Looks, chosen: Ints, radius: int, rules: DeduplicateRules, threads: int) -> Ints:
     """Pairs of chosen tiles within the radius that the second opinion confirms."""
-    from curation.select import second_opinion
-    from curation.select import neighbours
+    from curation.select import neighbours, second_opinion
 
     own, criteria = looks.take(chosen), second_opinion.criteria_of(rules, radius)
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.imagery import stretch
 from curation.catalogue import MEASUREMENTS, REASONS
-from curation.sources.manifest import ExcludeRules, Source
+from curation.imagery import stretch
 from curation.select.rows import codes, column
+from curation.sources.manifest import ExcludeRules
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -29,37 +29,6 @@ KINDS = ("rgb", "grey", "false_colour")
 """What a manifest may say that a source's pixels show (:attr:`curation.sources.manifest.Source.kind`)."""
 NONE = -1
 """Stands for no rule."""
-
-
-class Reason(NamedTuple):
-    """A verdict of :data:`curation.catalogue.REASONS`, and its rule, measured value and threshold in words."""
-
-    verdict: str
-    detail: str
-
-
-# ------------------------------------------------------------------------------------------------ before any pixel
-
-
-def by_licence(source: Source, rules: ExcludeRules) -> Reason | None:
-    """The recipe takes certain licences only, or only what may be redistributed."""
-    if rules.licences is not None and source.licence not in rules.licences:
-        return Reason("licence", f"licences: {source.licence}, allowed {', '.join(rules.licences)}")
-    if rules.redistributable_only and source.redistributable != "yes":
-        return Reason("licence", f"redistributable_only: {source.redistributable}, required yes")
-    return None
-
-
-def by_split(split: str | None, rules: ExcludeRules) -> Reason | None:
-    """The recipe leaves a split out."""
-    if split is not None and split in rules.splits:
-        return Reason("excluded_split", f"splits: {split}, excluded {', '.join(rules.splits)}")
-    return None
-
-
-def by_type(dtype: str) -> Reason | None:
-    """Complex values are radar; there is nothing to show, and nothing to measure."""
-    return Reason("not_optical", f"dtype: {dtype}; complex values are radar") if dtype.startswith("complex") else None
 
 
 # ------------------------------------------------------------------------------------------------ by threshold

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curation.base.errors import FormatVersionError, InputError
 from curation.catalogue import open_table
 from curation.select.deduplicate import Matches, compare_looks, load_looks, textured
-from curation.base.errors import FormatVersionError, InputError
-from curation.sources.manifest import DeduplicateRules, Recipe
 from curation.select.rows import Rows, fixed_bytes, numbers, read_codes
 from curation.select.views import without_crop
+from curation.sources.manifest import DeduplicateRules, Recipe
 
 if TYPE_CHECKING:
     from curation.select.second_opinion import Looks

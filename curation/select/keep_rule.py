@@ -14,8 +14,8 @@ import numpy.typing as npt
 from numba import types
 
 from curation.base.compiled import compiled, named
-from curation.select.second_opinion import CRITERIA, LOOKS, SIDE, STRIP, Criteria, Looks, correlation
 from curation.select.neighbour_kernels import BLOCK, popcount
+from curation.select.second_opinion import CRITERIA, LOOKS, SIDE, STRIP, Criteria, Looks, correlation
 
 Longs = npt.NDArray[np.int64]
 

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.catalogue import VERDICTS, open_table
 from curation.base.errors import WorkError
-from curation.sources.manifest import DeduplicateRules
+from curation.catalogue import VERDICTS, open_table
 from curation.select.views import view_codes, views_of
+from curation.sources.manifest import DeduplicateRules
 
 Array = npt.NDArray[Any]
 

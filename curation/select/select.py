@@ -18,17 +18,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from curation.select import balance
-from curation.select import exclude
-from curation.select.shard_assignment import assign, predicted_bytes
+from curation.base.splitmix import splitmix64
 from curation.catalogue import KEPT, REASONS, SLICED, VERDICTS
+from curation.select import balance, exclude
 from curation.select.deduplicate import Matches, find_duplicates
 from curation.select.guard import Fingerprints, find_leaks, load_fingerprints
-from curation.sources.manifest import Recipe, ResolvedSource
-from curation.base.splitmix import splitmix64
 from curation.select.rows import NO_VERDICT, Judge, Rows, load_rows
+from curation.select.shard_assignment import assign, predicted_bytes
 from curation.select.views import VIEWS
 from curation.select.write_catalogue import Decision, Rulebook, write_catalogue
+from curation.sources.manifest import Recipe, ResolvedSource
 
 Ints = npt.NDArray[np.int64]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from curation.sources.manifest import ShardRules
 from curation.base.splitmix import permutation
+from curation.sources.manifest import ShardRules
 
 Ints = npt.NDArray[np.int64]
 

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.catalogue import CATALOGUE, VERDICTS, atomic, schema_of
 from curation.base.errors import InputError, WorkError
+from curation.base.files import atomic
+from curation.catalogue import CATALOGUE, VERDICTS, schema_of
 from curation.select.exclude import NONE, RULES
-from curation.sources.manifest import ExcludeRules, Recipe, ResolvedSource
 from curation.select.rows import Rows, read_unit
+from curation.sources.manifest import ExcludeRules, Recipe, ResolvedSource
 
 Ints = npt.NDArray[np.int64]
 

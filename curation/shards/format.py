@@ -22,8 +22,8 @@ from typing import Any, BinaryIO, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.catalogue import atomic
 from curation.base.errors import FormatVersionError, InputError, WorkError
+from curation.base.files import atomic
 
 FORMAT_VERSION = 1
 """Version of the tar layout, of ``index.parquet`` and of ``checksums.json``."""

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.shards import format as shard_format
-from curation.catalogue import sync_folder
 from curation.base.errors import InputError
-from curation.keys import file_digest
+from curation.base.files import file_digest, sync_folder
+from curation.shards import format as shard_format
 from curation.shards.format import Checksums, ShardInfo
 
 REPLACE = "run again with --replace to replace them, or give another --out"

@@ -25,11 +25,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.select.shard_assignment import predicted_bytes
-from curation.catalogue import UNFINISHED, atomic, is_whole, open_table
 from curation.base.errors import WorkError
-from curation.sources.manifest import ShardRules
+from curation.base.files import UNFINISHED, atomic, is_whole
+from curation.catalogue import open_table
 from curation.select.rows import column, fixed_bytes, numbers
+from curation.select.shard_assignment import predicted_bytes
+from curation.sources.manifest import ShardRules
 
 BUCKET = 1 << 19
 """Rows that are sorted at once: about 300 MB."""

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from curation.base.errors import InputError
-from curation.shards.format import INDEX, ShardInfo, numbered, open_index, read_checksums
 from curation.shards.foreign import index_tar
+from curation.shards.format import INDEX, ShardInfo, numbered, open_index, read_checksums
 
 LARGE_SHARD = 3 << 29
 """Bytes above which a shard is worth a warning: 1.5 GiB, half more than the writer aims at."""

@@ -22,16 +22,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from curation import keys
-from curation.shards import format as shard_format
 from curation.base import watchdog
-from curation.catalogue import Window, is_whole
 from curation.base.errors import UnreadableImage, WorkError
+from curation.base.files import digest, is_whole
+from curation.catalogue import Window
 from curation.scan.fingerprint import content_hash
-from curation.sources.manifest import Recipe, ResolvedSource, ShardRules
+from curation.shards import format as shard_format
+from curation.shards.format import ImageFormat, Sample, ShardInfo
 from curation.shards.shard_folder import ShardFolder
 from curation.shards.shard_plan import ShardPart
-from curation.shards.format import ImageFormat, Sample, ShardInfo
+from curation.sources.manifest import Recipe, ResolvedSource, ShardRules
 
 _TOLD = 20
 """Changed files that a message names; more are named in a file."""
@@ -59,7 +59,7 @@ class WriteJob:
         rules = self.recipe.shards
         encoder = [rules.encoder, None if rules.encoder == "png" else rules.quality] if part.encoded else None
         licences = [(source, self.sources[source].source.licence) for source in part.sources]
-        return keys.digest([shard_format.FORMAT_VERSION, WRITE_VERSION, part.digest, licences, encoder])
+        return digest([shard_format.FORMAT_VERSION, WRITE_VERSION, part.digest, licences, encoder])
 
     def tar(self, part: ShardPart) -> Path:
         """Where a shard is made."""
@@ -67,7 +67,7 @@ class WriteJob:
 
     def key_of_all(self, parts: Sequence[ShardPart]) -> str:
         """Key of the finished folder: equal tars under equal names, equal key."""
-        return keys.key("shards", [(self.name(part), self.key(part)) for part in parts])
+        return digest(["shards", [(self.name(part), self.key(part)) for part in parts]], 6)
 
 
 def write_part(part: ShardPart, job: WriteJob) -> list[str]:

@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from curation.base.errors import InputError, OpticalrsError, WorkError
+from curation.base.locks import hold
 from curation.containers import CONTAINERS, container_of
 from curation.containers.archives import archive_of
 from curation.containers.unpack import LIMITS, Limits, unpack
 from curation.sources.download import PATIENT, Patience, download, verify
 from curation.sources.entries import opened_in_place
-from curation.base.errors import InputError, OpticalrsError, WorkError
-from curation.sources.journal import is_done, note_path, remember
 from curation.sources.globs import compile_globs
-from curation.sources.inventory import TOLERANCE, SourceListing, list_images, patterns_of
-from curation.base.locks import hold
-from curation.sources.manifest import RemoteFile, ResolvedSource, Source
 from curation.sources.hosts import PUBLIC, Endpoints, Gone, Transient, list_repository, size_at
+from curation.sources.inventory import TOLERANCE, SourceListing, list_images, patterns_of
+from curation.sources.journal import is_done, note_path, remember
+from curation.sources.manifest import RemoteFile, ResolvedSource, Source
 
 BY_SCRIPT = ("direct", "zenodo", "huggingface", "s3")
 """Routes that need no person."""

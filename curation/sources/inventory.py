@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from curation.base.errors import InputError
 from curation.containers import CONTAINERS
 from curation.containers.archives import archive_of
 from curation.containers.registry import reason_in
 from curation.sources.entries import Entry, Found, Walk, list_entries, opened_in_place
-from curation.base.errors import InputError
 from curation.sources.globs import compile_globs
 from curation.sources.manifest import EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, ResolvedSource, Source
 
@@ -70,7 +70,8 @@ def write_inventory(sources: Sequence[ResolvedSource], out: Path, *, strict: boo
     """
     import pyarrow.parquet as pq
 
-    from curation.catalogue import atomic, schema_of, table_from_rows
+    from curation.base.files import atomic
+    from curation.catalogue import schema_of, table_from_rows
 
     listings = []
     with atomic(out) as aside, pq.ParquetWriter(aside, schema_of("images"), compression="zstd") as writer:

@@ -1,7 +1,7 @@
 """Which fields of a source change what: the keys of inventory and scan are made of these, and of nothing else.
 
-Every field of :class:`curation.sources.manifest.Source` is in one of the three sets (a test says so): a field that is forgotten
-would leave results as they are that it should have changed.
+Every field of :class:`curation.sources.manifest.Source` is in one of the three sets (a test says so): a field that
+is forgotten would leave results as they are that it should have changed.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from curation.containers import CONTAINERS
 from curation.base.errors import InputError
 from curation.base.settings import Strict, load, validate
+from curation.containers import CONTAINERS
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
 """A source or benchmark id: lower case letters, digits, underscore; it is a folder name and a column value."""

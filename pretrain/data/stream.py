@@ -18,8 +18,8 @@ from pretrain.data.augment import NOISE_SIZE, CropRule
 from pretrain.data.corpus import Corpus, Rows, join
 from pretrain.data.noise import Purpose, uniform
 from pretrain.data.order import Window, epoch_order, group_rows, rank_rows, steps_per_epoch
-from pretrain.patience import patiently
 from pretrain.data.reader import Batch, Request, ShardReader
+from pretrain.patience import patiently
 from pretrain.signals import ignore_in_worker
 
 

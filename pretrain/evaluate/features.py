@@ -17,9 +17,9 @@ from torch import Tensor
 
 from curation.shards.format import INDEX_FILE, open_index
 from pretrain.data.augment import resize_whole
-from pretrain.errors import InputError, UnreadableImage
 from pretrain.data.noise import bits
 from pretrain.data.reader import EVALUATION_FORMATS, decode
+from pretrain.errors import InputError, UnreadableImage
 
 Pool = Literal["mean", "token"]
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}

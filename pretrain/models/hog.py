@@ -57,7 +57,9 @@ def cell_histograms(images: Tensor, cell: int) -> Tensor:
 
 def kernel_beyond(images: Tensor, cell: int) -> Tensor:
     """Per cell of images on the CPU, magnitudes at or beyond each bin's start: (9, B, C, H/cell, W/cell) float32."""
-    from pretrain.models.hog_kernel import fill_beyond  # compiled at its first call: training on a GPU never waits for it
+    from pretrain.models.hog_kernel import (
+        fill_beyond,  # compiled at its first call: training on a GPU never waits for it
+    )
 
     batch, channels, height, width = images.shape
     sums = torch.empty(BINS, batch, channels, height // cell, width // cell)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="untyped-decorator,no-untyped-call,assignment"
-"""Compiled inner loop of :mod:`pretrain.models.hog` for CPUs: one line of pixels at a time stays in the first-level cache."""
+"""Compiled inner loop of :mod:`pretrain.models.hog` for CPUs: a line of pixels at a time stays in the nearest cache."""
 
 from __future__ import annotations
 

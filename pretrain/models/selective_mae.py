@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from pretrain.config import EncoderConfig, SelectiveMaeObjective
 from pretrain.errors import InputError
-from pretrain.models.hog import richness
 from pretrain.models.encoder import embed_patches, encode, initialise, patch_positions
+from pretrain.models.hog import richness
 from pretrain.models.mae import visible_count
 from pretrain.models.objective import Objective, share_of
 from pretrain.models.output import Output

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curation.base.errors import FormatVersionError, InputError
+from curation.base.files import atomic, is_whole
 from curation.catalogue import (
     CATALOGUE,
     IMAGES,
     TILES,
     Window,
-    atomic,
-    is_whole,
     ledger,
     open_table,
     read_table,
@@ -25,7 +25,6 @@ from curation.catalogue import (
     tile_id,
     write_table,
 )
-from curation.base.errors import FormatVersionError, InputError
 
 IMAGE_ROW = {"source": "a", "image": "x.jpg", "file": "x.jpg", "bytes": 3, "mtime_ns": 5}
 

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from rasterio.io import MemoryFile
 
-from curation.containers import CONTAINERS, BrokenArchive, list_members, read_member
 from curation.base.errors import InputError, UnreadableImage
+from curation.containers import CONTAINERS, BrokenArchive, list_members, read_member
 
 FILES = {"a/one.jpg": b"one" * 1000, "b/zwei.jpg": bytes(range(256)) * 40, "ü/three.png": b""}
 

@@ -15,8 +15,8 @@ import pytest
 from test_cluster import cluster, command, tree  # noqa: F401 (a fixture)
 from test_executor import Words, double, spell
 
-from curation.cli import main
 from curation.base.errors import InputError, WorkError
+from curation.cli import main
 from curation.executor.executor import Executor
 from curation.executor.workers import Patience
 

@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from textures import texture
 
 from curation import catalogue
-from curation.scan import cutting
-from curation.scan import scan
-from curation.scan import parts as scan_parts
 from curation.base.errors import InputError
-from curation.sources.manifest import Recipe, resolve
+from curation.scan import cutting, scan
+from curation.scan import parts as scan_parts
 from curation.scan.parts import Part, ScanJob
+from curation.sources.manifest import Recipe, resolve
 
 # ------------------------------------------------------------------------------------------------ cutting
 

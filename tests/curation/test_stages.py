@@ -14,11 +14,11 @@ from pydantic import BaseModel
 from textures import texture
 
 from curation import keys
+from curation.base.terminal import Terminal
 from curation.executor.executor import environment_kept
-from curation.sources.manifest import GuardRules, Recipe, RecipeSource, Source, resolve
 from curation.pipeline import RunOptions, run
 from curation.scan.parts import ScanJob
-from curation.base.terminal import Terminal
+from curation.sources.manifest import GuardRules, Recipe, RecipeSource, Source, resolve
 
 STAGES = ("inventory", "scan", "select", "write", "report")
 ROW = re.compile(rf"^\| ({'|'.join(STAGES)}) \| (.*) \|$", re.MULTILINE)

@@ -14,8 +14,8 @@ from imagery import MakeShards
 from small_run import Quiet, assert_equal, config, settings
 
 from curation.base.terminal import Terminal
-from pretrain.data.augment import CropRule
 from pretrain.cli import main
+from pretrain.data.augment import CropRule
 from pretrain.data.order import epoch_order
 from pretrain.data.reader import ShardReader
 from pretrain.train import train

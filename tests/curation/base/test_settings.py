@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from curation.base.errors import InputError
-from curation.sources.manifest import Recipe, Source, load_recipe
 from curation.base.settings import load, override, parse_yaml, validate
+from curation.sources.manifest import Recipe, Source, load_recipe
 
 
 def write(folder: Path, text: str) -> Path:

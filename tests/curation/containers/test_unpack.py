@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from curation.base.errors import InputError, WorkError
 from curation.containers.archives import archive_of
 from curation.containers.unpack import Limits, unpack
-from curation.base.errors import InputError, WorkError
 
 FILES = {"a/one.jpg": b"one" * 1000, "b/c/two.tif": random.Random(0).randbytes(200_000), "ü.png": b""}
 

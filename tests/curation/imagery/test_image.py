@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from curation.catalogue import Window
 from curation.base.errors import UnreadableImage
-from curation.sources.manifest import ExcludeRules, Source, Stretch
+from curation.catalogue import Window
 from curation.imagery.image import Location, open_image, raw_bytes
+from curation.sources.manifest import ExcludeRules, Source, Stretch
 
 RULES = ExcludeRules()
 ALL = Window(0, 0, 60, 40)

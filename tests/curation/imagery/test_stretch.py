@@ -10,8 +10,8 @@ import rasterio
 import yaml
 from textures import texture
 
-from curation.imagery import stretch
 from curation.cli import main
+from curation.imagery import stretch
 
 
 def test_percentiles_are_numpys_over_all_files_of_a_scene() -> None:

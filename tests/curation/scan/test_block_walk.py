@@ -11,12 +11,10 @@ import rasterio
 from PIL import Image
 from textures import texture
 
-from curation.scan import fingerprint
-from curation.scan import lanczos
-from curation.scan import block_walk
 from curation.catalogue import Window
-from curation.sources.manifest import ExcludeRules, Source
 from curation.imagery.image import Location, open_image
+from curation.scan import block_walk, fingerprint, lanczos
+from curation.sources.manifest import ExcludeRules, Source
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from curation.scan import fingerprint
-from curation.scan import lanczos
+from curation.scan import fingerprint, lanczos
 
 
 @pytest.fixture(scope="module")

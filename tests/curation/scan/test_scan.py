@@ -13,14 +13,11 @@ import rasterio
 from PIL import Image
 
 from curation import catalogue
-from curation.scan import cutting
-from curation.scan import fingerprint
-from curation.scan import scan
-from curation.scan import parts as scan_parts
-from curation.scan import block_walk
 from curation.catalogue import Window
-from curation.sources.manifest import ExcludeRules, Recipe, resolve
 from curation.imagery.image import Location, open_image
+from curation.scan import block_walk, cutting, fingerprint, scan
+from curation.scan import parts as scan_parts
+from curation.sources.manifest import ExcludeRules, Recipe, resolve
 
 
 def scene(height: int = 200, width: int = 200, seed: int = 0) -> np.ndarray:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.scan import slicing
 from curation.catalogue import Window
+from curation.scan import slicing
 from curation.sources.manifest import SliceRules
 
 AREAS = st.builds(Window, st.integers(0, 50), st.integers(0, 50), st.integers(1, 3000), st.integers(1, 3000))

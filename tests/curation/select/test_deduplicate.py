@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from rows_for_select import block, image_row, random_tile, recipe, texture, tile_row, write
 
-from curation.select import second_opinion
-from curation.select import deduplicate
 from curation.catalogue import read_table
-from curation.select.deduplicate import find_duplicates
 from curation.scan.fingerprint import fingerprint, to_imagehash
-from curation.sources.manifest import DeduplicateRules
+from curation.select import deduplicate, second_opinion
+from curation.select.deduplicate import find_duplicates
 from curation.select.rows import load_rows
 from curation.select.select import select
 from curation.select.views import VIEWS, crop_codes, view_codes
+from curation.sources.manifest import DeduplicateRules
 
 
 def stored(picture: np.ndarray, quality: int) -> np.ndarray:
@@ -89,7 +88,9 @@ def test_the_orientation_is_named(tmp_path, view):
 
 def test_a_thumbnail_turns_as_its_picture_does():
     original = texture(4)
-    thumbs = second_opinion.thumbnails(fingerprint([oriented(original, view) for view in range(8)]).dct16.reshape(-1, 256))
+    thumbs = second_opinion.thumbnails(
+        fingerprint([oriented(original, view) for view in range(8)]).dct16.reshape(-1, 256)
+    )
     for view in range(8):
         assert second_opinion.correlation(thumbs, view, thumbs, 0, view, -1.0) > 0.995
         # Pearson's coefficient, by numpy, of the clipped thumbnails themselves.

@@ -13,15 +13,14 @@ import pytest
 import rasterio
 from PIL import Image
 
-from curation.select import exclude
-from curation.scan import fingerprint
-from curation.scan import measurements
-from curation.catalogue import REASONS, read_table, table_from_rows, write_table
 from curation.base.errors import InputError
-from curation.sources.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource, SliceRules, Source
-from curation.scan.scan import scan_part
-from curation.scan.parts import ScanJob, plan_parts
 from curation.base.settings import validate
+from curation.catalogue import REASONS, read_table, table_from_rows, write_table
+from curation.scan import admission, fingerprint, measurements
+from curation.scan.parts import ScanJob, plan_parts
+from curation.scan.scan import scan_part
+from curation.select import exclude
+from curation.sources.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource, SliceRules, Source
 
 RULES = ExcludeRules()
 
@@ -178,11 +177,11 @@ def test_a_border_that_leaves_nothing_is_too_small(tmp_path: Path) -> None:
 
 def test_licence_and_split() -> None:
     source = Source(id="s", licence="CC-BY-4.0", redistributable="no")
-    assert exclude.by_licence(source, RULES) is None
-    assert exclude.by_licence(source, ExcludeRules(licences=("CC0-1.0",))).verdict == "licence"  # type: ignore[union-attr]
-    assert exclude.by_licence(source, ExcludeRules(redistributable_only=True)).verdict == "licence"  # type: ignore[union-attr]
-    assert exclude.by_split("test", ExcludeRules(splits=("test",))).verdict == "excluded_split"  # type: ignore[union-attr]
-    assert exclude.by_split(None, ExcludeRules(splits=("test",))) is None
+    assert admission.by_licence(source, RULES) is None
+    assert admission.by_licence(source, ExcludeRules(licences=("CC0-1.0",))).verdict == "licence"  # type: ignore[union-attr]
+    assert admission.by_licence(source, ExcludeRules(redistributable_only=True)).verdict == "licence"  # type: ignore[union-attr]
+    assert admission.by_split("test", ExcludeRules(splits=("test",))).verdict == "excluded_split"  # type: ignore[union-attr]
+    assert admission.by_split(None, ExcludeRules(splits=("test",))) is None
 
 
 def test_declared_false_colour(tmp_path: Path) -> None:

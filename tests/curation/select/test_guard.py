@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 from rows_for_select import image_row, random_tile, recipe, texture, write
 
-from curation.select.benchmark_fingerprints import fingerprint_benchmark
-from curation.catalogue import read_table, table_from_rows
 from curation.base.errors import FormatVersionError, InputError
-from curation.select.guard import fingerprint_files
-from curation.sources.manifest import Benchmark, SliceRules
-from curation.scan.scan import scan_part
+from curation.catalogue import read_table, table_from_rows
 from curation.scan.parts import ScanJob, plan_parts
+from curation.scan.scan import scan_part
+from curation.select.benchmark_fingerprints import fingerprint_benchmark
+from curation.select.guard import fingerprint_files
 from curation.select.select import SelectSummary, select
+from curation.sources.manifest import Benchmark, SliceRules
 
 
 def picture(seed: int, side: int = 192) -> np.ndarray:

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows_for_select import image_row, random_tile, recipe, write
 
-from curation.select.shard_assignment import assign, runs_of
-from curation.select.balance import over_caps
-from curation.catalogue import KEPT, ledger, read_table
 from curation.base.errors import WorkError
-from curation.sources.manifest import BalanceRules, ShardRules
 from curation.base.splitmix import permutation
+from curation.catalogue import KEPT, ledger, read_table
+from curation.select.balance import over_caps
 from curation.select.select import select
+from curation.select.shard_assignment import assign, runs_of
+from curation.sources.manifest import BalanceRules, ShardRules
 
 
 def corpus(seed: int = 0, images: int = 30) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import webdataset
 from PIL import Image
 
 from curation.base.errors import FormatVersionError, InputError, WorkError
+from curation.shards.foreign import index_tar, index_tars
 from curation.shards.format import (
     Sample,
     ShardInfo,
@@ -28,7 +29,6 @@ from curation.shards.format import (
     write_info,
     write_shard,
 )
-from curation.shards.foreign import index_tar, index_tars
 from curation.shards.verify import verify
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from curation.shards import shard_plan
-from curation.catalogue import UNFINISHED, Window, table_from_rows, tile_id, write_table
 from curation.base.errors import WorkError
-from curation.sources.manifest import ShardRules
+from curation.base.files import UNFINISHED
+from curation.catalogue import Window, table_from_rows, tile_id, write_table
+from curation.shards import shard_plan
 from curation.shards.shard_plan import ShardPart, plan_shards
+from curation.sources.manifest import ShardRules
 
 SOURCES = ("zebra", "ant")  # the recipe's order, not the alphabet's
 PER_SHARD = 7

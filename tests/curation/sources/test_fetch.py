@@ -23,13 +23,13 @@ from pathlib import Path
 
 import pytest
 
-from curation.sources.download import Patience, download
 from curation.base.errors import InputError, WorkError
-from curation.sources.fetch import Event, FetchOptions, fetch, fetch_source, files_of
-from curation.sources.inventory import list_images
 from curation.base.locks import hold
-from curation.sources.manifest import RemoteFile, ResolvedSource, SliceRules, Source
+from curation.sources.download import Patience, download
+from curation.sources.fetch import Event, FetchOptions, fetch, fetch_source, files_of
 from curation.sources.hosts import Endpoints, list_repository
+from curation.sources.inventory import list_images
+from curation.sources.manifest import RemoteFile, ResolvedSource, SliceRules, Source
 
 DATA = random.Random(7).randbytes(3_000_000)
 MD5 = hashlib.md5(DATA).hexdigest()

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from curation.base.errors import InputError, UnreadableImage
 from curation.catalogue import read_table
 from curation.containers import read_member
-from curation.base.errors import InputError, UnreadableImage
 from curation.sources.inventory import SourceListing, list_images, write_inventory
 from curation.sources.manifest import IMAGE_SUFFIXES, ExcludeRules, ResolvedSource, SliceRules, Source
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from curation.scan.parts import ScanJob
 from curation.sources import key_fields
 from curation.sources.manifest import Recipe, Source, resolve
-from curation.scan.parts import ScanJob
 
 
 def keys(recipe: dict[str, Any] | None = None, **source: Any) -> tuple[Any, Any]:
@@ -39,7 +39,10 @@ CHANGES: dict[str, Any] = {
 def test_a_field_changes_the_keys_that_depend_on_it_and_no_other(field: str) -> None:
     listing, scan = keys()
     changed_listing, changed_scan = keys(**{field: CHANGES[field]})
-    assert (changed_listing != listing, changed_scan != scan) == (field in key_fields.LISTING, field in key_fields.PIXELS)
+    assert (changed_listing != listing, changed_scan != scan) == (
+        field in key_fields.LISTING,
+        field in key_fields.PIXELS,
+    )
 
 
 def test_addresses_and_checksums_of_files_change_nothing() -> None:

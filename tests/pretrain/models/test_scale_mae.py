@@ -9,8 +9,8 @@ from official import channels_first, load, tiny_encoder, weights
 from curation.base.errors import InputError
 from pretrain.config import ScaleMaeObjective
 from pretrain.models import build_objective
-from pretrain.models.scale_mae import bands
 from pretrain.models.positions import gsd_sincos_2d
+from pretrain.models.scale_mae import bands
 
 RENAMED = {
     "fpn.fpn1.1.ln.": "laplacian.pyramid_high.1.",

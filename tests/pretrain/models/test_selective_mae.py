@@ -10,8 +10,8 @@ from curation.base.errors import InputError
 from pretrain.config import EncoderConfig, SelectiveMaeObjective
 from pretrain.models import build_objective
 from pretrain.models.encoder import encode
-from pretrain.models.selective_mae import token_counts
 from pretrain.models.selection import expand
+from pretrain.models.selective_mae import token_counts
 
 
 def tiny(side=96, **changes):
