@@ -30,8 +30,8 @@ SINGLE = {
         "cli": ("cli", "bench", "plot"),
         "train": ("train",),
         "export": ("export", "visualise", "official"),
-        "run": ("run", "checkpoint", "log", "schedule", "health", "patience"),
-        "base": ("config", "errors", "signals", "distributed"),
+        "run": ("run", "checkpoint", "log", "schedule", "health"),
+        "base": ("config", "errors", "signals", "distributed", "patience"),
     },
 }
 """Rooms that are not folders: modules that lie side by side in the package."""
