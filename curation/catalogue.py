@@ -73,8 +73,8 @@ _MEASURED = [  # of raw images, null for tiles: what the exclusion rules look at
     *(pa.field(name, pa.float32()) for name in STATISTICS),
 ]
 
-MEASUREMENTS = ("std", "valid_share", *(field.name for field in _MEASURED))
-"""Columns that a rule may look at: the first two of tiles, the others of images."""
+MEASUREMENTS = {"image": tuple(field.name for field in _MEASURED), "tile": ("std", "valid_share")}
+"""Columns that a rule on images, or on tiles, may look at."""
 
 _ROW = [
     pa.field("kind", _DICTIONARY, nullable=False),  # image | tile

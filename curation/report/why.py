@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.base.errors import InputError
-from curation.catalogue import CATALOGUE, KEPT, VERDICTS, open_table, table_from_rows
+from curation.catalogue import KEPT, MEASUREMENTS, VERDICTS, open_table, table_from_rows
 from curation.select.exclude import RULES, Rule, measured_of
 from curation.select.write_catalogue import Rulebook, read_rulebook
 from curation.sources.manifest import ExcludeRules
@@ -30,6 +31,11 @@ T = TypeVar("T")
 Row = dict[str, Any]
 
 _LISTED = 10
+_SHOWN = [
+    "kind", "tile_id", "source", "image", "col_off", "row_off", "width", "height", "image_width", "image_height",
+    "bands", "dtype", "format", "file_bytes", "gsd_m", "gsd_from", *MEASUREMENTS["tile"], *MEASUREMENTS["image"],
+    "verdict", "subject", "detail", "shard", "position",
+]  # fmt: skip
 _SUGGESTED, _COMPARED = 3, 5_000
 _ID = re.compile(r"(?:[0-9]{11}-)?(?P<id>[0-9a-f]{20})")
 """A tile id, or a shard member's key, which ends in one."""
@@ -87,11 +93,11 @@ def why(out: Path, wanted: str, trial: bool = False) -> str:
         raise InputError(f"{out}: holds no {path.relative_to(out)}; {how} makes it")
     table = _Table.open(path)
     named = _ID.fullmatch(wanted)
-    found = _by_ids(table, [named["id"]]) if named else {}
-    if found:
-        row = found[named["id"]] if named else {}
-        return _story_of_image(table, row) if row["kind"] == "image" else _story_of_tile(table, row)
-    return _story_of_image(table, _image(table, wanted))
+    row = _by_ids(table, [named["id"]]).get(named["id"]) if named else None
+    if row is None:
+        return _story_of_image(table, _image(table, wanted))
+    rows = _of_image(table, row["image"], row["source"])
+    return _story_of_image(table, rows) if row["kind"] == "image" else _story_of_tile(table, row, rows)
 
 
 # ------------------------------------------------------------------------------------------------ finding
@@ -103,7 +109,7 @@ def _by_ids(table: _Table, ids: Sequence[str]) -> dict[str, Row]:
 
     def search(group: int) -> list[Row]:
         held = pc.is_in(table.read(group, ["tile_id"])["tile_id"], values)
-        return _rows(table.read(group, CATALOGUE.names).filter(held)) if pc.any(held).as_py() else []
+        return _rows(table.read(group, _SHOWN).filter(held)) if pc.any(held).as_py() else []
 
     groups = range(table.metadata.num_row_groups) if len(values) else range(0)
     return {row["tile_id"]: row for rows in table.each(search, groups) for row in rows}
@@ -114,16 +120,17 @@ def _rows(table: pa.Table) -> list[Row]:
     return rows
 
 
-def _image(table: _Table, wanted: str) -> Row:
+def _image(table: _Table, wanted: str) -> list[Row]:
+    """Rows of the image that is meant."""
     source, _, rest = wanted.partition("/")
     readings = [(None, wanted), *([(source, rest)] if source in table.rules.kinds else [])]
-    rows = [row for owner, image in readings for row in _of_image(table, image, owner) if row["kind"] == "image"]
-    if not rows:
+    rows = [row for owner, image in readings for row in _of_image(table, image, owner)]
+    images = [f"{row['source']}/{row['image']}" for row in rows if row["kind"] == "image"]
+    if not images:
         raise InputError(f"{table.path}: no image, tile or sample is named {wanted!r}{_nearest(table, wanted)}")
-    if len(rows) > 1:
-        names = " or ".join(f"{row['source']}/{row['image']}" for row in rows)
-        raise InputError(f"{table.path}: {wanted!r} is in several sources; say {names}")
-    return rows[0]
+    if len(images) > 1:
+        raise InputError(f"{table.path}: {wanted!r} is in several sources; say {' or '.join(images)}")
+    return rows
 
 
 def _of_image(table: _Table, image: str, source: str | None) -> list[Row]:
@@ -134,7 +141,7 @@ def _of_image(table: _Table, image: str, source: str | None) -> list[Row]:
         held = pc.equal(names["image"], image)
         if source is not None:
             held = pc.and_(held, pc.equal(names["source"].cast(pa.string()), source))
-        return _rows(table.read(group, CATALOGUE.names).filter(held)) if pc.any(held).as_py() else []
+        return _rows(table.read(group, _SHOWN).filter(held)) if pc.any(held).as_py() else []
 
     return [row for rows in table.each(search, table.near(image)) for row in rows]
 
@@ -159,8 +166,8 @@ def _nearest(table: _Table, wanted: str) -> str:
 # ------------------------------------------------------------------------------------------------ telling
 
 
-def _story_of_image(table: _Table, image: Row) -> str:
-    tiles = [row for row in _of_image(table, image["image"], image["source"]) if row["kind"] == "tile"]
+def _story_of_image(table: _Table, rows: list[Row]) -> str:
+    image, *tiles = rows  # as they lie in the catalogue
     lines = [f"{image['source']}/{image['image']}", f"  {_header(image)}", f"  {_verdict(image)}"]
     lines += _rules_in_words(table, image)
     if tiles:
@@ -174,8 +181,8 @@ def _story_of_image(table: _Table, image: Row) -> str:
     return "\n".join(lines)
 
 
-def _story_of_tile(table: _Table, tile: Row) -> str:
-    image = next(row for row in _of_image(table, tile["image"], tile["source"]) if row["kind"] == "image")
+def _story_of_tile(table: _Table, tile: Row, rows: list[Row]) -> str:
+    image = rows[0]
     lines = [f"{tile['source']}/{tile['image']} {_window(tile)}  tile {tile['tile_id']}", f"  {_header(tile)}"]
     lines += [f"  {_verdict(tile, table.rules.name, _twins(table, [tile]))}", *_rules_in_words(table, tile)]
     return "\n".join([*lines, "  its image:", f"  {_verdict(image)}", *_rules_in_words(table, image)])
@@ -210,7 +217,7 @@ def _twins(table: _Table, rows: Sequence[Row]) -> dict[str, Row]:
 def _rules_in_words(table: _Table, row: Row) -> list[str]:
     """A line for every rule that asks rows like this one: the outcome, what was measured, the threshold."""
     rules, kind = table.rules.exclude, table.rules.kinds[row["source"]]
-    measured = measured_of(table_from_rows("catalogue", [row]), table.rules.kinds)
+    measured = measured_of(table_from_rows("catalogue", [row]), np.zeros(1, np.int64), row["kind"], table.rules.kinds)
     lines = []
     for rule in RULES:
         if rule.of == row["kind"] and kind in rule.kinds:

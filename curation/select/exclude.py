@@ -24,6 +24,8 @@ from curation.sources.manifest import ExcludeRules
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
+Of = Literal["image", "tile"]
+"""What a row is, and a rule asks."""
 
 KINDS = ("rgb", "grey", "false_colour")
 """What a manifest may say that a source's pixels show (:attr:`curation.sources.manifest.Source.kind`)."""
@@ -58,7 +60,7 @@ class Rule:
     bound: Literal["at least", "at most"]
     value: str
     """Words for what was measured; braces name columns."""
-    of: Literal["image", "tile"] = "image"
+    of: Of = "image"
     kinds: tuple[str, ...] = KINDS
     """Kinds of sources that are asked."""
     unless: Callable[[Measured, ExcludeRules], Flags] | None = None
@@ -75,8 +77,9 @@ class Rule:
         if self.verdict not in REASONS:
             raise ValueError(f"rule {self.name}: no verdict is named {self.verdict!r}")
         for name in self.reads:
-            if name not in MEASUREMENTS:
-                raise ValueError(f"rule {self.name}: nothing is measured as {name!r}, only {', '.join(MEASUREMENTS)}")
+            if name not in MEASUREMENTS[self.of]:
+                known = ", ".join(MEASUREMENTS[self.of])
+                raise ValueError(f"rule {self.name}: nothing is measured of {self.of}s as {name!r}, only {known}")
         for field in [*_named(self.limit), *([] if self.fixed is not None else [self.name])]:
             if field not in ExcludeRules.model_fields:
                 raise ValueError(f"rule {self.name}: ExcludeRules has no field {field!r}")
@@ -93,16 +96,19 @@ class Rule:
 
     def asked(self, measured: Measured, rules: ExcludeRules) -> Flags:
         """Which rows have the measurement, and are of a kind and in a state that the rule is about."""
-        asked = np.isin(measured.kind, [KINDS.index(kind) for kind in self.kinds])
-        if self.column is not None:
-            asked &= ~np.isnan(measured[self.column])
-        return asked if self.unless is None else asked & ~self.unless(measured, rules)
+        concerned = self._concerned(measured, rules)
+        return concerned if self.column is None else concerned & ~np.isnan(measured[self.column])
 
     def against(self, measured: Measured, rules: ExcludeRules) -> Flags:
         """Which rows it speaks against. Compared in the column's precision: a ratio of 3.7 is at most 3.7."""
         value = np.ones(len(measured.kind), np.float32) if self.column is None else measured[self.column]
         limit = np.float32(self.threshold(rules))
-        return (value < limit if self.bound == "at least" else value > limit) & self.asked(measured, rules)
+        against = value < limit if self.bound == "at least" else value > limit  # neither where it is NaN
+        return against & self._concerned(measured, rules) if against.any() else against
+
+    def _concerned(self, measured: Measured, rules: ExcludeRules) -> Flags:
+        concerned: Flags = np.array([kind in self.kinds for kind in KINDS])[measured.kind]
+        return concerned if self.unless is None else concerned & ~self.unless(measured, rules)
 
     def limit_in_words(self, rules: ExcludeRules) -> str:
         """Threshold of a recipe, for people."""
@@ -192,7 +198,7 @@ RULES: tuple[Rule, ...] = (
 """All rules in the order of precedence of their verdicts; the first that speaks against a row decides."""
 
 
-def judge(of: Literal["image", "tile"], measured: Measured, rules: ExcludeRules) -> npt.NDArray[np.int8]:
+def judge(of: Of, measured: Measured, rules: ExcludeRules) -> npt.NDArray[np.int8]:
     """Number in :data:`RULES` of the first rule that speaks against each of N images, or tiles; else ``NONE``."""
     found = np.full(len(measured.kind), NONE, np.int8)
     for number in reversed(range(len(RULES))):
@@ -209,20 +215,24 @@ def judge_table(table: pa.Table, kinds: Mapping[str, str], rules: ExcludeRules) 
         kinds: kind of every source, by id.
         rules: the recipe's thresholds.
     """
-    measured = measured_of(table, kinds)
+    found = np.full(len(table), NONE, np.int8)
     of_tile = codes(column(table, "kind"), {"image": 0, "tile": 1}, 0) > 0
-    return np.where(of_tile, judge("tile", measured, rules), judge("image", measured, rules))
+    rows_of: dict[Of, Flags] = {"image": ~of_tile, "tile": of_tile}
+    for of, chosen in rows_of.items():
+        (at,) = np.nonzero(chosen)
+        found[at] = judge(of, measured_of(table, at, of, kinds), rules)
+    return found
 
 
-READ = ("kind", "source", *MEASUREMENTS)
+READ = ("kind", "source", *MEASUREMENTS["image"], *MEASUREMENTS["tile"])
 """Columns that :func:`judge_table` needs."""
 
 
-def measured_of(table: pa.Table, kinds: Mapping[str, str]) -> Measured:
-    """Measurements of a table's rows."""
-    columns = {name: _as_floats(column(table, name)) for name in MEASUREMENTS}
+def measured_of(table: pa.Table, at: npt.NDArray[np.int64], of: Of, kinds: Mapping[str, str]) -> Measured:
+    """Measurements of the images, or tiles, that lie ``at`` those rows of a table."""
+    columns = {name: _as_floats(column(table, name).take(pa.array(at))) for name in MEASUREMENTS[of]}
     lookup = {source: KINDS.index(kind) for source, kind in kinds.items()}
-    return Measured(columns, codes(column(table, "source"), lookup, 0))
+    return Measured(columns, codes(column(table, "source"), lookup, 0)[at])
 
 
 def _as_floats(values: pa.Array) -> Floats:

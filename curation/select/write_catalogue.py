@@ -26,6 +26,8 @@ Ints = npt.NDArray[np.int64]
 
 _ROW_GROUP = 65_536
 _COPIED = [name for name in CATALOGUE.names if name not in ("shard", "position")]
+_UNIQUE = ("tile_id", "content_hash", "phash")
+"""Columns whose values do not repeat: a dictionary would only make them slower to read."""
 _RULES = b"rscorpus.rules"
 
 
@@ -84,9 +86,16 @@ def write_catalogue(rows: Rows, decision: Decision, rules: Rulebook, out: Path) 
     """
     schema = schema_of("catalogue")
     schema = schema.with_metadata({**schema.metadata, _RULES: rules.as_json()})
-    with atomic(out) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+    repeated = [_leaf(field) for field in schema if field.name not in _UNIQUE]
+    with atomic(out) as aside, pq.ParquetWriter(aside, schema, compression="zstd", use_dictionary=repeated) as writer:
         for table in _ahead(_catalogue(rows, decision, rules.exclude, schema)):
             writer.write_table(table, row_group_size=_ROW_GROUP)
+
+
+def _leaf(field: pa.Field) -> str:
+    """Name by which Parquet knows a column's values."""
+    nested = pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
+    return f"{field.name}.list.element" if nested else str(field.name)
 
 
 def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

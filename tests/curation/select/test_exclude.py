@@ -250,8 +250,9 @@ def test_the_detail_says_rule_value_and_threshold() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"column": "flatt"}, "nothing is measured as 'flatt'"),
-        ({"value": "{flatt}"}, "nothing is measured as 'flatt'"),
+        ({"column": "flatt"}, "nothing is measured of images as 'flatt'"),
+        ({"of": "tile"}, "nothing is measured of tiles as 'flat'"),
+        ({"value": "{flatt}"}, "nothing is measured of images as 'flatt'"),
         ({"name": "max_flatt"}, "ExcludeRules has no field 'max_flatt'"),
         ({"limit": "{max_flatt}"}, "ExcludeRules has no field 'max_flatt'"),
         ({"verdict": "flat"}, "no verdict is named 'flat'"),
