@@ -155,7 +155,7 @@ def by_grain(found: Statistics, rules: ExcludeRules) -> Reason | None:
     """Radar composites and noise, also as JPEG: colours step more than light does, and light has no shapes."""
     if found.colour_steps < rules.colour_steps_from or found.edge < rules.agreement_from:
         return None
-    if found.grain >= rules.min_grain:
+    if found.colour_spread < rules.grain_from or found.grain >= rules.min_grain:
         return None
     return Reason(
         "not_optical", f"min_grain: {found.grain:.3f} along rows, at least {rules.min_grain:g}{_steps(found)}"
@@ -164,7 +164,9 @@ def by_grain(found: Statistics, rules: ExcludeRules) -> Reason | None:
 
 def by_told(found: Statistics, rules: ExcludeRules) -> Reason | None:
     """Colour-mapped elevation, indices, temperatures, also as JPEG: the hue tells the brightness."""
-    if found.colour_steps < rules.colour_steps_from or found.told <= rules.max_told:
+    if found.colour_steps < rules.colour_steps_from or found.colour_spread < rules.told_from:
+        return None
+    if found.told <= rules.max_told:
         return None
     return Reason("not_optical", f"max_told: {found.told:.3f} of the light, at most {rules.max_told:g}{_steps(found)}")
 
