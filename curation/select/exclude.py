@@ -143,13 +143,19 @@ def _faint(measured: Measured, rules: ExcludeRules) -> Flags:
     return measured["edge"] < np.float32(rules.agreement_from)
 
 
-def _tinted(measured: Measured, rules: ExcludeRules) -> Flags:
-    """Where light steps more than colour, colour says little."""
+def _not_mapped(measured: Measured, rules: ExcludeRules) -> Flags:
+    """Where light steps more than colour, or colours hardly differ, nothing is mapped to colours."""
+    return _lit(measured, rules) | (measured["colour_spread"] < np.float32(rules.told_from))
+
+
+def _no_composite(measured: Measured, rules: ExcludeRules) -> Flags:
+    """Where colours hardly differ, encoders alone make them step."""
+    plain = _lit(measured, rules) | (measured["colour_spread"] < np.float32(rules.grain_from))
+    return plain | _faint(measured, rules)
+
+
+def _lit(measured: Measured, rules: ExcludeRules) -> Flags:
     return measured["colour_steps"] < np.float32(rules.colour_steps_from)
-
-
-def _tinted_or_faint(measured: Measured, rules: ExcludeRules) -> Flags:
-    return _tinted(measured, rules) | _faint(measured, rules)
 
 
 _STEPS = " where colour steps {colour_steps:.2f} times as much as light"
@@ -180,10 +186,10 @@ RULES: tuple[Rule, ...] = (
          kinds=("rgb",), unless=_faint, limit="at least {min_agreement:g} from edge {agreement_from:g} on"),
     # Radar composites and noise, also as JPEG: colours step more than light does, and light has no shapes.
     Rule("not_optical", "min_grain", "grain", "at least", "{grain:.3f} along rows" + _STEPS, kinds=("rgb",),
-         unless=_tinted_or_faint),
+         unless=_no_composite),
     # Colour-mapped elevation, indices, temperatures, also as JPEG: the hue tells the brightness.
     Rule("not_optical", "max_told", "told", "at most", "{told:.3f} of the light" + _STEPS, kinds=("rgb",),
-         unless=_tinted),
+         unless=_not_mapped),
     # Near infrared shown as red.
     Rule("false_colour", "false_colour", None, "at most", "the manifest says kind: false_colour",
          kinds=("false_colour",), limit="not taken"),
