@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rs-curate", description="Rebuild remote-sensing pretraining corpora from raw public sources.",
     )  # fmt: skip
-    parser.add_argument("--version", action="version", version=f"opticalrs {__version__}")
+    parser.add_argument("--version", action="version", version=f"rscorpus {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_verify, _add_clean,

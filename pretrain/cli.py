@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rs-pretrain", description="Pretrain vision transformers on shards.")
-    parser.add_argument("--version", action="version", version=f"opticalrs {__version__}")
+    parser.add_argument("--version", action="version", version=f"rscorpus {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_train, _add_evaluate, _add_visualise, _add_plot, _add_export, _add_index, _add_bench):
         add(commands)

@@ -51,7 +51,7 @@ class Card(Strict):
     """What exported weights are."""
 
     format_version: int = FORMAT_VERSION
-    made_by: str = f"opticalrs {__version__}"
+    made_by: str = f"rscorpus {__version__}"
     encoder: EncoderConfig
     input_size: int
     """Side of the images in pixels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ def house(repository: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("house", repository / "docs" / "house.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules["house"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

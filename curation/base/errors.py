@@ -12,13 +12,13 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of an ``OSError`` that more room, or a smaller file, would mend."""
 
 
-class OpticalrsError(Exception):
+class RscorpusError(Exception):
     """Root of the tree; ``exit_code`` is what the command line ends with."""
 
     exit_code = 1
 
 
-class InputError(OpticalrsError):
+class InputError(RscorpusError):
     """What the user gave is wrong: a path, a field, a value, a format version."""
 
     exit_code = 2
@@ -28,9 +28,9 @@ class FormatVersionError(InputError):
     """A file was written by another format version; the message names both and the way out."""
 
 
-class WorkError(OpticalrsError):
+class WorkError(RscorpusError):
     """Work that was well asked for failed: a full disk, too many bad inputs, a dead cluster."""
 
 
-class UnreadableImage(OpticalrsError):
+class UnreadableImage(RscorpusError):
     """One raw image cannot be decoded, or exceeds the limits. It gets a verdict; the run goes on."""

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from curation.base.errors import NO_ROOM, InputError, OpticalrsError
+from curation.base.errors import NO_ROOM, InputError, RscorpusError
 from curation.base.progress import Progress
 
 
@@ -97,7 +97,7 @@ def run_command(program: str, command: Callable[[], int | None], on_interrupt: s
     try:
         with _stopping(program, on_interrupt):
             return command() or 0
-    except OpticalrsError as error:
+    except RscorpusError as error:
         tell(f"{program}: {error}")
         return error.exit_code
     except KeyboardInterrupt as stop:

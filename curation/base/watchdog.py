@@ -19,7 +19,7 @@ PER_SECOND = 20_000_000
 SLOW = 4.0
 """Factor for what is not 8-bit (more bytes, a pass of its own for the limits) and for JPEG 2000."""
 
-_SWITCH = "OPTICALRS_WATCHDOG"
+_SWITCH = "RSCORPUS_WATCHDOG"
 
 
 def arm() -> None:

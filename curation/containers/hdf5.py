@@ -22,7 +22,7 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError:
-        raise InputError("HDF5 needs h5py; pip install 'opticalrs[sources]'") from None
+        raise InputError("HDF5 needs h5py; pip install h5py") from None
     return h5py
 
 

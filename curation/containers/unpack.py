@@ -213,7 +213,7 @@ def _extract_seven(parts: Sequence[Path], name: str, folder: Path, limits: Limit
         import py7zr
         from py7zr.io import Py7zIO, WriterFactory
     except ImportError:
-        raise InputError(f"{name} needs py7zr; pip install 'opticalrs[sources]'") from None
+        raise InputError(f"{name} needs py7zr; pip install py7zr") from None
 
     class File(Py7zIO):  # type: ignore[misc]
         """Opens its file anew for each write: py7zr makes the writers of all members at once."""

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from curation.base import watchdog
-from curation.base.errors import OpticalrsError, WorkError
+from curation.base.errors import RscorpusError, WorkError
 from curation.executor import cluster
 from curation.executor.isolate import answer, isolate, judge
 from curation.executor.nursery import Line, Nursery
@@ -209,7 +209,7 @@ class Executor:
             return _AGAIN
         except KilledWorker:
             pass
-        except (OpticalrsError, OSError):
+        except (RscorpusError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 (what one image brings about must not end the run)
             judge(part, None, error)

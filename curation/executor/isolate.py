@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from curation.base.errors import OpticalrsError, WorkError
+from curation.base.errors import RscorpusError, WorkError
 
 Alone: TypeAlias = Callable[[Any], tuple[Any, str | None]]
 """Runs a part in a process of its own: its result, or what became of the process."""
@@ -70,6 +70,6 @@ def answer(fn: Callable[[Any], Any], part: Any) -> tuple[Any, Exception | None]:
 
 def judge(part: Any, result: Any, error: Exception | None) -> tuple[Any, str | None]:
     """An answer as :data:`Alone` gives it; raises what is no image's fault."""
-    if error is not None and (isinstance(error, OpticalrsError | OSError) or not isinstance(part, Divisible)):
+    if error is not None and (isinstance(error, RscorpusError | OSError) or not isinstance(part, Divisible)):
         raise error
     return result, None if error is None else f"{type(error).__name__}: {error}"

@@ -189,9 +189,9 @@ def index_rows(rows: list[dict[str, Any]]) -> pa.Table:
 def _schema(files: Sequence[str]) -> pa.Schema:
     return INDEX.with_metadata(
         {
-            "opticalrs.table": "index",
-            "opticalrs.version": str(FORMAT_VERSION),
-            "opticalrs.files": json.dumps(list(files)),
+            "rscorpus.table": "index",
+            "rscorpus.version": str(FORMAT_VERSION),
+            "rscorpus.files": json.dumps(list(files)),
         }
     )
 
@@ -200,7 +200,7 @@ def write_info(info: ShardInfo, path: Path) -> None:
     """Keep what :func:`write_shard` returned, so that a restarted run need not read the shard again."""
     assert info.rows is not None, "only a shard that was written or indexed has rows"
     facts = json.dumps({"file": info.file, "samples": info.samples, "bytes": info.bytes, "sha256": info.sha256})
-    table = info.rows.replace_schema_metadata({"opticalrs.version": str(FORMAT_VERSION), "opticalrs.shard": facts})
+    table = info.rows.replace_schema_metadata({"rscorpus.version": str(FORMAT_VERSION), "rscorpus.shard": facts})
     with atomic(path) as aside:
         pq.write_table(table, aside, compression="zstd")
 
@@ -212,8 +212,8 @@ def read_info(path: Path) -> ShardInfo:
         FormatVersionError: it was kept by another format version.
     """
     metadata = pq.read_schema(path).metadata or {}
-    _check_version(path, metadata.get(b"opticalrs.version", b"").decode())
-    return ShardInfo(**json.loads(metadata[b"opticalrs.shard"]), rows_at=path)
+    _check_version(path, metadata.get(b"rscorpus.version", b"").decode())
+    return ShardInfo(**json.loads(metadata[b"rscorpus.shard"]), rows_at=path)
 
 
 def write_index(infos: Sequence[ShardInfo], folder: Path) -> Path:
@@ -298,10 +298,10 @@ def open_index(folder: Path) -> tuple[pq.ParquetFile, list[Path]]:
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     metadata = file.schema_arrow.metadata or {}
-    if metadata.get(b"opticalrs.table") != b"index":
+    if metadata.get(b"rscorpus.table") != b"index":
         raise InputError(f"{path}: not a shard index")
-    _check_version(path, metadata.get(b"opticalrs.version", b"").decode())
-    names = json.loads(metadata.get(b"opticalrs.files", b"[]"))
+    _check_version(path, metadata.get(b"rscorpus.version", b"").decode())
+    names = json.loads(metadata.get(b"rscorpus.files", b"[]"))
     if file.num_row_groups != len(names):
         raise InputError(
             f"{path}: {file.num_row_groups} row groups for {len(names)} shards; it must have one per shard"

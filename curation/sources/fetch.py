@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from curation.base.errors import InputError, OpticalrsError, WorkError
+from curation.base.errors import InputError, RscorpusError, WorkError
 from curation.base.locks import hold
 from curation.containers import CONTAINERS, container_of
 from curation.containers.archives import archive_of
@@ -106,7 +106,7 @@ def fetch(
         result = FetchResult(resolved.id, resolved.root)
         try:
             fetch_source(resolved.source, resolved.root, options, progress, result)
-        except OpticalrsError as error:
+        except RscorpusError as error:
             result.error = str(error)
         results.append(result)
     return results

@@ -24,14 +24,14 @@ from typing import IO, Any, NoReturn
 
 from pydantic import ValidationError
 
-from curation.base.errors import InputError, OpticalrsError
+from curation.base.errors import InputError, RscorpusError
 from curation.sources.manifest import RemoteFile
 
-AGENT = "opticalrs (dataset fetch; https://arxiv.org/abs/2406.11933)"
+AGENT = "rscorpus (dataset fetch; https://arxiv.org/abs/2406.11933)"
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class Transient(OpticalrsError):
+class Transient(RscorpusError):
     """A failure that may pass; ``retry_after`` is what the server asked for, in seconds."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -39,11 +39,11 @@ class Transient(OpticalrsError):
         self.retry_after = retry_after
 
 
-class Gone(OpticalrsError):
+class Gone(RscorpusError):
     """A failure that will not pass: try the next mirror."""
 
 
-class _PastTheEnd(OpticalrsError):
+class _PastTheEnd(RscorpusError):
     """Status 416; the message is its Content-Range."""
 
 
@@ -227,7 +227,7 @@ def _client(ends: Endpoints) -> Any:
         from botocore import UNSIGNED
         from botocore.config import Config
     except ImportError:
-        raise InputError("s3:// needs boto3; pip install 'opticalrs[sources]'") from None
+        raise InputError("s3:// needs boto3; pip install boto3") from None
     config = Config(signature_version=UNSIGNED, retries={"max_attempts": 1}, read_timeout=ends.timeout)
     return boto3.client("s3", region_name="us-east-1", endpoint_url=ends.s3, config=config)
 
@@ -352,7 +352,7 @@ def _list_hub(repository: str, ends: Endpoints) -> Iterator[RemoteFile]:
         from huggingface_hub.errors import HfHubHTTPError
         from huggingface_hub.hf_api import RepoFile
     except ImportError:
-        raise InputError(f"{repository} needs huggingface_hub; pip install 'opticalrs[sources]'") from None
+        raise InputError(f"{repository} needs huggingface_hub; pip install huggingface_hub") from None
     try:
         for item in HfApi(endpoint=ends.huggingface).list_repo_tree(repository, repo_type="dataset", recursive=True):
             if isinstance(item, RepoFile):

@@ -98,7 +98,7 @@ def test_a_trial_beside_a_catalogue_of_another_version_is_not_compared(
 ) -> None:
     finished = tree / "out/catalogue.parquet"
     whole = finished.read_bytes()
-    old = {"opticalrs.table": "catalogue", "opticalrs.version": "1"}
+    old = {"rscorpus.table": "catalogue", "rscorpus.version": "1"}
     pq.write_table(table_from_rows("catalogue", []).replace_schema_metadata(old), finished)
     try:
         assert main(run(tree, "--until", "select")) == 0

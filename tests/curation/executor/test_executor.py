@@ -155,10 +155,10 @@ def test_the_environment_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_nothing_is_watched_outside_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPTICALRS_WATCHDOG", raising=False)
+    monkeypatch.delenv("RSCORPUS_WATCHDOG", raising=False)
     with watchdog.deadline(60):
         assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-    monkeypatch.setenv("OPTICALRS_WATCHDOG", "1")
+    monkeypatch.setenv("RSCORPUS_WATCHDOG", "1")
     with watchdog.deadline(60):
         assert 59 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0

@@ -168,7 +168,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 def test_fingerprints_of_another_format_version_stop_the_run_before_its_work(tmp_path):
     made, _ = recipe("a", guard={"benchmarks": ["aid"]})
-    old = table_from_rows("tiles", []).replace_schema_metadata({"opticalrs.table": "tiles", "opticalrs.version": "1"})
+    old = table_from_rows("tiles", []).replace_schema_metadata({"rscorpus.table": "tiles", "rscorpus.version": "1"})
     pq.write_table(old, tmp_path / "aid.parquet")
     way_out = r"format version 1, this release reads 2; make .* `rs-curate fingerprint --benchmark aid --data DIR`"
     with pytest.raises(FormatVersionError, match=way_out):

@@ -211,7 +211,7 @@ def test_other_versions_and_other_files_are_refused_with_the_way_out(folder: Pat
     checksums.unlink()
     assert read_checksums(folder, missing_ok=True) is None
     table = pq.read_table(folder / "index.parquet")
-    metadata = {**table.schema.metadata, b"opticalrs.version": b"9"}
+    metadata = {**table.schema.metadata, b"rscorpus.version": b"9"}
     pq.write_table(table.replace_schema_metadata(metadata), folder / "index.parquet")
     with pytest.raises(FormatVersionError, match="version 9"):
         open_index(folder)
