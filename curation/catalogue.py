@@ -176,7 +176,7 @@ def open_table(path: Path, kind: str) -> pq.ParquetFile:
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     metadata = file.schema_arrow.metadata or {}
-    name = b"opticalrs" if b"rscorpus.table" in metadata else b"rscorpus"  # format version 1 bore the earlier name
+    name = b"opticalrs" if b"opticalrs.table" in metadata else b"rscorpus"  # format version 1 bore the earlier name
     table = metadata.get(name + b".table", b"").decode()
     version = metadata.get(name + b".version", b"").decode()
     if table != kind:

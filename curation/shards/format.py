@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from curation.base.errors import FormatVersionError, InputError, WorkError
 from curation.base.files import atomic
 
-FORMAT_VERSION = 1
-"""Version of the tar layout, of ``index.parquet`` and of ``checksums.json``."""
+FORMAT_VERSION = 2
+"""Version of the tar layout, of ``index.parquet`` and of ``checksums.json``. 2: metadata keys ``rscorpus.*``."""
 INDEX_FILE, CHECKSUMS = "index.parquet", "checksums.json"
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
@@ -298,6 +298,8 @@ def open_index(folder: Path) -> tuple[pq.ParquetFile, list[Path]]:
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     metadata = file.schema_arrow.metadata or {}
+    if metadata.get(b"opticalrs.table") == b"index":  # format version 1 bore the earlier name
+        _check_version(path, metadata.get(b"opticalrs.version", b"").decode())
     if metadata.get(b"rscorpus.table") != b"index":
         raise InputError(f"{path}: not a shard index")
     _check_version(path, metadata.get(b"rscorpus.version", b"").decode())

@@ -202,7 +202,7 @@ def test_equal_keys_in_two_shards_are_found(tmp_path: Path) -> None:
 def test_other_versions_and_other_files_are_refused_with_the_way_out(folder: Path) -> None:
     checksums = folder / "checksums.json"
     text = checksums.read_text()
-    checksums.write_text(text.replace('"format_version": 1', '"format_version": 2'))
+    checksums.write_text(text.replace('"format_version": 2', '"format_version": 1'))
     with pytest.raises(FormatVersionError, match=r"version 2, this release reads 1; write the shards again"):
         read_checksums(folder)
     checksums.write_text(text.replace("x-000000.tar", "../x-000000.tar"))
@@ -214,6 +214,10 @@ def test_other_versions_and_other_files_are_refused_with_the_way_out(folder: Pat
     metadata = {**table.schema.metadata, b"rscorpus.version": b"9"}
     pq.write_table(table.replace_schema_metadata(metadata), folder / "index.parquet")
     with pytest.raises(FormatVersionError, match="version 9"):
+        open_index(folder)
+    old = {b"opticalrs.table": b"index", b"opticalrs.version": b"1", b"opticalrs.files": b"[]"}
+    pq.write_table(table.replace_schema_metadata(old), folder / "index.parquet")
+    with pytest.raises(FormatVersionError, match="version 1, this release reads 2; write the shards again"):
         open_index(folder)
     with pytest.raises(InputError, match="no such folder"):
         open_index(folder / "missing")
