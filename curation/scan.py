@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import exclude, reuse, scan_parts, slicing, statistics, strips, watchdog
+from curation import exclude, part_files, reuse, scan_parts, slicing, statistics, strips, watchdog
 from curation.catalogue import Window, read_table, tile_id
 from curation.errors import UnreadableImage
 from curation.exclude import Reason
@@ -37,7 +37,7 @@ def scan_part(part: Part) -> PartSummary:
     start = time.perf_counter()
     lines = scan_parts.listed(part)
     stamps = scan_parts.stamps(lines, part.job)
-    done = scan_parts.footer(part.out)
+    done = part_files.footer(part.out)
     if done is not None and np.array_equal(done.stamps, stamps):
         return _summary(read_table(part.out, "tiles", ["kind", "verdict"]))
     images = lines["image"].to_pylist()
@@ -49,8 +49,10 @@ def scan_part(part: Part) -> PartSummary:
     table = reuse.in_order(table, "image", images) if tables else table
     if part.job.fingerprint.extra:
         hashes.append(_hashes(scanned.rows, part))
-        scan_parts.write_extra(reuse.in_order(pa.concat_tables(hashes), "tile_id", table["tile_id"].to_pylist()), part)
-    scan_parts.write_part(table, part, stamps)
+        part_files.write_extra(
+            reuse.in_order(pa.concat_tables(hashes), "tile_id", table["tile_id"].to_pylist()), part.out
+        )
+    part_files.write_part(table, part.out, stamps)
     return _summary(table, len(new), sum(listed["bytes"] for listed in new), time.perf_counter() - start)
 
 
