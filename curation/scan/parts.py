@@ -8,7 +8,6 @@ listing opens only images that are new or changed; the rows of the others are ta
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,23 +20,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.base.errors import FormatVersionError, InputError
-from curation.base.files import atomic
-from curation.catalogue import open_table, read_table, schema_of
+from curation.base.errors import InputError
+from curation.catalogue import open_table, read_table
 from curation.scan import cutting
-from curation.scan.row_digest import content, row_digests, together
+from curation.scan.part_files import extra_file, footer, remove, write_extra, write_part
+from curation.scan.row_digest import row_digests, together
 from curation.sources import key_fields
 from curation.sources.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
 
 Words = npt.NDArray[np.uint64]
 
-ROW_GROUP = 8_192
-
 ROWS_VERSION = 2
 """Raised when the same files and rules give other rows than before, so that a scan of an older release is made anew.
 2: images above 40 megapixels are averaged over boxes before their fingerprint."""
 
-CONTENT, LISTED = "rscorpus.content", "rscorpus.listed"
 COLUMNS = ("source", "image", "file", "member", "band_files", "bytes", "split")
 """Columns of the listing that rows are made from."""
 
@@ -135,37 +131,14 @@ class Part:
     def join(self, pieces: Sequence[Part]) -> None:
         """Make this part's file from those of its pieces, which are removed."""
         if self.job.fingerprint.extra:
-            write_extra(pa.concat_tables([pq.read_table(extra_file(piece.out)) for piece in pieces]), self)
+            write_extra(pa.concat_tables([pq.read_table(extra_file(piece.out)) for piece in pieces]), self.out)
         tables = [read_table(piece.out, "tiles") for piece in pieces]
-        write_part(pa.concat_tables(tables), self, stamps(listed(self), self.job))
+        write_part(pa.concat_tables(tables), self.out, stamps(listed(self), self.job))
         for piece in pieces:
-            _remove(piece.out)
+            remove(piece.out)
 
 
-# ------------------------------------------------------------------------------------------------ the files of parts
-
-
-@dataclass(frozen=True)
-class Footer:
-    """What a finished part says of itself."""
-
-    content: str
-    stamps: Words
-    """Of its images, in their order."""
-
-
-def footer(path: Path) -> Footer | None:
-    """What a part's file says of itself; null where there is none, or one that was cut short: it is made again."""
-    try:
-        with open_table(path, "tiles") as file:
-            told = file.metadata.metadata or {}
-    except FormatVersionError:
-        raise
-    except InputError:
-        return None
-    if CONTENT.encode() not in told or LISTED.encode() not in told:
-        return None
-    return Footer(told[CONTENT.encode()].decode(), np.frombuffer(base64.b64decode(told[LISTED.encode()]), np.uint64))
+# ------------------------------------------------------------------------------------------------ what parts hold
 
 
 def content_of(part: Part) -> str:
@@ -187,48 +160,6 @@ def content_of_source(parts: Iterable[Part]) -> str:
         InputError: a part is not finished.
     """
     return together(content_of(part) for part in parts)
-
-
-def write_part(table: pa.Table, part: Part, images: Words) -> None:
-    """Write a part's file atomically: equal rows give equal bytes, wherever they came from.
-
-    Args:
-        table: its rows, in the listing's order.
-        part: the part.
-        images: stamps of its images.
-    """
-    schema = schema_of("tiles")
-    columns = [_encoded(table[name.name]).cast(name.type) for name in schema]
-    table = pa.table(columns, schema=schema)
-    told = {CONTENT: content(table), LISTED: base64.b64encode(images.tobytes()).decode()}
-    coded = [column.name for column in schema if pa.types.is_dictionary(column.type)]  # the others hardly ever repeat
-    options = {"compression": "zstd", "use_dictionary": coded, "write_statistics": False}
-    with atomic(part.out) as aside, pq.ParquetWriter(aside, schema, **options) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP)
-        writer.add_key_value_metadata(told)
-
-
-def _encoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dictionaries in the order of their first use, whatever tables a column was put together from."""
-    if not pa.types.is_dictionary(column.type):
-        return column
-    return column.cast(column.type.value_type).combine_chunks().dictionary_encode()
-
-
-def extra_file(out: Path) -> Path:
-    """File beside a part that holds the hashes of ``fingerprint.extra``: ``tile_id`` and one string column a kind."""
-    return out.with_name(f"{out.stem}.hashes{out.suffix}")
-
-
-def write_extra(hashes: pa.Table, part: Part) -> None:
-    """Write the file of other hashes; before the part's own, whose presence means: finished."""
-    with atomic(extra_file(part.out)) as aside:
-        pq.write_table(hashes, aside)
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    extra_file(path).unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------ listings
@@ -417,4 +348,4 @@ def sweep(parts: Sequence[Part]) -> None:
     for folder in {part.out.parent for part in parts}:
         for path in _files(folder):
             if path not in planned:
-                _remove(path)
+                remove(path)

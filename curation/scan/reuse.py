@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.catalogue import read_table
-from curation.scan.parts import Part, Words, extra_file, footer
+from curation.scan.part_files import Words, extra_file, footer
+from curation.scan.parts import Part
 
 
 def known(part: Part, images: Sequence[str], stamps: Words) -> tuple[set[str], list[pa.Table], list[pa.Table]]:

@@ -20,7 +20,7 @@ from curation.base import watchdog
 from curation.base.errors import UnreadableImage
 from curation.catalogue import STATISTICS, Window, read_table, tile_id
 from curation.imagery.image import Ground, Image, Location, open_image
-from curation.scan import admission, block_walk, measurements, reuse, slicing
+from curation.scan import admission, block_walk, measurements, part_files, reuse, slicing
 from curation.scan import parts as scan_parts
 from curation.scan.admission import Reason
 from curation.scan.fingerprint import Reduced, extra_hashes, reduce
@@ -39,7 +39,7 @@ def scan_part(part: Part) -> PartSummary:
     start = time.perf_counter()
     lines = scan_parts.listed(part)
     stamps = scan_parts.stamps(lines, part.job)
-    done = scan_parts.footer(part.out)
+    done = part_files.footer(part.out)
     if done is not None and np.array_equal(done.stamps, stamps):
         return _summary(read_table(part.out, "tiles", ["kind", "verdict"]))
     images = lines["image"].to_pylist()
@@ -51,8 +51,10 @@ def scan_part(part: Part) -> PartSummary:
     table = reuse.in_order(table, "image", images) if tables else table
     if part.job.fingerprint.extra:
         hashes.append(_hashes(scanned.rows, part))
-        scan_parts.write_extra(reuse.in_order(pa.concat_tables(hashes), "tile_id", table["tile_id"].to_pylist()), part)
-    scan_parts.write_part(table, part, stamps)
+        part_files.write_extra(
+            reuse.in_order(pa.concat_tables(hashes), "tile_id", table["tile_id"].to_pylist()), part.out
+        )
+    part_files.write_part(table, part.out, stamps)
     return _summary(table, len(new), sum(listed["bytes"] for listed in new), time.perf_counter() - start)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from curation import catalogue
 from curation.catalogue import Window
 from curation.imagery.image import Location, open_image
-from curation.scan import block_walk, cutting, fingerprint, scan
+from curation.scan import block_walk, cutting, fingerprint, part_files, scan
 from curation.scan import parts as scan_parts
 from curation.sources.manifest import ExcludeRules, Recipe, resolve
 
@@ -234,7 +234,7 @@ def test_hashes_of_other_kinds_are_written_beside_the_part(folder: Path, tmp_pat
     extra = {"fingerprint": {"extra": ["dhash", "whash"]}}
     part = parts_of(folder, tmp_path / "one", extra)[0]
     scan.scan_part(part)
-    hashes = {row["tile_id"]: row for row in pq.read_table(scan_parts.extra_file(part.out)).to_pylist()}
+    hashes = {row["tile_id"]: row for row in pq.read_table(part_files.extra_file(part.out)).to_pylist()}
     tiles = [row for row in catalogue.read_table(part.out, "tiles").to_pylist() if row["kind"] == "tile"]
     assert set(hashes) == {tile["tile_id"] for tile in tiles}
     for tile in tiles:
@@ -244,7 +244,7 @@ def test_hashes_of_other_kinds_are_written_beside_the_part(folder: Path, tmp_pat
     for piece in pieces:
         scan.scan_part(piece)
     halved.join(pieces)
-    assert pq.read_table(scan_parts.extra_file(halved.out)).equals(pq.read_table(scan_parts.extra_file(part.out)))
+    assert pq.read_table(part_files.extra_file(halved.out)).equals(pq.read_table(part_files.extra_file(part.out)))
 
 
 def test_images_given_up_are_crashed(folder: Path, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_other_versions_and_other_files_are_refused_with_the_way_out(folder: Pat
     checksums = folder / "checksums.json"
     text = checksums.read_text()
     checksums.write_text(text.replace('"format_version": 2', '"format_version": 1'))
-    with pytest.raises(FormatVersionError, match=r"version 2, this release reads 1; write the shards again"):
+    with pytest.raises(FormatVersionError, match=r"version 1, this release reads 2; write the shards again"):
         read_checksums(folder)
     checksums.write_text(text.replace("x-000000.tar", "../x-000000.tar"))
     with pytest.raises(InputError, match="no plain file name"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,8 +25,9 @@ from curation.sources.manifest import Recipe, resolve
 # ------------------------------------------------------------------------------------------------ cutting
 
 
-def starts(names: Sequence[int], work: Sequence[float]) -> list[int]:
-    return cutting.starts(np.array(names, np.uint64), np.array(work, np.float32)).tolist()
+def starts(names: Any, work: Any) -> list[int]:
+    found: list[int] = cutting.starts(np.array(names, np.uint64), np.array(work, np.float32)).tolist()
+    return found
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
