@@ -15,7 +15,9 @@ from curation.base.files import file_digest, sync_folder
 from curation.shards import format as shard_format
 from curation.shards.format import Checksums, ShardInfo
 
-REPLACE = "run again with --replace to replace them, or give another --out"
+REPLACE = (
+    "run again with --replace to replace them, with --until select to see what would change, or give another --out"
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ from textures import texture
 
 from curation import keys
 from curation.base.terminal import Terminal
-from curation.executor.executor import environment_kept
 from curation.pipeline import RunOptions, run
 from curation.scan.parts import ScanJob
 from curation.sources.manifest import GuardRules, Recipe, RecipeSource, Source, resolve
@@ -88,11 +88,13 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from distributed import LocalCluster
 
     folder = str(tmp_path_factory.mktemp("workers"))
-    with (
-        environment_kept(),
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=folder) as cluster,
-    ):
-        yield cluster.scheduler_address
+    before = dict(os.environ)
+    try:
+        with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=folder) as cluster:
+            yield cluster.scheduler_address
+    finally:  # Dask leaves its thread counts behind, and what computes after it in this process would lose its bits
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
