@@ -153,7 +153,7 @@ def by_agreement(found: Statistics, rules: ExcludeRules) -> Reason | None:
 
 def by_grain(found: Statistics, rules: ExcludeRules) -> Reason | None:
     """Radar composites and noise, also as JPEG: colours step more than light does, and light has no shapes."""
-    if found.colour_steps < rules.colour_steps_from or found.edge < rules.agreement_from:
+    if found.colour_steps < rules.grain_steps_from or found.edge < rules.agreement_from:
         return None
     if found.colour_spread < rules.grain_from or found.grain >= rules.min_grain:
         return None
@@ -164,7 +164,7 @@ def by_grain(found: Statistics, rules: ExcludeRules) -> Reason | None:
 
 def by_told(found: Statistics, rules: ExcludeRules) -> Reason | None:
     """Colour-mapped elevation, indices, temperatures, also as JPEG: the hue tells the brightness."""
-    if found.colour_steps < rules.colour_steps_from or found.colour_spread < rules.told_from:
+    if found.colour_steps < rules.told_steps_from or found.colour_spread < rules.told_from:
         return None
     if found.told <= rules.max_told:
         return None
