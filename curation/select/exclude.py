@@ -145,17 +145,14 @@ def _faint(measured: Measured, rules: ExcludeRules) -> Flags:
 
 def _not_mapped(measured: Measured, rules: ExcludeRules) -> Flags:
     """Where light steps more than colour, or colours hardly differ, nothing is mapped to colours."""
-    return _lit(measured, rules) | (measured["colour_spread"] < np.float32(rules.told_from))
+    lit = measured["colour_steps"] < np.float32(rules.told_steps_from)
+    return lit | (measured["colour_spread"] < np.float32(rules.told_from))
 
 
 def _no_composite(measured: Measured, rules: ExcludeRules) -> Flags:
-    """Where colours hardly differ, encoders alone make them step."""
-    plain = _lit(measured, rules) | (measured["colour_spread"] < np.float32(rules.grain_from))
-    return plain | _faint(measured, rules)
-
-
-def _lit(measured: Measured, rules: ExcludeRules) -> Flags:
-    return measured["colour_steps"] < np.float32(rules.colour_steps_from)
+    """Where colours hardly differ, encoders alone make them step; dull fields step a little more than light."""
+    lit = measured["colour_steps"] < np.float32(rules.grain_steps_from)
+    return lit | (measured["colour_spread"] < np.float32(rules.grain_from)) | _faint(measured, rules)
 
 
 _STEPS = " where colour steps {colour_steps:.2f} times as much as light"

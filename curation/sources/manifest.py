@@ -250,14 +250,17 @@ class ExcludeRules(Strict):
     """Least correlation of fine detail between channels: radar composites, noise. ``kind: rgb`` only."""
     agreement_from: float = Field(4.0, ge=0, le=255)
     """Difference of neighbours, in grey levels, below which channels differ by noise alone and are not compared."""
-    colour_steps_from: float = Field(1.0, ge=0)
-    """Steps of colour between blocks of pixels, as a multiple of those of light, from which the next two are asked."""
     min_grain: float = Field(0.0, ge=-1, le=1)
     """Least correlation of successive steps of light: radar composites, noise, also as JPEG. ``kind: rgb`` only."""
-    grain_from: float = Field(10.0, ge=0, le=361)
+    grain_steps_from: float = Field(1.35, ge=0)
+    """Steps of colour between blocks, as a multiple of those of light, from which ``min_grain`` is asked; dull fields
+    reach 1.29."""
+    grain_from: float = Field(12.0, ge=0, le=361)
     """Spread of colours, in grey levels, below which encoders alone make colours step, and grain is not asked."""
     max_told: float = Field(0.9, ge=0, le=1)
     """Largest share of the variance of light that the hue tells: colour-mapped numbers. ``kind: rgb`` only."""
+    told_steps_from: float = Field(1.0, ge=0)
+    """Steps of colour between blocks, as a multiple of those of light, from which ``max_told`` is asked."""
     told_from: float = Field(20.0, ge=0, le=361)
     """Spread of colours, in grey levels, below which nothing is mapped to colours, and ``max_told`` is not asked."""
     max_soft_alpha: float = Field(0.005, ge=0, le=1)
