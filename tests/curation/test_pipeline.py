@@ -236,7 +236,7 @@ def test_a_decoder_that_aborts_costs_a_row_on_every_run_and_never_the_report(rec
     (root / "fragile/sitecustomize.py").write_text(DEADLY)
     chip = (root / "data/mine/chip_04.jpg").read_bytes()
     (root / "data/mine/chip_04.jpg").write_bytes(chip + b"always deadly")
-    for number in range(6, 9):
+    for number in (1, 2, 9):  # the page shows these
         with (root / f"data/mine/chip_{number:02d}.jpg").open("ab") as file:
             file.write(b"deadly later")
     path = f"{root / 'fragile'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
@@ -260,8 +260,9 @@ def test_a_decoder_that_aborts_costs_a_row_on_every_run_and_never_the_report(rec
     late = run("description=another page")
     assert (late.returncode, late.stderr) == (0, late.stderr)
     assert "another page" in (root / "out/report.html").read_text()
-    lost = {title for title in before if re.match(r"mine/chip_0[678]", title)}
-    assert lost and shown() == before - lost
+    lost = {title for title in before if re.match(r"mine/chip_0[129]", title)}
+    assert len(lost) == 3
+    assert shown() == before - lost
 
 
 def test_clean_removes_what_no_run_needs(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
