@@ -42,6 +42,8 @@ CHANGED: dict[str, Any] = {
     "exclude.min_side": 60, "exclude.max_aspect": 7, "exclude.min_valid": 0.4, "exclude.min_std": 1.5,
     "exclude.min_coloured": 0.02, "exclude.max_flat": 0.7, "exclude.min_gentle": 0.6,
     "exclude.max_colour_spread": 80, "exclude.min_agreement": 0.2, "exclude.agreement_from": 5,
+    "exclude.min_grain": 0.1, "exclude.grain_steps_from": 1.2, "exclude.grain_from": 11, "exclude.max_told": 0.8,
+    "exclude.told_steps_from": 1.2, "exclude.told_from": 21,
     "exclude.max_soft_alpha": 0.01, "exclude.earth_only": False, "exclude.false_colour": True,
     "deduplicate.radius": 3, "deduplicate.orientations": False, "deduplicate.crops": False,
     "deduplicate.confirm": 0.8, "deduplicate.soft_ac_energy": 4, "deduplicate.soft_radius": 9,
