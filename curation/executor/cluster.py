@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from curation.executor.workers import AGAIN
 
 RETRIES = 1
 """Times a part whose worker died is given to another worker before it is taken apart."""
+CONNECT_S = 30.0
+"""How long a scheduler is waited for at the start."""
 ASK_S = 5.0
 """How often a scheduler is asked for its workers, and how long it is waited for its answer."""
 
@@ -97,10 +101,21 @@ def scheduler_elsewhere(stack: ExitStack, address: str) -> Any:
     """
     from distributed import Client
 
+    made: Future[Any] = Future()
+
+    def connect() -> None:
+        try:
+            made.set_result(Client(address, timeout="10s"))
+        except (OSError, ValueError) as error:
+            made.set_exception(error)
+
+    # The kernel accepts for a process that is stopped, and Dask then waits for its first word without a limit.
+    threading.Thread(target=connect, name="connect", daemon=True).start()
     try:
-        client = Client(address, timeout="10s")
+        client = made.result(timeout=CONNECT_S)
     except (OSError, ValueError) as error:
-        raise InputError(f"--scheduler {address}: no Dask scheduler answers there ({error})") from None
+        told = str(error) or f"nothing came in {CONNECT_S:.0f} s; is it stopped?"
+        raise InputError(f"--scheduler {address}: no Dask scheduler answers there ({told})") from None
     stack.callback(client.close, timeout=ASK_S)
     return client
 
