@@ -14,8 +14,9 @@ import numpy.typing as npt
 from numba import types
 
 from curation.compiled import compiled, named
-from curation.confirm import CRITERIA, LOOKS, SIDE, STRIP, Criteria, Looks, correlation
+from curation.confirm import CRITERIA, LOOKS, STRIP, Criteria, Looks, correlation
 from curation.neighbour_kernels import BLOCK, popcount
+from curation.views import SIDE
 
 Longs = npt.NDArray[np.int64]
 

@@ -245,7 +245,7 @@ def _over_ranges(
     work: Callable[..., int], cuts: list[int], pool: ThreadPoolExecutor, visit: Visit | None = None
 ) -> Iterator[Edges]:
     """Run ``work`` over the ranges between the cuts, and collect what it finds."""
-    for found in pool.map(lambda span: _drain(work, *span, visit), itertools.pairwise(cuts)):
+    for found in pool.map(lambda span: _drain(work, span[0], span[1], visit), itertools.pairwise(cuts)):
         yield from found
 
 
