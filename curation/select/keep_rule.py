@@ -15,7 +15,8 @@ from numba import types
 
 from curation.base.compiled import compiled, named
 from curation.select.neighbour_kernels import BLOCK, popcount
-from curation.select.second_opinion import CRITERIA, LOOKS, SIDE, STRIP, Criteria, Looks, correlation
+from curation.select.second_opinion import CRITERIA, LOOKS, STRIP, Criteria, Looks, correlation
+from curation.select.views import SIDE
 
 Longs = npt.NDArray[np.int64]
 
