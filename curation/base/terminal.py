@@ -153,7 +153,7 @@ def _stopping(program: str, on_interrupt: str) -> Iterator[None]:
         _restore(before)
 
 
-def _restore(handlers: Mapping[int, Any]) -> None:
+def _restore(handlers: Mapping[Any, Any]) -> None:
     for number, old in handlers.items():
         signal.signal(number, old)
 
