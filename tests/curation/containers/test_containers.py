@@ -103,7 +103,7 @@ def test_parquet_pages_read_as_arrow_reads_them(tmp_path: Path, compression: str
     values = [None if nulls and chance.random() < 0.2 else image for image in images]
     struct = [None if nulls and chance.random() < 0.1 else {"path": "", "bytes": value} for value in values]
     table = pa.table(
-        {"plain": pa.array(values), "struct": struct, "repeated": pa.array(values[-90:] * 4 + values[:30])}
+        {"plain": pa.array(values), "struct": struct, "repeated": pa.array(values[-90:] * 2 + values[:110])}
     )
     for name, dictionary in (("plain", False), ("struct", False), ("plain", True), ("repeated", True)):
         path = tmp_path / f"{name}-{dictionary}.parquet"
