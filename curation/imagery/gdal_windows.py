@@ -20,6 +20,7 @@ from rasterio.windows import Window as RasterWindow
 
 from curation.base.errors import UnreadableImage
 from curation.catalogue import Window
+from curation.imagery.band_names import rgb_bands
 from curation.imagery.georeference import Affine
 from curation.imagery.pixel_loops import differs, interleave
 from curation.imagery.sidecars import named
@@ -46,7 +47,6 @@ CHUNK = 1 << 20
 """Pixels whose bands are read and put side by side at a time, in whole blocks: they are still in the cache then."""
 
 _CYAN = (ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow, ColorInterp.black)
-_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 
 @dataclass(frozen=True)
@@ -219,14 +219,14 @@ def _head(place: Path | bytes) -> bytes:
 
 
 def _wanted(data: Any, source: Source) -> tuple[int, ...]:
-    """Bands to read: the manifest's; else those marked red, green, blue; else the first three, or the first."""
+    """Bands to read: the manifest's; else those marked or named as colours; else the first three, or the first."""
     if source.bands is not None:
         if max(source.bands) > data.count:
             raise UnreadableImage(f"bands {source.bands} are asked for, the file has {data.count}")
         return source.bands
-    marks = tuple(data.colorinterp)
-    if all(kind in marks for kind in _RGB):
-        return tuple(marks.index(kind) + 1 for kind in _RGB)
+    found = rgb_bands(data.descriptions, [kind.name for kind in data.colorinterp])
+    if found is not None:
+        return found
     return (1, 2, 3) if data.count >= 3 else (1,)
 
 

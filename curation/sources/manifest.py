@@ -169,7 +169,8 @@ class Source(Strict):
     """Where the class is told by the folder."""
     bands_in_files: BandFiles | None = None
     bands: tuple[int, int, int] | None = None
-    """1-based bands to take as red, green, blue; null: 1, 2, 3 (an RGB file's own order)."""
+    """1-based bands to take as red, green, blue; null: those that the file marks or names as
+    red, green and blue, else 1, 2, 3."""
     kind: Literal["rgb", "grey", "false_colour"] = "rgb"
     """What the pixels show where content alone cannot tell."""
     bit_depth: int | None = Field(None, ge=1, le=64)

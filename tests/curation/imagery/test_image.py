@@ -404,3 +404,16 @@ def test_a_vrt_that_names_other_files_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_text(vrt)
     with pytest.raises(UnreadableImage):
         read(tmp_path / "a.tif")
+
+
+def test_bands_are_taken_by_their_names(tmp_path: Path) -> None:
+    """A Sentinel-2 stack in ESA's order: red is the fourth of twelve, blue the second."""
+    pixels = np.stack([np.full((64, 64), 10 * band, np.uint8) for band in range(1, 13)])
+    names = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", width=64, height=64, count=12, dtype="uint8", photometric="MINISBLACK"
+    ) as out:
+        out.write(pixels)
+        out.descriptions = names
+    with open_image(Location(tmp_path, "a.tif"), Source(id="s"), RULES) as image:
+        assert image.read(Window(0, 0, 64, 64))[0][0, 0].tolist() == [40, 30, 20]
