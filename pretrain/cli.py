@@ -6,12 +6,14 @@ Exit code 0 for success, 2 for wrong input with one clear line on standard error
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from curation import __version__
+from curation.base.errors import InputError
 from curation.base.terminal import Terminal, parse, run_command
 
 Commands = argparse._SubParsersAction
@@ -52,9 +54,19 @@ def _shipped() -> list[str]:
 
 
 def _config_path(text: str) -> Path:
-    """A file, or the name of a config in this package."""
-    shipped = Path(__file__).parent / "configs" / f"{text}.yaml"
-    return shipped if shipped.is_file() and not Path(text).is_file() else Path(text)
+    """A file, or the name of a config in this package.
+
+    Raises:
+        InputError: neither.
+    """
+    path = Path(text)
+    if path.is_file() or path.suffix in (".yaml", ".yml"):
+        return path
+    if text in _shipped():
+        return Path(__file__).parent / "configs" / f"{text}.yaml"
+    near = difflib.get_close_matches(text, _shipped(), n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"{text}: no such config; {meant}shipped: {', '.join(_shipped())}; or give a YAML file")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -174,7 +186,6 @@ trained on. The tars are read once and not changed."""
 def _index(options: argparse.Namespace) -> None:
     from curation.shards.foreign import index_tar
     from curation.shards.format import read_checksums, write_checksums, write_index
-    from pretrain.errors import InputError
 
     tars = sorted(options.folder.glob("*.tar"))
     if not tars:

@@ -198,7 +198,10 @@ class TrainConfig(Strict):
         if self.global_batch % self.data.groups:
             raise ValueError(f"global_batch {self.global_batch} is not a multiple of data.groups {self.data.groups}")
         if self.optim.warmup_epochs > self.epochs:
-            raise ValueError(f"optim.warmup_epochs {self.optim.warmup_epochs} exceeds epochs {self.epochs}")
+            raise ValueError(
+                f"optim.warmup_epochs {self.optim.warmup_epochs:g} exceeds epochs {self.epochs}; set it too, "
+                f"for example optim.warmup_epochs={self.epochs / 20:g}"
+            )
         return self
 
 

@@ -143,11 +143,11 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     problems = error.errors(include_url=False)
     # A misspelt key also leaves its right spelling missing; the misspelling is what to say.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    field = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    location, models = _typed(model, first["loc"])
+    field = ".".join(location) or "(top level)"
     message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("Tuple", "List")
     if first["type"] == "extra_forbidden":
-        allowed = _fields_at(model, first["loc"][:-1])
-        message = f"unknown key; {_suggest(str(first['loc'][-1]), allowed)}"
+        message = _unknown(location, models, _typed(model, first["loc"][:-1])[1], model)
     elif first["type"] == "missing":
         message = "this key is required"
     elif not isinstance(first.get("input"), dict | list):
@@ -156,24 +156,58 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     return f"{where}: {field}: {message}{more}"
 
 
+def _unknown(
+    location: list[str], found: list[type[BaseModel]], inside: list[type[BaseModel]], model: type[BaseModel]
+) -> str:
+    """Words for a key that is not known where it stands; it may be known to another kind of the same block."""
+    key, block = location[-1], ".".join(location[:-1])
+    others = [other for other in _typed(model, tuple(location[:-1]))[1] if key in other.model_fields]
+    if others and others[0] not in inside:
+        return (
+            f"is no key of this {block}, but of {_tag(others[0])}; remove it, or give the whole block: "
+            f"{block}='{{name: {_tag(inside[0])}}}'"
+        )
+    return f"unknown key; {_suggest(key, _fields_of(inside))}"
+
+
 def _suggest(key: str, allowed: list[str]) -> str:
     near = difflib.get_close_matches(key, allowed, n=1)
     return (f"did you mean {near[0]!r}? " if near else "") + f"allowed: {', '.join(allowed)}"
 
 
-def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the model that ``location`` points into, unions and lists seen through."""
+def _typed(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """An error's location as a person types it, and the models that it leads to.
+
+    Pydantic names the chosen kind of a block (``objective.mae.mask_ratio``), which is no key of it.
+    """
     current: list[type[BaseModel]] = [model]
+    keys: list[str] = []
     for part in location:
+        chosen = [candidate for candidate in current if len(current) > 1 and _tag(candidate) == part]
+        if chosen:
+            current = chosen
+            continue
+        keys.append(str(part))
         found: list[type[BaseModel]] = []
         for candidate in current:
             if isinstance(part, str) and part in candidate.model_fields:
                 found += _models_in(candidate.model_fields[part].annotation)
         current = found or current
+    return keys, current
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    """The name by which a block's kind is chosen, where there are several."""
+    name = model.model_fields.get("name")
+    words = getattr(name.annotation, "__args__", ()) if name is not None else ()
+    return str(words[0]) if words else None
+
+
+def _fields_of(models: list[type[BaseModel]]) -> list[str]:
     return sorted(
         {
             name
-            for model in current
+            for model in models
             for name in (model.accepted_keys() if issubclass(model, Strict) else model.model_fields)
         }
     )

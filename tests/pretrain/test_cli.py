@@ -97,3 +97,8 @@ def test_what_argparse_refuses_is_code_2(capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit) as stopped:
             main(line.split())
         assert stopped.value.code == 2
+
+
+def test_a_misspelt_config_is_told_what_it_may_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["train", "dmeo", "--out", str(tmp_path / "run")]) == 2
+    assert "dmeo: no such config; did you mean demo? shipped: " in capsys.readouterr().err

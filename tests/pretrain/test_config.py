@@ -70,3 +70,21 @@ def test_every_field_is_documented(repository: Path) -> None:
     assert not [field for field in fields if f"`{field}`" not in page]
     may_change = page.partition("what it bears")[2].partition("Any other change")[0]
     assert not [field for field in MAY_CHANGE if f"`{field}`" not in may_change]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        (
+            "objective.name=mae",
+            r"objective\.target_ratio: is no key of this objective, but of selective_mae; remove it",
+        ),
+        ("objective.mask_ratio=1.5", r"objective\.mask_ratio: .*less than 1 \(found 1\.5\)"),
+        ("objective.mask_rato=0.5", r"objective\.mask_rato: unknown key; did you mean 'mask_ratio'\?"),
+        ("epochs=1", r"warmup_epochs 1\.5 exceeds epochs 1; set it too, for example optim\.warmup_epochs=0\.05"),
+    ],
+)
+def test_a_wrong_field_is_named_as_it_is_typed(assignment: str, said: str) -> None:
+    demo = next(path for path in CONFIGS if path.stem == "demo")
+    with pytest.raises(InputError, match=said):
+        load(TrainConfig, demo, ["optim.warmup_epochs=1.5", "epochs=2", assignment])
