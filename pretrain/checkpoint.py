@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from curation.base.files import sync
 from pretrain.config import MAY_CHANGE, TrainConfig
 from pretrain.data.order import ORDER_VERSION
 from pretrain.errors import FormatVersionError, InputError, WorkError
@@ -55,7 +56,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         os.replace(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # of a disk that was full, nothing is to remain
-    _flush(folder)
+    sync(folder)
     for old in found(folder)[:-keep]:
         shutil.rmtree(old.rename(folder / f".{old.name}.part"))  # killed half-way, it must not look whole
     return target
@@ -71,7 +72,7 @@ def _write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sta
         ) from None
     (folder / _STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
     for path in (*folder.iterdir(), folder):
-        _flush(path)
+        sync(path)
 
 
 def finite(model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
@@ -213,15 +214,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _go_back(checkpoint: Path) -> str:
     return f"delete {checkpoint} to go on from the checkpoint before it"
-
-
-def _flush(path: Path) -> None:
-    """Bring to disk: a rename must not outlive the content that it names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _first_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ def atomic(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
     try:
         yield aside
-        _sync(aside)
+        sync(aside)
         os.replace(aside, path)
         sync_folder(path.parent)
     finally:
@@ -35,10 +35,11 @@ def atomic(path: Path) -> Iterator[Path]:
 def sync_folder(folder: Path) -> None:
     """Put what was made, renamed and removed in a folder on disk, where its file system can."""
     with suppress(OSError):
-        _sync(folder)
+        sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Put a file or folder on disk: a rename must not outlive the content that it names."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

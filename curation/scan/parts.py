@@ -23,12 +23,10 @@ import pyarrow.parquet as pq
 from curation.base.errors import InputError
 from curation.catalogue import open_table, read_table
 from curation.scan import cutting
-from curation.scan.part_files import extra_file, footer, remove, write_extra, write_part
+from curation.scan.part_files import Words, extra_file, footer, remove, write_extra, write_part
 from curation.scan.row_digest import row_digests, together
 from curation.sources import key_fields
 from curation.sources.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
-
-Words = npt.NDArray[np.uint64]
 
 ROWS_VERSION = 2
 """Raised when the same files and rules give other rows than before, so that a scan of an older release is made anew.
