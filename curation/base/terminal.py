@@ -15,11 +15,10 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from curation.base.errors import NO_ROOM, InputError, RscorpusError
 from curation.base.progress import Progress
@@ -102,7 +101,6 @@ def run_command(program: str, command: Callable[[], int | None], on_interrupt: s
         tell(f"{program}: {error}")
         return error.exit_code
     except KeyboardInterrupt as stop:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more, while the interpreter ends, would end it by the signal
         tell(f"{program}: {on_interrupt}")
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:
@@ -144,18 +142,13 @@ def _stopping(program: str, on_interrupt: str) -> Iterator[None]:
         signal.signal(number, stop)
     try:
         yield
-    except KeyboardInterrupt:
-        raise  # until the line is told, a second signal still ends the process at once
-    except BaseException:
-        _restore(before)
+    except KeyboardInterrupt as stopped:
+        if stopped.args:  # one more Ctrl-C, while the interpreter ends, would end it by the signal
+            before = before | {signal.SIGINT: signal.SIG_IGN}
         raise
-    else:
-        _restore(before)
-
-
-def _restore(handlers: Mapping[Any, Any]) -> None:
-    for number, old in handlers.items():
-        signal.signal(number, old)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _nobody_reads() -> bool:
