@@ -192,6 +192,8 @@ class _Plan:
     """What the scan will make, known before any pixel is read."""
 
     parts: Mapping[str, list[scan_parts.Part]]
+    work: Mapping[str, list[scan_parts.Part]]
+    """Of the parts, those that are still to be made."""
     fingerprints: Mapping[str, Path]
 
 
@@ -215,7 +217,8 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
         key = keys.key("scan", job.rules())
         parts[source.id] = scan_parts.plan_parts(listings[source.id], state.stage(f"scan.{source.id}", key), job)
         state.needs.scans[source.id] = key
-    return _Plan(parts, fingerprints)
+    work = {source: scan_parts.unfinished(planned) for source, planned in parts.items()}
+    return _Plan(parts, work, fingerprints)
 
 
 def _refuse_early(state: _Run, plan: _Plan) -> None:
@@ -224,12 +227,10 @@ def _refuse_early(state: _Run, plan: _Plan) -> None:
     Raises:
         InputError: shards would be replaced, and ``--replace`` was not given.
     """
-    from curation.scan import parts as scan_parts
-
     before = read_record(state.out).get("finished")
-    work = [source for source, parts in plan.parts.items() if scan_parts.unfinished(parts)]
-    kept = state.options.replace or state.options.until is not None
-    if state.shards.done is not None and before is not None and not kept:
+    work = [source for source, parts in plan.work.items() if parts]
+    allowed = state.options.replace or state.options.until is not None
+    if state.shards.done is not None and before is not None and not allowed:
         for source in work:
             if before.scans.get(source) != state.needs.scans[source]:
                 raise InputError(f"{state.shards.path}: holds shards of another recipe ({source}); {REPLACE}")
@@ -241,7 +242,7 @@ def _scan(state: _Run, plan: _Plan) -> None:
     from curation.scan import parts as scan_parts
     from curation.scan import scan
 
-    work = [part for parts in plan.parts.values() for part in scan_parts.unfinished(parts)]
+    work = [part for parts in plan.work.values() for part in parts]
     done = list(state.map("scan", "images", scan.scan_part, work, lambda part: part.images))
     for parts in plan.parts.values():
         scan_parts.sweep(parts)
@@ -370,35 +371,35 @@ def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) 
 
 
 def _report(state: _Run, select_key: str, listings: Mapping[str, Path], infos: Sequence[ShardInfo]) -> None:
+    page = _page(state, "report", select_key, state.out / "catalogue.parquet", listings, infos)
+    _publish_file(page, state.out / "report.html")
+
+
+def _page(
+    state: _Run, name: str, select_key: str, catalogue: Path, listings: Mapping[str, Path], infos: Sequence[ShardInfo]
+) -> Path:
+    """The report of a catalogue, made where it is not there yet."""
     from curation.report.page import REPORT_VERSION, Facts, write_report
 
     shards = [(info.file, info.sha256) for info in infos]
     rules = state.recipe.model_dump(mode="json")
-    key = keys.key("report", REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded))
-    page = state.stage("report", key) / "report.html"
+    key = keys.key(name, REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded))
+    page = state.stage(name, key) / "report.html"
     if not page.exists():
-        catalogue = state.out / "catalogue.parquet"
-        facts = Facts(state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded)
         state.worked.append("report")
+        facts = Facts(state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded)
         write_report(facts, page, state.pictures)
-    _publish_file(page, state.out / "report.html")
+    return page
 
 
 def _trial(state: _Run, select_key: str, listings: Mapping[str, Path], catalogue: Path) -> RunResult:
     """Show what select decided beside what was finished before."""
     from curation.report import trial
-    from curation.report.page import REPORT_VERSION, Facts, write_report
 
     folder = state.out / trial.FOLDER
     trial.place(catalogue, folder / "catalogue.parquet")
-    rules = state.recipe.model_dump(mode="json")
-    key = keys.key("trial", select_key, REPORT_VERSION, rules, list(state.options.unguarded))
-    page = state.stage("trial", key) / "report.html"
-    if not page.exists():
-        facts = Facts(state.recipe, state.sources, catalogue, listings, (), state.options.unguarded)
-        state.worked.append("report")
-        write_report(facts, page, state.pictures)
-    trial.place(page, folder / "report.html")
+    trial.place(_page(state, "trial", select_key, catalogue, listings, ()), folder / "report.html")
+    note(state.out, latest=state.needs)  # or clean would take its stages for waste
     counts = trial.count(catalogue)
     for line in trial.compare(counts, state.out / "catalogue.parquet"):
         state.observer.say(line)
