@@ -36,7 +36,7 @@ from curation.select import keep_rule, neighbours, second_opinion
 from curation.select.deduplicate import compare_looks
 from curation.select.select import select
 from curation.select.views import view_codes
-from curation.sources.manifest import DeduplicateRules, Recipe, resolve
+from curation.sources.recipe import DeduplicateRules, Recipe, resolve
 
 Image.MAX_IMAGE_PIXELS = None
 SIDE = 128

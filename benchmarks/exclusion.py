@@ -27,7 +27,8 @@ from curation.imagery.image import Location, open_image
 from curation.scan import parts as scan_parts
 from curation.scan import scan
 from curation.select import select
-from curation.sources.manifest import ExcludeRules, Recipe, Source, resolve
+from curation.sources.recipe import ExcludeRules, Recipe, resolve
+from curation.sources.source import Source
 
 
 def main() -> None:

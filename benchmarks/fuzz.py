@@ -29,7 +29,7 @@ from curation import catalogue
 from curation.executor.executor import Executor
 from curation.scan import parts as scan_parts
 from curation.scan import scan
-from curation.sources.manifest import Recipe, resolve
+from curation.sources.recipe import Recipe, resolve
 
 
 def main() -> None:

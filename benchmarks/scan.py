@@ -65,7 +65,8 @@ def chips(options: argparse.Namespace) -> dict[str, Any]:
     from curation.imagery import decode
     from curation.imagery.image import Image as Raw
     from curation.scan import fingerprint, measurements
-    from curation.sources.manifest import ExcludeRules, Source
+    from curation.sources.recipe import ExcludeRules
+    from curation.sources.source import Source
 
     rules, source = ExcludeRules(), Source(id="bench")
 
@@ -243,7 +244,7 @@ def warm(number: int) -> int:
 def parts_of(root: Path, out: Path, slicing: dict[str, Any] | None = None) -> list[Any]:
     from curation import catalogue
     from curation.scan import parts as scan_parts
-    from curation.sources.manifest import Recipe, resolve
+    from curation.sources.recipe import Recipe, resolve
 
     recipe = Recipe.model_validate(
         {"name": "bench", "sources": [{"id": "bench", "path": str(root)}], "slice": slicing or {}}
@@ -319,7 +320,8 @@ def raster_step(step: str, path: Path) -> dict[str, float]:
     from curation.imagery.gdal_windows import GDAL_OPTIONS
     from curation.imagery.image import Location, open_image
     from curation.scan import block_walk, scan, slicing
-    from curation.sources.manifest import ExcludeRules, SliceRules, Source
+    from curation.sources.recipe import ExcludeRules, SliceRules
+    from curation.sources.source import Source
 
     warm(0)
     start = time.perf_counter()
@@ -359,7 +361,7 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
     from curation.executor.executor import Executor
     from curation.scan import parts as scan_parts
     from curation.scan import scan
-    from curation.sources.manifest import Recipe, resolve
+    from curation.sources.recipe import Recipe, resolve
 
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         out = Path(scratch)

@@ -34,7 +34,7 @@ from neighbours import flipped, orientations_of
 from curation.base.settings import override
 from curation.catalogue import schema_of, write_table
 from curation.select import second_opinion
-from curation.sources.manifest import Recipe, resolve
+from curation.sources.recipe import Recipe, resolve
 
 PART = 96_000
 PER_IMAGE = 6

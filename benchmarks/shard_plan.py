@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from curation.catalogue import schema_of
 from curation.shards import format as shard_format
-from curation.sources.manifest import ShardRules
+from curation.sources.recipe import ShardRules
 
 ROW_GROUP, PER_IMAGE, SOURCES, PER_SHARD, INFOS = 65_536, 6, 20, 10_000, 8
 

@@ -35,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rscorpus {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_verify, _add_clean,
+        _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_verify, _add_index,
+        _add_clean,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -70,8 +71,8 @@ def _add_plan(commands: Commands) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from curation.sources.manifest import load_recipe
     from curation.sources.plan import as_rows, format_plan, make_plan
+    from curation.sources.recipe import load_recipe
 
     plan = make_plan(load_recipe(options.recipe, options.assignments), options.data)
     print(json.dumps(as_rows(plan.rows), indent=2) if options.json else format_plan(plan))
@@ -137,7 +138,8 @@ def _add_fingerprint(commands: Commands) -> None:
 def _fingerprint(options: argparse.Namespace) -> None:
     from curation.executor.executor import Executor
     from curation.select.benchmark_fingerprints import fingerprint_benchmark
-    from curation.sources.manifest import load_benchmark, load_recipe
+    from curation.sources.recipe import load_recipe
+    from curation.sources.source import load_benchmark
 
     benchmark = load_benchmark(options.benchmark)
     slices = load_recipe(options.recipe).slice if options.recipe else None
@@ -195,7 +197,7 @@ again resumes, and after a change only what depends on it is done anew."""
 
 def _run(options: argparse.Namespace) -> None:
     from curation.pipeline import RunOptions, run
-    from curation.sources.manifest import load_recipe
+    from curation.sources.recipe import load_recipe
 
     recipe = load_recipe(options.recipe, options.assignments)
     result = run(
@@ -254,6 +256,23 @@ def _verify(options: argparse.Namespace) -> int:
     errors = [problem for problem in problems if problem.level == "error"]
     print(f"{options.shards}: {counted(len(errors), 'error')}" if errors else f"{options.shards}: sound")
     return 1 if errors else 0
+
+
+def _add_index(commands: Commands) -> None:
+    index = commands.add_parser("index", help="index tars that another tool wrote", description=_INDEX)
+    index.add_argument("folder", type=Path, help="folder of uncompressed .tar files")
+    index.set_defaults(command=_index)
+
+
+_INDEX = """Write index.parquet and checksums.json beside WebDataset tars that another tool wrote, so that they can be
+trained on. The tars are read once and not changed."""
+
+
+def _index(options: argparse.Namespace) -> None:
+    from curation.shards.foreign import index_folder
+
+    infos = index_folder(options.folder, lambda shards: Terminal().progress("index", shards, "shards"))
+    print(f"{counted(sum(info.samples for info in infos), 'sample')} in {counted(len(infos), 'shard')}")
 
 
 def _add_clean(commands: Commands) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from curation.base.files import digest, file_digest
 from curation.catalogue import FORMAT_VERSION
-from curation.sources.manifest import Recipe, ResolvedSource
+from curation.sources.recipe import Recipe, ResolvedSource
 
 SELECT_VERSION = 2
 """Raised when the same rows and rules give another catalogue than before. 2: views of the centre."""

@@ -16,25 +16,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from curation import keys
 from curation.base.errors import InputError, WorkError
 from curation.base.files import atomic, digest, file_digest, is_whole
 from curation.base.locks import hold
 from curation.base.progress import Progress
 from curation.base.terminal import local_folder
-from curation.catalogue import REASONS, SLICED, open_table
+from curation.catalogue import open_table
 from curation.record import Needs, note, read_record
 from curation.shards.shard_folder import REPLACE, ShardFolder
-from curation.sources.manifest import Recipe, ResolvedSource, resolve
+from curation.sources.recipe import Recipe, ResolvedSource, resolve
 
 if TYPE_CHECKING:
     from curation.executor.executor import Executor
     from curation.scan import parts as scan_parts
+    from curation.scan.findings import Findings
     from curation.shards import write
     from curation.shards.format import ShardInfo
     from curation.shards.shard_plan import ShardPart
@@ -239,65 +235,29 @@ def _refuse_early(state: _Run, plan: _Plan) -> None:
 
 
 def _scan(state: _Run, plan: _Plan) -> None:
+    from curation.scan import findings, scan
     from curation.scan import parts as scan_parts
-    from curation.scan import scan
 
     work = [part for parts in plan.work.values() for part in parts]
     done = list(state.map("scan", "images", scan.scan_part, work, lambda part: part.images))
     for parts in plan.parts.values():
         scan_parts.sweep(parts)
-    counts = {source.id: _image_verdicts(plan.parts[source.id]) for source in state.sources}
+    found = {source: findings.of(parts) for source, parts in plan.parts.items()}
     if work:
-        state.observer.say(_rejected(sum(counts.values(), Counter())))
-        state.observer.say(_speed(done))
-        _warn_of_stretch(state, plan)
+        state.observer.say(findings.say_verdicts(found.values()))
+        state.observer.say(findings.say_speed(done))
+        _warn_of_stretch(state, found)
     for source in state.sources:
-        _stop_if_too_bad(source, counts[source.id], state.recipe.exclude.max_unreadable)
+        _stop_if_too_bad(source, found[source.id].verdicts, state.recipe.exclude.max_unreadable)
 
 
-def _warn_of_stretch(state: _Run, plan: _Plan) -> None:
+def _warn_of_stretch(state: _Run, found: Mapping[str, Findings]) -> None:
     """One line for each source whose images of more than 8 bits have no stretch in common."""
     from curation.imagery import stretch
 
     for source in state.sources:
-        if source.source.stretch is None:
-            own = np.concatenate([_own_limits(part) for part in plan.parts[source.id]])
-            if text := stretch.advice(source.id, own):
-                state.observer.say(f"warning: {text}")
-
-
-def _own_limits(part: scan_parts.Part) -> npt.NDArray[np.float64]:
-    """``(N, 6)`` limits of the images of a part that were stretched and not left out."""
-    with open_table(part.out, "tiles") as file:
-        rows = file.read(columns=["kind", "verdict", "stretch"])
-    wanted = pc.and_(pc.equal(rows["kind"].cast(pa.string()), "image"), pc.is_null(rows["verdict"]))
-    limits = rows["stretch"].filter(pc.and_(wanted, pc.is_valid(rows["stretch"]))).combine_chunks()
-    return limits.flatten().to_numpy(zero_copy_only=False).reshape(-1, 6)
-
-
-def _rejected(counts: Counter[str]) -> str:
-    """How many raw images were left out, and why."""
-    reasons = ", ".join(f"{counts[reason]:,} {reason}" for reason in REASONS if counts[reason])
-    return f"scan: {counts.total():,} images, {reasons or 'none left out'}"
-
-
-def _speed(done: Sequence[scan_parts.PartSummary]) -> str:
-    """How many images were opened, and how fast a worker was."""
-    opened, size = sum(part.opened for part in done), sum(part.bytes for part in done)
-    seconds = max(sum(part.seconds for part in done), 1e-9)
-    rates = f"{opened / seconds:,.0f} images/s, {size / seconds / 1e6:,.1f} MB/s a worker"
-    return f"scan: opened {opened:,} images in {seconds:,.1f} s of work: {rates}"
-
-
-def _image_verdicts(parts: Sequence[scan_parts.Part]) -> Counter[str]:
-    """Count verdicts of the raw images of some parts; ``sliced`` where nothing speaks against one."""
-    counts: Counter[str] = Counter()
-    for part in parts:
-        with open_table(part.out, "tiles") as file:
-            rows = file.read(columns=["kind", "verdict"])
-        images = rows.filter(pc.equal(rows["kind"].cast(pa.string()), "image"))
-        counts.update(images["verdict"].cast(pa.string()).fill_null(SLICED).to_pylist())
-    return counts
+        if source.source.stretch is None and (text := stretch.advice(source.id, found[source.id].own_limits)):
+            state.observer.say(f"warning: {text}")
 
 
 def _stop_if_too_bad(source: ResolvedSource, counts: Counter[str], limit: float) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from curation.sources.manifest import Benchmark, Recipe, Source, load_benchmark, load_source, shipped
 from curation.sources.plan import gsd, number
+from curation.sources.recipe import Recipe
+from curation.sources.source import Benchmark, Source, load_benchmark, load_source, shipped
 
 DOCS = Path(__file__).parent
 

@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rs-pretrain", description="Pretrain vision transformers on shards.")
     parser.add_argument("--version", action="version", version=f"rscorpus {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_train, _add_evaluate, _add_visualise, _add_plot, _add_export, _add_index, _add_bench):
+    for add in (_add_train, _add_evaluate, _add_visualise, _add_plot, _add_export, _add_bench):
         add(commands)
     return parser
 
@@ -171,36 +171,6 @@ def _export(options: argparse.Namespace) -> None:
     arguments = "".join(f", {name}={value!r}" for name, value in card.encoder.args.items())
     print(f"  {options.out / WEIGHTS}\n  {options.out / CARD}")
     print(f"timm.create_model({card.encoder.name!r}, num_classes=0{arguments}).load_state_dict(...) takes them")
-
-
-def _add_index(commands: Commands[argparse.ArgumentParser]) -> None:
-    index = commands.add_parser("index", help="index tars that another tool wrote", description=_INDEX)
-    index.add_argument("folder", type=Path, help="folder of uncompressed .tar files")
-    index.set_defaults(command=_index)
-
-
-_INDEX = """Write index.parquet and checksums.json beside WebDataset tars that another tool wrote, so that they can be
-trained on. The tars are read once and not changed."""
-
-
-def _index(options: argparse.Namespace) -> None:
-    from curation.shards.foreign import index_tar
-    from curation.shards.format import read_checksums, write_checksums, write_index
-
-    tars = sorted(options.folder.glob("*.tar"))
-    if not tars:
-        raise InputError(f"{options.folder}: holds no .tar file; give the folder in which they lie")
-    held = read_checksums(options.folder, missing_ok=True)
-    if held is not None and held.key:
-        raise InputError(f"{options.folder}: these shards have the index that rs-curate wrote; there is nothing to do")
-    with Terminal().progress("index", len(tars), "shards") as progress:
-        infos = []
-        for tar in tars:
-            infos.append(index_tar(tar))
-            progress.advance(1)
-    write_index(infos, options.folder)
-    write_checksums(infos, options.folder)
-    print(f"{sum(info.samples for info in infos):,} samples in {len(infos):,} shards")
 
 
 def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:

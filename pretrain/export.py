@@ -23,12 +23,12 @@ from curation import __version__
 from curation.base import settings
 from curation.base.settings import Strict
 from curation.shards.format import open_index, read_checksums
-from pretrain.checkpoint import load_model
+from pretrain.checkpoint import State
 from pretrain.config import EncoderConfig, TrainConfig
 from pretrain.errors import FormatVersionError, InputError
-from pretrain.models import Objective, build_objective
+from pretrain.models import Objective
 from pretrain.models.encoder import build_encoder
-from pretrain.run import open_run, writing
+from pretrain.run import load_run, writing
 
 FORMAT_VERSION = 1
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -75,7 +75,8 @@ def export(run: Path, out: Path) -> Card:
     Raises:
         InputError: there is no run or checkpoint, or ``out`` cannot be written.
     """
-    model, config, card = load_run(run)
+    model, config, state = load_run(run)
+    card = card_of(model, config, state)
     weights = {name: tensor.detach().float().contiguous() for name, tensor in model.encoder.state_dict().items()}
     _check_loads(card.encoder, weights)
     with writing(out / WEIGHTS) as aside:
@@ -86,16 +87,9 @@ def export(run: Path, out: Path) -> Card:
     return card
 
 
-def load_run(run: Path) -> tuple[Objective, TrainConfig, Card]:
-    """The objective with the weights of a run's newest checkpoint, its configuration, and its card without data.
-
-    Raises:
-        InputError: see :func:`pretrain.run.open_run`.
-    """
-    config, checkpoint, state = open_run(run)
-    model = build_objective(config.objective, config.encoder)
-    load_model(checkpoint, model)
-    card = Card(
+def card_of(model: Objective, config: TrainConfig, state: State) -> Card:
+    """The card of a run's encoder; what it was trained on is not looked up."""
+    return Card(
         encoder=config.encoder,
         input_size=model.encoder.patch_embed.img_size[0],
         mean=[round(value, 6) for value in model.mean.tolist()],
@@ -107,7 +101,6 @@ def load_run(run: Path) -> tuple[Objective, TrainConfig, Card]:
         data=None,
         config=config.model_dump(mode="json"),
     )
-    return model.eval(), config, card
 
 
 def load_export(path: Path) -> tuple[VisionTransformer, Card]:

@@ -17,9 +17,10 @@ import yaml
 
 from curation.base import settings
 from curation.base.files import atomic
-from pretrain.checkpoint import State, found, read_state
+from pretrain.checkpoint import State, found, load_model, read_state
 from pretrain.config import TrainConfig
 from pretrain.errors import InputError
+from pretrain.models import Objective, build_objective
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,18 @@ def open_run(path: Path) -> tuple[TrainConfig, Path, State]:
     return settings.load(TrainConfig, folder.config), *latest
 
 
+def load_run(path: Path) -> tuple[Objective, TrainConfig, State]:
+    """The objective with the weights of a run's newest checkpoint, its configuration and its place in training.
+
+    Raises:
+        InputError: there is no run, or it has no checkpoint yet.
+    """
+    config, checkpoint, state = open_run(path)
+    model = build_objective(config.objective, config.encoder)
+    load_model(checkpoint, model)
+    return model.eval(), config, state
+
+
 def begin(folder: RunFolder, config: TrainConfig) -> None:
     """Make the folder and write the resolved configuration.
 
@@ -80,7 +93,7 @@ def begin(folder: RunFolder, config: TrainConfig) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """:func:`curation.files.atomic`, for a path that the user gave.
+    """:func:`curation.base.files.atomic`, for a path that the user gave.
 
     Raises:
         InputError: the folder cannot be made or written.

@@ -18,10 +18,9 @@ from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.order import epoch_order
 from pretrain.data.reader import EVALUATION_FORMATS, ShardReader, decode
 from pretrain.errors import InputError, UnreadableImage
-from pretrain.export import load_run
 from pretrain.models import Objective, Output, SelectiveMAE
 from pretrain.models.encoder import encode
-from pretrain.run import writing
+from pretrain.run import load_run, writing
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -137,7 +136,7 @@ def draw_run(run: Path, count: int, data: Sequence[Path] | None = None, files: S
     Raises:
         InputError: there is no run, no shards, or an image cannot be read.
     """
-    model, config, card = load_run(run)
+    model, config, state = load_run(run)
     if files:
         images = torch.stack([_read_file(path, model.crop_size) for path in files])
         sample_id, gsd = torch.arange(len(files)), torch.ones(len(files))
@@ -145,7 +144,7 @@ def draw_run(run: Path, count: int, data: Sequence[Path] | None = None, files: S
         rule = SampleRule(1, model.uses_gsd, "drop" if model.uses_gsd else "refuse")
         images, gsd, sample_id = _sample(open_corpus(data or config.data.folders, rule), count, model.crop_size)
     noise = torch_uniform(config.seed, Purpose.MASK, torch.zeros_like(sample_id), sample_id, model.noise_size)
-    return draw(model, images, gsd, noise, torch.tensor(card.step / card.total_steps))
+    return draw(model, images, gsd, noise, torch.tensor(state.step / state.total_steps))
 
 
 def _read_file(path: Path, size: int) -> Tensor:

@@ -13,7 +13,7 @@ import rasterio
 from PIL import Image, ImageOps
 
 from curation.cli import main
-from curation.sources.manifest import load_recipe, resolve
+from curation.sources.recipe import load_recipe, resolve
 
 CLASSES = {"coast", "desert", "forest", "meadow", "vegetation"}
 PLANTED = {

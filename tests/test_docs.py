@@ -15,7 +15,8 @@ from pydantic_core import PydanticUndefined
 from curation.base.settings import Strict
 from curation.catalogue import CATALOGUE, IMAGES, TILES, VERDICTS
 from curation.cli import main
-from curation.sources.manifest import Recipe, RecipeSource, Source
+from curation.sources.recipe import Recipe, RecipeSource
+from curation.sources.source import Source
 
 TABLE_ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<second>[^|]*) \|.*\|$", re.MULTILINE)
 

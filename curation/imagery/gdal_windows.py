@@ -25,7 +25,7 @@ from curation.imagery.georeference import Affine
 from curation.imagery.pixel_loops import differs, interleave
 from curation.imagery.sidecars import named
 from curation.imagery.signature import sniff
-from curation.sources.manifest import Source
+from curation.sources.source import Source
 
 Pixels = npt.NDArray[np.generic]
 Mask = npt.NDArray[np.bool_]

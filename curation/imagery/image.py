@@ -27,7 +27,8 @@ from curation.imagery.georeference import Affine, Bounds, Georeference, gsd_of_p
 from curation.imagery.pixel_loops import differs
 from curation.imagery.sidecars import Sidecar, beside
 from curation.imagery.signature import sniff
-from curation.sources.manifest import ExcludeRules, Source
+from curation.sources.recipe import ExcludeRules
+from curation.sources.source import Source
 
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

@@ -23,7 +23,7 @@ from curation.base.files import atomic
 from curation.catalogue import KEPT, REASONS, SLICED, ledger, open_table
 from curation.report import thumbnails
 from curation.shards.format import ShardInfo
-from curation.sources.manifest import Recipe, ResolvedSource
+from curation.sources.recipe import Recipe, ResolvedSource
 
 REPORT_VERSION = 1
 _PER_REASON, _KEPT_SHOWN, _GROUPS, _PER_GROUP = 8, 24, 8, 8

@@ -24,7 +24,7 @@ from curation.base import watchdog
 from curation.base.errors import UnreadableImage
 from curation.base.files import atomic
 from curation.catalogue import Window
-from curation.sources.manifest import ExcludeRules, ResolvedSource
+from curation.sources.recipe import ExcludeRules, ResolvedSource
 
 THUMB = 112
 """Side of the pictures in pixels."""

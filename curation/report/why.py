@@ -25,7 +25,7 @@ from curation.base.errors import InputError
 from curation.catalogue import KEPT, MEASUREMENTS, VERDICTS, open_table, table_from_rows
 from curation.select.exclude import RULES, Rule, measured_of
 from curation.select.write_catalogue import Rulebook, read_rulebook
-from curation.sources.manifest import ExcludeRules
+from curation.sources.recipe import ExcludeRules
 
 T = TypeVar("T")
 Row = dict[str, Any]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from curation.sources.manifest import ExcludeRules, Source
+from curation.sources.recipe import ExcludeRules
+from curation.sources.source import Source
 
 
 class Reason(NamedTuple):

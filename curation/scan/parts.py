@@ -26,7 +26,7 @@ from curation.scan import cutting
 from curation.scan.part_files import Words, extra_file, footer, remove, write_extra, write_part
 from curation.scan.row_digest import row_digests, together
 from curation.sources import key_fields
-from curation.sources.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
+from curation.sources.recipe import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
 
 ROWS_VERSION = 2
 """Raised when the same files and rules give other rows than before, so that a scan of an older release is made anew.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from curation.catalogue import Window
-from curation.sources.manifest import SliceRules
+from curation.sources.recipe import SliceRules
 
 MISSES = 64
 """Draws in a row that may overlap too much before the rest of an image counts as full."""

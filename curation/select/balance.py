@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from curation.sources.manifest import BalanceRules
+from curation.sources.recipe import BalanceRules
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

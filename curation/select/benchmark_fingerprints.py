@@ -19,7 +19,8 @@ from curation.base.errors import InputError
 from curation.catalogue import TILES, open_table, schema_of, write_table
 from curation.scan.parts import Part, PartSummary, ScanJob, plan_parts
 from curation.scan.scan import scan_part
-from curation.sources.manifest import Benchmark, ExcludeRules, FingerprintRules, ResolvedSource, SliceRules
+from curation.sources.recipe import ExcludeRules, FingerprintRules, ResolvedSource, SliceRules
+from curation.sources.source import Benchmark
 
 _KEPT = (
     "kind", "tile_id", "source", "image", "split", "col_off", "row_off", "width", "height", "image_width",

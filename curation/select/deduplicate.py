@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from curation.select.rows import Rows, fixed_bytes, visit_columns
 from curation.select.views import without_crop
-from curation.sources.manifest import DeduplicateRules, KeepKey, ResolvedSource
+from curation.sources.recipe import DeduplicateRules, KeepKey, ResolvedSource
 
 if TYPE_CHECKING:
     from curation.select.second_opinion import Comparison, Looks

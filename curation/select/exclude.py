@@ -3,7 +3,7 @@
 What the listing and the header alone decide (licence, split, values that are no light) stops an image in the scan.
 Everything else is *measured* there and judged here, from columns of the table: ``select`` compares each measurement
 with the recipe's threshold, so that moving one reads no pixel. A new rule on what is measured is an entry of
-:data:`RULES`; its threshold is the field of :class:`curation.sources.manifest.ExcludeRules` that it is named by.
+:data:`RULES`; its threshold is the field of :class:`curation.sources.recipe.ExcludeRules` that it is named by.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow as pa
 from curation.catalogue import MEASUREMENTS, REASONS
 from curation.imagery import stretch
 from curation.select.rows import codes, column
-from curation.sources.manifest import ExcludeRules
+from curation.sources.recipe import ExcludeRules
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -28,7 +28,7 @@ Of = Literal["image", "tile"]
 """What a row is, and a rule asks."""
 
 KINDS = ("rgb", "grey", "false_colour")
-"""What a manifest may say that a source's pixels show (:attr:`curation.sources.manifest.Source.kind`)."""
+"""What a manifest may say that a source's pixels show (:attr:`curation.sources.source.Source.kind`)."""
 NONE = -1
 """Stands for no rule."""
 

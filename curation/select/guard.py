@@ -22,7 +22,7 @@ from curation.catalogue import open_table
 from curation.select.deduplicate import Matches, compare_looks, load_looks, textured
 from curation.select.rows import Rows, fixed_bytes, numbers, read_codes
 from curation.select.views import without_crop
-from curation.sources.manifest import DeduplicateRules, Recipe
+from curation.sources.recipe import DeduplicateRules, Recipe
 
 if TYPE_CHECKING:
     from curation.select.second_opinion import Looks

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from curation.base.errors import WorkError
 from curation.catalogue import VERDICTS, open_table
 from curation.select.views import view_codes, views_of
-from curation.sources.manifest import DeduplicateRules
+from curation.sources.recipe import DeduplicateRules
 
 Array = npt.NDArray[Any]
 

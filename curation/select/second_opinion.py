@@ -18,7 +18,7 @@ from numba import types
 from curation.base.compiled import compiled, named
 from curation.select.neighbour_kernels import popcount
 from curation.select.views import CENTRE, SIDE, at_points, median, views_of
-from curation.sources.manifest import DeduplicateRules
+from curation.sources.recipe import DeduplicateRules
 
 PIXELS = SIDE * SIDE
 CLIP = 3.0

@@ -27,7 +27,7 @@ from curation.select.rows import NO_VERDICT, Judge, Rows, load_rows
 from curation.select.shard_assignment import assign, predicted_bytes
 from curation.select.views import VIEWS
 from curation.select.write_catalogue import Decision, Rulebook, write_catalogue
-from curation.sources.manifest import Recipe, ResolvedSource
+from curation.sources.recipe import Recipe, ResolvedSource
 
 Ints = npt.NDArray[np.int64]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.base.splitmix import permutation
-from curation.sources.manifest import ShardRules
+from curation.sources.recipe import ShardRules
 
 Ints = npt.NDArray[np.int64]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from curation.sources.manifest import DeduplicateRules
+from curation.sources.recipe import DeduplicateRules
 
 Words = npt.NDArray[np.uint64]
 Blocks = npt.NDArray[np.int8]

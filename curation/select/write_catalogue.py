@@ -20,7 +20,7 @@ from curation.base.files import atomic
 from curation.catalogue import CATALOGUE, VERDICTS, schema_of
 from curation.select.exclude import NONE, RULES
 from curation.select.rows import Rows, read_unit
-from curation.sources.manifest import ExcludeRules, Recipe, ResolvedSource
+from curation.sources.recipe import ExcludeRules, Recipe, ResolvedSource
 
 Ints = npt.NDArray[np.int64]
 

@@ -11,14 +11,22 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
 
 from curation.base.errors import InputError
-from curation.shards.format import ShardInfo, index_rows, meta_columns
+from curation.base.progress import Progress
+from curation.shards.format import (
+    ShardInfo,
+    index_rows,
+    meta_columns,
+    read_checksums,
+    write_checksums,
+    write_index,
+)
 
 IMAGE_EXTENSIONS = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "webp": "webp"}
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP")
@@ -30,6 +38,32 @@ _META = re.compile(r"__[^/]*__($|/)")
 _BLOCK = 1 << 22
 
 Members = dict[str, tarfile.TarInfo]
+
+
+def index_folder(folder: Path, progress: Callable[[int], Progress]) -> list[ShardInfo]:
+    """Index every tar of a folder and write ``index.parquet`` and ``checksums.json`` beside them.
+
+    Args:
+        folder: uncompressed tars that another tool wrote; read once, not changed.
+        progress: opens a display for so many shards.
+
+    Raises:
+        InputError: no tar lies there, one is damaged, or the shards are ours and have their index.
+    """
+    tars = sorted(folder.glob("*.tar"))
+    if not tars:
+        raise InputError(f"{folder}: holds no .tar file; give the folder in which they lie")
+    held = read_checksums(folder, missing_ok=True)
+    if held is not None and held.key:
+        raise InputError(f"{folder}: these shards have the index that rs-curate run wrote; there is nothing to do")
+    infos = []
+    with progress(len(tars)) as display:
+        for tar in tars:
+            infos.append(index_tar(tar))
+            display.advance(1)
+    write_index(infos, folder)
+    write_checksums(infos, folder)
+    return infos
 
 
 def index_tars(paths: Iterable[Path], *, checksums: bool = True) -> list[ShardInfo]:

@@ -30,7 +30,7 @@ from curation.base.files import UNFINISHED, atomic, is_whole
 from curation.catalogue import open_table
 from curation.select.rows import column, fixed_bytes, numbers
 from curation.select.shard_assignment import predicted_bytes
-from curation.sources.manifest import ShardRules
+from curation.sources.recipe import ShardRules
 
 BUCKET = 1 << 19
 """Rows that are sorted at once: about 300 MB."""

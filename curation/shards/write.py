@@ -31,7 +31,7 @@ from curation.shards import format as shard_format
 from curation.shards.format import ImageFormat, Sample, ShardInfo
 from curation.shards.shard_folder import ShardFolder
 from curation.shards.shard_plan import ShardPart
-from curation.sources.manifest import Recipe, ResolvedSource, ShardRules
+from curation.sources.recipe import Recipe, ResolvedSource, ShardRules
 
 _TOLD = 20
 """Changed files that a message names; more are named in a file."""

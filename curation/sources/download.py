@@ -17,7 +17,7 @@ from pathlib import Path
 
 from curation.base.errors import WorkError
 from curation.sources.hosts import PUBLIC, Endpoints, Gone, Opened, Transient, open_at
-from curation.sources.manifest import RemoteFile
+from curation.sources.source import RemoteFile
 
 CHUNK = 1 << 20
 LONGEST_WAIT_S = 600.0

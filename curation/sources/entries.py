@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from curation.containers import BrokenArchive, container_of, list_members
 from curation.containers.registry import broken_member
-from curation.sources.manifest import Source
+from curation.sources.source import Source
 
 MAX_LINKS = 3
 """Links to folders on one path that are followed: folders that link to each other make a maze, not a circle."""

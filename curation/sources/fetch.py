@@ -30,7 +30,8 @@ from curation.sources.globs import compile_globs
 from curation.sources.hosts import PUBLIC, Endpoints, Gone, Transient, list_repository, size_at
 from curation.sources.inventory import TOLERANCE, SourceListing, list_images, patterns_of
 from curation.sources.journal import is_done, note_path, remember
-from curation.sources.manifest import RemoteFile, ResolvedSource, Source
+from curation.sources.recipe import ResolvedSource
+from curation.sources.source import RemoteFile, Source
 
 BY_SCRIPT = ("direct", "zenodo", "huggingface", "s3")
 """Routes that need no person."""

@@ -25,7 +25,7 @@ from typing import IO, Any, NoReturn
 from pydantic import ValidationError
 
 from curation.base.errors import InputError, RscorpusError
-from curation.sources.manifest import RemoteFile
+from curation.sources.source import RemoteFile
 
 AGENT = "rscorpus (dataset fetch; https://arxiv.org/abs/2406.11933)"
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})

@@ -21,7 +21,8 @@ from curation.containers.archives import archive_of
 from curation.containers.registry import reason_in
 from curation.sources.entries import Entry, Found, Walk, list_entries, opened_in_place
 from curation.sources.globs import compile_globs
-from curation.sources.manifest import EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, ResolvedSource, Source
+from curation.sources.recipe import ResolvedSource
+from curation.sources.source import EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, Source
 
 BESIDE_IMAGES = {
     "txt", "md", "rst", "json", "jsonl", "geojson", "topojson", "xml", "csv", "tsv", "yaml", "yml", "toml", "ini",

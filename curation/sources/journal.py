@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-from curation.sources.manifest import RemoteFile
+from curation.sources.source import RemoteFile
 
 
 def note_path(root: Path, name: str) -> Path:

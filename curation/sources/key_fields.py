@@ -1,6 +1,6 @@
 """Which fields of a source change what: the keys of inventory and scan are made of these, and of nothing else.
 
-Every field of :class:`curation.sources.manifest.Source` is in one of the three sets (a test says so): a field that
+Every field of :class:`curation.sources.source.Source` is in one of the three sets (a test says so): a field that
 is forgotten would leave results as they are that it should have changed.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from curation.sources.manifest import Source
+from curation.sources.source import Source
 
 LISTING = frozenset(
     {"id", "files", "container", "image_column", "images", "leave", "splits", "label_from", "bands_in_files"}
@@ -21,7 +21,7 @@ PIXELS = frozenset({"id", "bands", "nodata", "stretch", "trim", "gsd_m"})
 NEITHER = frozenset(
     {
         "name", "kind", "task", "year", "citation", "homepage", "licence", "redistributable", "obtain", "readable",
-        "bit_depth", "native_size", "listed_megabytes", "expected_images", "shares_images_with", "examples", "verified",
+        "listed_megabytes", "expected_images", "shares_images_with", "examples", "verified",
         "facts",
     }
 )  # fmt: skip

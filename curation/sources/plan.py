@@ -12,18 +12,8 @@ from typing import Any
 from curation.base.errors import InputError
 from curation.sources.fetch import BY_SCRIPT, FetchResult, instructions
 from curation.sources.inventory import SourceListing, list_images
-from curation.sources.manifest import (
-    Benchmark,
-    Recipe,
-    ResolvedSource,
-    SliceRules,
-    Source,
-    load_benchmark,
-    load_recipe,
-    load_source,
-    resolve,
-    shipped,
-)
+from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, load_recipe, resolve
+from curation.sources.source import Benchmark, Source, load_benchmark, load_source, shipped
 
 TILE_SIDE = 512
 """Side of a tile in the prediction of the shards' bytes."""

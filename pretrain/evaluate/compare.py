@@ -14,9 +14,9 @@ from pretrain.config import EncoderConfig
 from pretrain.errors import InputError
 from pretrain.evaluate.features import Labelled, Pool, Preparation, extract, open_labelled, split
 from pretrain.evaluate.knn import knn_accuracy
-from pretrain.export import Card, load_export, load_run
+from pretrain.export import Card, card_of, load_export
 from pretrain.models.encoder import build_encoder
-from pretrain.run import writing
+from pretrain.run import load_run, writing
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def load_encoder(run: Path | None, weights: Path | None) -> tuple[VisionTransfor
     if weights is not None:
         return load_export(weights)
     assert run is not None
-    model, _, card = load_run(run)
-    return model.encoder, card
+    model, config, state = load_run(run)
+    return model.encoder, card_of(model, config, state)
 
 
 def untrained(config: EncoderConfig, seed: int) -> VisionTransformer:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from curation.catalogue import Window, table_from_rows, tile_id, write_table
-from curation.sources.manifest import Recipe, ResolvedSource, resolve
+from curation.sources.recipe import Recipe, ResolvedSource, resolve
 
 
 def recipe(*sources: str | dict[str, Any], **rules: Any) -> tuple[Recipe, list[ResolvedSource]]:

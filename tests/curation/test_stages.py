@@ -18,7 +18,8 @@ from curation import keys
 from curation.base.terminal import Terminal
 from curation.pipeline import RunOptions, run
 from curation.scan.parts import ScanJob
-from curation.sources.manifest import GuardRules, Recipe, RecipeSource, Source, resolve
+from curation.sources.recipe import GuardRules, Recipe, RecipeSource, resolve
+from curation.sources.source import Source
 
 STAGES = ("inventory", "scan", "select", "write", "report")
 ROW = re.compile(rf"^\| ({'|'.join(STAGES)}) \| (.*) \|$", re.MULTILINE)
@@ -26,8 +27,8 @@ ROW = re.compile(rf"^\| ({'|'.join(STAGES)}) \| (.*) \|$", re.MULTILINE)
 CHANGED: dict[str, Any] = {
     "name": "other", "description": "words", "seed": 1, "fingerprint.extra": ["dhash"],
     "sources.name": "Mine", "sources.task": "detection", "sources.year": 2020, "sources.citation": "someone",
-    "sources.homepage": "https://example.org", "sources.obtain": {"via": "manual"}, "sources.bit_depth": 8,
-    "sources.native_size": "192", "sources.listed_megabytes": 1.5, "sources.expected_images": 5,
+    "sources.homepage": "https://example.org", "sources.obtain": {"via": "manual"},
+    "sources.listed_megabytes": 1.5, "sources.expected_images": 5,
     "sources.shares_images_with": ["aid"], "sources.examples": {"take": ["a.jpg"]}, "sources.verified": True,
     "sources.facts": "a page", "sources.predicted_tiles": 9,
     "sources.images": ["**/*.png"], "sources.leave": ["a.*"], "sources.splits": {"test": ["a.*"]},

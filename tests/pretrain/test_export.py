@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from small_run import Quiet, config
 
 from curation.base.errors import FormatVersionError, InputError
-from pretrain.export import export, load_export, load_run
+from pretrain.export import export, load_export
+from pretrain.run import load_run
 from pretrain.train import train
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from curation.base.errors import InputError
 from curation.base.settings import load, override, parse_yaml, validate
-from curation.sources.manifest import Recipe, Source, load_recipe
+from curation.sources.recipe import Recipe, load_recipe
+from curation.sources.source import Source
 
 
 def write(folder: Path, text: str) -> Path:

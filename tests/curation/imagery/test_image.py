@@ -18,7 +18,8 @@ from PIL import Image
 from curation.base.errors import UnreadableImage
 from curation.catalogue import Window
 from curation.imagery.image import Location, open_image, raw_bytes
-from curation.sources.manifest import ExcludeRules, Source, Stretch
+from curation.sources.recipe import ExcludeRules
+from curation.sources.source import Source, Stretch
 
 RULES = ExcludeRules()
 ALL = Window(0, 0, 60, 40)

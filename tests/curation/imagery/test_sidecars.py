@@ -16,7 +16,8 @@ from PIL import Image
 from curation.catalogue import Window
 from curation.imagery.image import Ground, Location, open_image
 from curation.imagery.sidecars import beside, kinds_in
-from curation.sources.manifest import ExcludeRules, Source
+from curation.sources.recipe import ExcludeRules
+from curation.sources.source import Source
 
 ALL = Window(0, 0, 60, 40)
 WORLD = "0.5\n0\n0\n-0.5\n500000.25\n5000099.75\n"

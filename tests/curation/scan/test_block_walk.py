@@ -14,7 +14,8 @@ from textures import texture
 from curation.catalogue import Window
 from curation.imagery.image import Location, open_image
 from curation.scan import block_walk, fingerprint, lanczos
-from curation.sources.manifest import ExcludeRules, Source
+from curation.sources.recipe import ExcludeRules
+from curation.sources.source import Source
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from curation.scan import cutting
 from curation.scan import scan
 from curation.scan import parts as scan_parts
 from curation.executor.executor import Executor
-from curation.sources.manifest import Recipe, resolve
+from curation.sources.recipe import Recipe, resolve
 
 if __name__ == "__main__":
     root, out = Path(sys.argv[1]), Path(sys.argv[2])

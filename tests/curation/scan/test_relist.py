@@ -20,7 +20,7 @@ from curation.base.errors import InputError
 from curation.scan import cutting, scan
 from curation.scan import parts as scan_parts
 from curation.scan.parts import Part, ScanJob
-from curation.sources.manifest import Recipe, resolve
+from curation.sources.recipe import Recipe, resolve
 
 # ------------------------------------------------------------------------------------------------ cutting
 

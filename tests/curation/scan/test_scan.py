@@ -17,7 +17,7 @@ from curation.catalogue import Window
 from curation.imagery.image import Location, open_image
 from curation.scan import block_walk, cutting, fingerprint, part_files, scan
 from curation.scan import parts as scan_parts
-from curation.sources.manifest import ExcludeRules, Recipe, resolve
+from curation.sources.recipe import ExcludeRules, Recipe, resolve
 
 
 def scene(height: int = 200, width: int = 200, seed: int = 0) -> np.ndarray:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from curation.catalogue import Window
 from curation.scan import slicing
-from curation.sources.manifest import SliceRules
+from curation.sources.recipe import SliceRules
 
 AREAS = st.builds(Window, st.integers(0, 50), st.integers(0, 50), st.integers(1, 3000), st.integers(1, 3000))
 

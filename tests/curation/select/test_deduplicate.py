@@ -19,7 +19,7 @@ from curation.select.deduplicate import find_duplicates
 from curation.select.rows import load_rows
 from curation.select.select import select
 from curation.select.views import VIEWS, crop_codes, view_codes
-from curation.sources.manifest import DeduplicateRules
+from curation.sources.recipe import DeduplicateRules
 
 
 def stored(picture: np.ndarray, quality: int) -> np.ndarray:

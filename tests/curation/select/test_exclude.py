@@ -20,7 +20,8 @@ from curation.scan import admission, fingerprint, measurements
 from curation.scan.parts import ScanJob, plan_parts
 from curation.scan.scan import scan_part
 from curation.select import exclude
-from curation.sources.manifest import ExcludeRules, FingerprintRules, Recipe, ResolvedSource, SliceRules, Source
+from curation.sources.recipe import ExcludeRules, FingerprintRules, Recipe, ResolvedSource, SliceRules
+from curation.sources.source import Source
 
 RULES = ExcludeRules()
 

@@ -16,7 +16,8 @@ from curation.scan.scan import scan_part
 from curation.select.benchmark_fingerprints import fingerprint_benchmark
 from curation.select.guard import fingerprint_files
 from curation.select.select import SelectSummary, select
-from curation.sources.manifest import Benchmark, SliceRules
+from curation.sources.recipe import SliceRules
+from curation.sources.source import Benchmark
 
 
 def picture(seed: int, side: int = 192) -> np.ndarray:

@@ -17,7 +17,7 @@ from curation.catalogue import KEPT, ledger, read_table
 from curation.select.balance import over_caps
 from curation.select.select import select
 from curation.select.shard_assignment import assign, runs_of
-from curation.sources.manifest import BalanceRules, ShardRules
+from curation.sources.recipe import BalanceRules, ShardRules
 
 
 def corpus(seed: int = 0, images: int = 30) -> list[dict[str, Any]]:

@@ -6,9 +6,12 @@ import io
 import tarfile
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from curation.cli import main
 from curation.shards.foreign import index_tar
+from curation.shards.format import write_checksums
 
 
 def test_an_image_of_another_kind_than_its_name_reaches_no_other_loader(tmp_path: Path) -> None:
@@ -22,3 +25,14 @@ def test_an_image_of_another_kind_than_its_name_reaches_no_other_loader(tmp_path
             archive.addfile(info, io.BytesIO(stream.getvalue()))
     rows = index_tar(tmp_path / "x.tar").rows
     assert list(zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True)) == [(40, 30), (0, 0)]
+
+
+def test_a_folder_without_tars_and_one_that_is_ours_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["index", str(tmp_path)]) == 2
+    assert "holds no .tar file" in capsys.readouterr().err
+    write_checksums([], tmp_path, "the key of a run")
+    (tmp_path / "corpus-000000.tar").touch()
+    assert main(["index", str(tmp_path)]) == 2
+    assert "there is nothing to do" in capsys.readouterr().err

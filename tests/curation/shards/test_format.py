@@ -221,7 +221,7 @@ def test_other_versions_and_other_files_are_refused_with_the_way_out(folder: Pat
         open_index(folder)
     with pytest.raises(InputError, match="no such folder"):
         open_index(folder / "missing")
-    with pytest.raises(InputError, match="rs-pretrain index"):
+    with pytest.raises(InputError, match="rs-curate index"):
         open_index(folder.parent)
 
 

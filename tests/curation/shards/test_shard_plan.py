@@ -14,7 +14,7 @@ from curation.base.files import UNFINISHED
 from curation.catalogue import Window, table_from_rows, tile_id, write_table
 from curation.shards import shard_plan
 from curation.shards.shard_plan import ShardPart, plan_shards
-from curation.sources.manifest import ShardRules
+from curation.sources.recipe import ShardRules
 
 SOURCES = ("zebra", "ant")  # the recipe's order, not the alphabet's
 PER_SHARD = 7

@@ -16,7 +16,7 @@ from curation.catalogue import read_table
 from curation.cli import main
 from curation.shards import write
 from curation.shards.write import encode
-from curation.sources.manifest import ShardRules
+from curation.sources.recipe import ShardRules
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
 

@@ -29,7 +29,8 @@ from curation.sources.download import Patience, download
 from curation.sources.fetch import Event, FetchOptions, fetch, fetch_source, files_of
 from curation.sources.hosts import Endpoints, list_repository
 from curation.sources.inventory import list_images
-from curation.sources.manifest import RemoteFile, ResolvedSource, SliceRules, Source
+from curation.sources.recipe import ResolvedSource, SliceRules
+from curation.sources.source import RemoteFile, Source
 
 DATA = random.Random(7).randbytes(3_000_000)
 MD5 = hashlib.md5(DATA).hexdigest()
@@ -430,7 +431,7 @@ def test_kill_9_and_the_same_command_again(server: Server, tmp_path: Path) -> No
         import sys
         from pathlib import Path
         from curation.sources.fetch import fetch_source
-        from curation.sources.manifest import Source
+        from curation.sources.source import Source
         fetch_source(Source.model_validate_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
     """)
     root = tmp_path / "s"

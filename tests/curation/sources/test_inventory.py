@@ -19,7 +19,8 @@ from curation.base.errors import InputError, UnreadableImage
 from curation.catalogue import read_table
 from curation.containers import read_member
 from curation.sources.inventory import SourceListing, list_images, write_inventory
-from curation.sources.manifest import IMAGE_SUFFIXES, ExcludeRules, ResolvedSource, SliceRules, Source
+from curation.sources.recipe import ExcludeRules, ResolvedSource, SliceRules
+from curation.sources.source import IMAGE_SUFFIXES, Source
 
 
 def grow(root: Path, *paths: str) -> Path:

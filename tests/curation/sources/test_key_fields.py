@@ -10,7 +10,8 @@ import pytest
 
 from curation.scan.parts import ScanJob
 from curation.sources import key_fields
-from curation.sources.manifest import Recipe, Source, resolve
+from curation.sources.recipe import Recipe, resolve
+from curation.sources.source import Source
 
 
 def keys(recipe: dict[str, Any] | None = None, **source: Any) -> tuple[Any, Any]:
@@ -30,7 +31,7 @@ CHANGES: dict[str, Any] = {
     "bands_in_files": {"r": "*4", "g": "*3", "b": "*2", "key": "(.*)"}, "bands": [3, 2, 1], "kind": "grey", "nodata": 0,
     "stretch": {"how": "fixed", "fixed": [0, 10]}, "trim": [1, 1, 1, 1], "gsd_m": 0.5, "name": "n", "task": "change",
     "year": 2020, "citation": "c", "homepage": "h", "licence": "MIT", "redistributable": "yes",
-    "obtain": {"via": "manual"}, "readable": False, "bit_depth": 8, "native_size": "1", "listed_megabytes": 1,
+    "obtain": {"via": "manual"}, "readable": False, "listed_megabytes": 1,
     "expected_images": 5, "shares_images_with": ["other"], "examples": {"take": ["a"]}, "verified": True, "facts": "f",
 }  # fmt: skip
 

@@ -9,7 +9,6 @@ import pytest
 
 from curation.base.errors import InputError
 from curation.sources.fetch import FetchResult
-from curation.sources.manifest import Recipe, Source, load_recipe
 from curation.sources.plan import (
     check,
     format_check,
@@ -21,6 +20,8 @@ from curation.sources.plan import (
     table,
     targets,
 )
+from curation.sources.recipe import Recipe, load_recipe
+from curation.sources.source import Source
 
 
 def test_a_plan_a_person_can_act_on(tmp_path: Path) -> None:

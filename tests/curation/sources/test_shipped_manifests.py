@@ -12,7 +12,8 @@ from curation.base.errors import InputError
 from curation.sources.fetch import BY_SCRIPT
 from curation.sources.globs import compile_globs
 from curation.sources.inventory import SourceListing, list_images, patterns_of
-from curation.sources.manifest import Source, load_benchmark, load_recipe, load_source, resolve, shipped
+from curation.sources.recipe import load_recipe, resolve
+from curation.sources.source import Source, load_benchmark, load_source, shipped
 
 ALL = [*(("sources", name) for name in shipped("sources")), *(("benchmarks", name) for name in shipped("benchmarks"))]
 

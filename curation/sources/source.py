@@ -1,0 +1,240 @@
+"""What exists: public datasets (*sources*) and evaluation sets (*benchmarks*) as strict models.
+
+A *source* describes one public dataset, a *benchmark* one evaluation set that must not leak into training. Shipped YAML
+lies in the ``manifests`` package.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import unicodedata
+from importlib.resources import files as package_files
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
+
+from curation.base.errors import InputError
+from curation.base.settings import Strict, load
+from curation.containers import CONTAINERS
+
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
+"""A source or benchmark id: lower case letters, digits, underscore; it is a folder name and a column value."""
+
+
+def _yes_no(value: object) -> object:
+    """YAML reads ``yes`` and ``no`` as booleans; take them as the words they were."""
+    return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _relative(path: str) -> str:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in path:
+        raise ValueError(f"{path!r} must be a relative POSIX path inside the source's folder")
+    return unicodedata.normalize("NFC", path)
+
+
+RelativePath = Annotated[str, BeforeValidator(lambda value: _relative(value) if isinstance(value, str) else value)]
+
+IMAGE_SUFFIXES = (
+    "jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "jp2", "j2k", "j2c", "jpc", "jpx", "bmp", "webp", "gif", "avif",
+    "ppm", "pgm", "pnm", "img", "ntf", "nitf",
+)  # fmt: skip
+EVERY_IMAGE = f"**/*.{{{','.join(IMAGE_SUFFIXES)}}}"
+
+
+if TYPE_CHECKING:
+    ContainerName = str
+else:
+    ContainerName = Literal[("folder", *CONTAINERS, "other")]
+
+
+class RemoteFile(Strict):
+    """One file to download. Unknown facts stay null; none is invented."""
+
+    name: RelativePath
+    """File name below the source's folder."""
+    url: str | None = None
+    mirrors: tuple[str, ...] = ()
+    size: int | None = Field(None, ge=0, description="bytes")
+    md5: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    into: RelativePath = ""
+    """Folder below the source's root that the archive's members are listed under, unpacked or read in place alike."""
+
+
+class Obtain(Strict):
+    """How a person or a script gets the files."""
+
+    via: Literal[
+        "direct", "zenodo", "huggingface", "s3", "kaggle", "gdrive", "baidu", "onedrive", "form", "manual", "local"
+    ] = "local"
+    instructions: str = ""
+    """What to do by hand where no script can: page, button, form, and what to expect."""
+    repository: str | None = None
+    """Hugging Face dataset, Kaggle slug, Zenodo record or ``s3://bucket/prefix``: files not listed one by one."""
+    wanted: tuple[str, ...] = ()
+    """Globs on the repository's files; empty: the files that the image globs take, else its archives and tables."""
+
+
+class Stretch(Strict):
+    """How 16-bit and float pixels become 8 bits. Never per tile, which would make two looks of one scene disagree."""
+
+    how: Literal["fixed", "per_scene"]
+    fixed: tuple[float, float] | None = None
+    """Values that become 0 and 255."""
+    percentiles: tuple[float, float] = (2.0, 98.0)
+    scene: str | None = None
+    """Regular expression on the path; files with the same first group are one scene. Null: every file is a scene."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Stretch:
+        if self.how == "fixed" and (self.fixed is None or self.fixed[0] >= self.fixed[1]):
+            raise ValueError("how: fixed needs fixed: [low, high] with low < high")
+        if self.scene is not None and re.compile(self.scene).groups < 1:
+            raise ValueError("scene needs one group in parentheses, for example '(T31[A-Z]{3})_'")
+        return self
+
+
+class BandFiles(Strict):
+    """An image stored one band per file: three globs, and what the files of one image have in common."""
+
+    r: str
+    g: str
+    b: str
+    key: str
+    """Regular expression on the path; files whose groups are equal belong to one image, named by the red file."""
+
+
+class Examples(Strict):
+    """Real paths as the cited source shows them: what the globs must take and leave."""
+
+    take: tuple[RelativePath, ...] = ()
+    leave: tuple[RelativePath, ...] = ()
+
+
+Task = Literal[
+    "classification",
+    "detection",
+    "segmentation",
+    "change",
+    "caption",
+    "vqa",
+    "super-resolution",
+    "regression",
+    "retrieval",
+    "unlabelled",
+]
+
+
+class Source(Strict):
+    """One public dataset. Globs are POSIX, case-insensitive, relative to the source's root; ``**`` spans folders."""
+
+    id: Identifier
+    name: str = ""
+    task: Task = "unlabelled"
+    year: int | None = None
+    citation: str = ""
+    homepage: str | None = None
+    licence: str = "unknown"
+    """SPDX identifier where the licence has one, else the words the source uses."""
+    redistributable: Annotated[Literal["yes", "no", "unknown"], BeforeValidator(_yes_no)] = "unknown"
+    obtain: Obtain = Obtain()
+    files: tuple[RemoteFile, ...] = ()
+    container: ContainerName = "folder"
+    image_column: str | None = None
+    """Column (Parquet) or dataset (HDF5) that holds the images."""
+    readable: bool = True
+    """False when the images come in a container that this project does not read."""
+    images: tuple[str, ...] = (EVERY_IMAGE,)
+    leave: tuple[str, ...] = ()
+    """Masks, labels, SAR, elevation, second renderings."""
+    splits: dict[str, tuple[str, ...]] = {}
+    """Split name to globs; a path that none takes has no split."""
+    label_from: Literal["parent"] | None = None
+    """Where the class is told by the folder."""
+    bands_in_files: BandFiles | None = None
+    bands: tuple[int, int, int] | None = None
+    """1-based bands to take as red, green, blue; null: those that the file marks or names as
+    red, green and blue, else 1, 2, 3."""
+    kind: Literal["rgb", "grey", "false_colour"] = "rgb"
+    """What the pixels show where content alone cannot tell."""
+    nodata: float | None = None
+    stretch: Stretch | None = None
+    trim: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Pixels to cut from left, top, right, bottom: painted borders."""
+    gsd_m: float | tuple[float, float] | None = None
+    """Metres per pixel, or a range; null: from the file."""
+    listed_megabytes: float | None = Field(None, gt=0)
+    """Download volume as lists of datasets print it, where the sizes of the files are not known."""
+    expected_images: int | None = Field(None, ge=0)
+    shares_images_with: tuple[Identifier, ...] = ()
+    examples: Examples = Examples()
+    verified: bool = False
+    """True when layout and facts come from a cited source rather than from general knowledge."""
+    facts: str = ""
+    """Where the facts were read."""
+
+    @field_validator("gsd_m")
+    @classmethod
+    def _positive(cls, value: float | tuple[float, float] | None) -> float | tuple[float, float] | None:
+        low, high = value if isinstance(value, tuple) else (value or 1.0, value or 1.0)
+        if value == 0 or not 0 < low <= high:
+            raise ValueError("metres per pixel must be above 0, a range [low, high] in that order")
+        return value
+
+    @property
+    def gsd(self) -> float | None:
+        """GSD in metres: the value, or the geometric mean of a range."""
+        return math.sqrt(self.gsd_m[0] * self.gsd_m[1]) if isinstance(self.gsd_m, tuple) else self.gsd_m
+
+
+class Benchmark(Source):
+    """One evaluation set that must never leak into training; read like a source."""
+
+    test_splits: tuple[str, ...] = ()
+    """Splits to guard; empty: all images."""
+
+
+def manifests_folder(kind: Literal["sources", "benchmarks", "recipes"]) -> Path:
+    """Folder of the shipped YAML of one kind."""
+    return Path(str(package_files("manifests"))) / kind
+
+
+def shipped(kind: Literal["sources", "benchmarks", "recipes"]) -> list[str]:
+    """Names of the shipped YAML files of one kind, sorted."""
+    return sorted(path.stem for path in manifests_folder(kind).glob("*.yaml"))
+
+
+def load_source(name: str) -> Source:
+    """Load a shipped source manifest.
+
+    Raises:
+        InputError: no such source, or the file is wrong.
+    """
+    return load(Source, shipped_path("sources", name))
+
+
+def load_benchmark(name: str) -> Benchmark:
+    """Load a benchmark manifest by the name of a shipped one, or by path.
+
+    Raises:
+        InputError: no such benchmark, or the file is wrong.
+    """
+    return load(Benchmark, Path(name) if Path(name).suffix in {".yaml", ".yml"} else shipped_path("benchmarks", name))
+
+
+def shipped_path(kind: Literal["sources", "benchmarks", "recipes"], name: str) -> Path:
+    """Where a shipped YAML file lies.
+
+    Raises:
+        InputError: none of that kind has this name; the nearest are offered.
+    """
+    path = manifests_folder(kind) / f"{name}.yaml"
+    if not re.fullmatch(r"[a-z0-9_-]+", name) or not path.is_file():
+        near = difflib.get_close_matches(name, shipped(kind), n=3)
+        some = f"did you mean {' or '.join(near)}?" if near else f"shipped: {', '.join(shipped(kind)[:12])} ..."
+        raise InputError(f"no {kind[:-1]} is named {name!r}; {some} A path to a YAML file is taken too")
+    return path
