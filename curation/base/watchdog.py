@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 SECONDS = 10.0
 """What every image is given."""
@@ -32,14 +30,16 @@ def seconds(pixels: int, file_bytes: int, slow: bool) -> float:
     return (SECONDS + (pixels + file_bytes) / PER_SECOND) * (SLOW if slow else 1.0)
 
 
-@contextmanager
-def deadline(limit: float) -> Iterator[None]:
+class deadline:
     """End this process, if it is armed, when the block takes longer than ``limit`` seconds."""
-    if os.environ.get(_SWITCH) != "1":
-        yield
-        return
-    signal.setitimer(signal.ITIMER_REAL, limit)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit if _SWITCH in os.environ else 0.0
+
+    def __enter__(self) -> None:
+        if self._limit:
+            signal.setitimer(signal.ITIMER_REAL, self._limit)
+
+    def __exit__(self, *_: object) -> None:
+        if self._limit:
+            signal.setitimer(signal.ITIMER_REAL, 0)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +90,15 @@ class Image:
     given_stretch: Sequence[float] | None = None
     location: Location | None = None
     """Where it lies, for what lies beside it; null for members of archives, whose siblings are not sought."""
+    _held: ExitStack | None = None
+    """Files that are held open; null when all was read."""
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held is not None:
+            self._held.close()
 
     @property
     def width(self) -> int:
@@ -125,7 +135,7 @@ class Image:
         """Share of half transparent pixels; 0 of images that are read by windows."""
         return self.pixels.soft_alpha if isinstance(self.pixels, Decoded) else 0.0
 
-    @property
+    @cached_property
     def area(self) -> Window:
         """The image without the border that the manifest trims."""
         left, top, right, bottom = self.source.trim
@@ -256,20 +266,27 @@ def raw_bytes(location: Location) -> bytes:
         return read_member(location.root, location.file, location.member, MAX_FILE)
     path = location.path(location.file)
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE:
+                raise UnreadableImage(f"{location.file}: more than {MAX_FILE} bytes")
+            return _read(file, size)
     except OSError as error:
         raise UnreadableImage(f"{location.file}: {error.strerror or error}") from None
-    if len(data) > MAX_FILE:
-        raise UnreadableImage(f"{location.file}: more than {MAX_FILE} bytes")
+
+
+def _read(file: FileIO, size: int) -> bytes:
+    """So many bytes, or what there is; a buffered file would copy them once more."""
+    data = file.read(size)
+    while len(data) < size and (more := file.read(size - len(data))):
+        data += more
     return data
 
 
-@contextmanager
 def open_image(
     location: Location, source: Source, rules: ExcludeRules, stretch: Sequence[float] | None = None
-) -> Iterator[Image]:
-    """Open an image; its header is checked against the limits before anything is decoded.
+) -> Image:
+    """Open an image, to be closed by ``with``; its header is checked against the limits before anything is decoded.
 
     Args:
         location: where it lies.
@@ -281,7 +298,9 @@ def open_image(
         UnreadableImage: it cannot be opened or decoded, or exceeds a limit.
     """
     with ExitStack() as stack:
-        yield _open(stack, location, source, rules, stretch)
+        image = _open(stack, location, source, rules, stretch)
+        image._held = stack.pop_all()
+        return image
 
 
 def _open(
@@ -295,14 +314,14 @@ def _open(
         return _from_memory(stack, raw_bytes(location), source, rules, stretch)
     path = location.path(location.file)
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             if size > rules.max_bytes:
                 raise UnreadableImage(f"{size} bytes, more than max_bytes={rules.max_bytes}")
-            head = file.read(32)
+            head = _read(file, min(size, 32))
             kind = sniff(head)
             by_window = kind in BY_WINDOW or _deep_png(kind, head) or size > MAX_FILE
-            data = None if by_window else head + file.read(MAX_FILE)
+            data = None if by_window else head + _read(file, size - len(head))
     except OSError as error:
         raise UnreadableImage(f"{location.file}: {error.strerror or error}") from None
     if data is not None:

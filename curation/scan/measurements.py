@@ -132,9 +132,10 @@ def _add(plane: Rows, take: Row, count: int, sums: Totals) -> None:
 
 
 @numba.njit(inline="always")
-def _spread(line: Bytes, out: Row, start: int, count: int) -> None:
+def _spread(line: Bytes, out: Row, count: int) -> None:
+    """Every third value; of a slice, whose indices begin at 0: else numba looks for negative ones, at five times."""
     for column in range(count):
-        out[column] = line[start + 3 * column]
+        out[column] = line[3 * column]
 
 
 @compiled(numba.void(_given(numba.u1, 2), _given(numba.b1, 2), numba.b1, numba.i8, numba.i8[::1]))
@@ -150,8 +151,8 @@ def _measure(rgb: Bytes, valid: Mask, masked: bool, step: int, sums: Totals) -> 
         for left in range(0, width - 1, _CHUNK):
             count = min(_CHUNK, width - 1 - left)
             for channel in range(3):
-                _spread(rgb[row], plane[channel], 3 * left + channel, count + 1)
-                _spread(rgb[row + 1], plane[3 + channel], 3 * left + channel, count + 1)
+                _spread(rgb[row][3 * left + channel :], plane[channel], count + 1)
+                _spread(rgb[row + 1][3 * left + channel :], plane[3 + channel], count + 1)
             if masked:
                 for column in range(count):
                     here = left + column

@@ -8,8 +8,7 @@ threshold of a recipe changes a row. Nothing here knows on how many machines it 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,13 +129,10 @@ def _scan_image(
         return [(_image_row(listed, job, Reason("unreadable", str(error)), facts), None)]
 
 
-@contextmanager
-def _opened(listed: Mapping[str, Any], job: ScanJob, limits: tuple[float, ...] | None = None) -> Iterator[Image]:
+def _opened(listed: Mapping[str, Any], job: ScanJob, limits: tuple[float, ...] | None = None) -> Image:
     """Open a listed image; what is decoded whole is decoded here."""
-    with ExitStack() as stack:
-        with watchdog.deadline(watchdog.seconds(job.exclude.max_pixels, listed["bytes"], slow=False)):
-            image = stack.enter_context(open_image(_location(listed, job), job.source.source, job.exclude, limits))
-        yield image
+    with watchdog.deadline(watchdog.seconds(job.exclude.max_pixels, listed["bytes"], slow=False)):
+        return open_image(_location(listed, job), job.source.source, job.exclude, limits)
 
 
 def _seconds(image: Image) -> float:
