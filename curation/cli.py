@@ -100,6 +100,7 @@ def _fetch(options: argparse.Namespace) -> int:
     with FileProgress() as display:
 
         def show(event: Event) -> None:
+            """Show how far a file is."""
             display.update(f"{event.phase} {event.source}/{event.file}", event.done, event.total)
 
         results = fetch(wanted, how, show)

@@ -14,13 +14,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from curation import keys
 from curation.base.errors import InputError, WorkError
 from curation.base.files import atomic, digest, file_digest, is_whole
 from curation.base.locks import hold
-from curation.base.progress import Progress
+from curation.base.progress import Observer
 from curation.base.terminal import local_folder
 from curation.catalogue import open_table
 from curation.record import Needs, note, read_record
@@ -34,16 +34,6 @@ if TYPE_CHECKING:
     from curation.shards import write
     from curation.shards.format import ShardInfo
     from curation.shards.shard_plan import ShardPart
-
-
-class Observer(Protocol):
-    """Who is told what happens: the command line prints it, a test may drop it."""
-
-    def say(self, text: str) -> None:
-        """One line about what was done or found."""
-
-    def progress(self, description: str, total: int, unit: str) -> Progress:
-        """A progress display for long work."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +84,7 @@ class _Run:
     _executor: Executor | None = None
 
     def stage(self, name: str, key: str) -> Path:
+        """Folder of a stage's results, noted as needed."""
         self.needs.stages.append(f"{name}-{key}")
         return self.out / ".stages" / f"{name}-{key}"
 

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from curation.base.locks import hold
-from curation.base.progress import Progress
+from curation.base.progress import Observer, Progress
 from pretrain import checkpoint, distributed
 from pretrain.config import TrainConfig
 from pretrain.data.augment import CropRule, flip
@@ -34,16 +33,6 @@ from pretrain.signals import asked_to_stop
 from pretrain.visualise import draw, write_picture
 
 _PICTURED = 8
-
-
-class Observer(Protocol):
-    """Who is told what happens."""
-
-    def say(self, text: str) -> None:
-        """One line about what was done or found."""
-
-    def progress(self, description: str, total: int, unit: str) -> Progress:
-        """A progress display."""
 
 
 @dataclass(frozen=True)

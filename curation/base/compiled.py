@@ -20,6 +20,7 @@ def compiled(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], 
     """
 
     def compile_one(function: Callable[..., Any]) -> Any:
+        """Compile with the cache; without, where there is no place for it."""
         try:
             return numba.njit(*signature, nogil=True, cache=True, **options)(function)
         except RuntimeError as error:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -163,3 +163,13 @@ class FileProgress:
             self._told[name] = now
             of = "" if total is None else f" of {total / 1e6:,.1f}"
             print(f"{name}: {done / 1e6:,.1f}{of} MB", file=self.stream, flush=True)
+
+
+class Observer(Protocol):
+    """Who is told what happens: a command line prints it, a test may drop it. A protocol, hence without bodies."""
+
+    def say(self, text: str) -> None:
+        """One line about what was done or found."""
+
+    def progress(self, description: str, total: int, unit: str) -> Progress:
+        """A display for long work."""

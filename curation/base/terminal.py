@@ -128,10 +128,12 @@ def _stopping(program: str, on_interrupt: str) -> Iterator[None]:
         return
 
     def at_once(number: int, frame: FrameType | None) -> None:
+        """The second signal: say so and end."""
         tell(f"{program}: {on_interrupt}")
         os._exit(128 + number)
 
     def stop(number: int, frame: FrameType | None) -> None:
+        """The first signal: an interrupt, after which a second one ends the process."""
         for each in before:
             signal.signal(each, at_once)
         raise KeyboardInterrupt(number)

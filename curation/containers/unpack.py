@@ -224,6 +224,7 @@ def _extract_seven(parts: Sequence[Path], name: str, folder: Path, limits: Limit
             path.write_bytes(b"")
 
         def write(self, data: bytes | bytearray) -> int:
+            """Append what was decompressed."""
             with self._path.open("ab") as out:
                 return out.write(data)
 
@@ -237,10 +238,12 @@ def _extract_seven(parts: Sequence[Path], name: str, folder: Path, limits: Limit
             return None
 
         def size(self) -> int:
+            """Bytes written so far."""
             return self._path.stat().st_size
 
     class Files(WriterFactory):  # type: ignore[misc]
         def create(self, filename: str) -> Py7zIO:
+            """A file below the folder, by its name's own words."""
             return File(folder / safe_name(name, filename))
 
     try:
@@ -275,13 +278,16 @@ class _Joined(io.RawIOBase):
         return True
 
     def tell(self) -> int:
+        """Place in all parts together."""
         return self._position
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place in all parts together."""
         self._position = offset + (0, self._position, self._starts[-1])[whence]
         return self._position
 
     def readinto(self, buffer: object) -> int:
+        """Read on, to the end of the part at most."""
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         number = next((n for n in range(len(self._parts)) if self._position < self._starts[n + 1]), None)
         if number is None:
@@ -301,5 +307,6 @@ class _Joined(io.RawIOBase):
             self._open = None
 
     def close(self) -> None:
+        """Close the part that is open."""
         self._close()
         super().close()

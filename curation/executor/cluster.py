@@ -1,4 +1,7 @@
-"""Dask's side of the executor: a scheduler here with workers of ours, or a scheduler that someone else runs."""
+"""Dask's side of the executor: a scheduler here with workers of ours, or a scheduler that someone else runs.
+
+No other room imports Dask, and here functions do: a run that finds everything made never waits for it.
+"""
 
 from __future__ import annotations
 
@@ -104,6 +107,7 @@ def scheduler_elsewhere(stack: ExitStack, address: str) -> Any:
     made: Future[Any] = Future()
 
     def connect() -> None:
+        """Hand over a client, or why there is none."""
         try:
             made.set_result(Client(address, timeout="10s"))
         except (OSError, ValueError) as error:

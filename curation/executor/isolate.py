@@ -13,7 +13,7 @@ Alone: TypeAlias = Callable[[Any], tuple[Any, str | None]]
 
 @runtime_checkable
 class Divisible(Protocol):
-    """A part that can be taken apart when it brings its process down."""
+    """A part that can be taken apart when it brings its process down; a protocol, hence without bodies."""
 
     def split(self) -> Sequence[Divisible]:
         """Two smaller parts; the part itself when it is one image."""

@@ -219,6 +219,7 @@ class Line:
         """Beat for as long as the interpreter runs; for a function that has no loop to do it from."""
 
         def run() -> None:
+            """Beat until the process ends."""
             while True:
                 self.beat()
                 time.sleep(BEAT_S)

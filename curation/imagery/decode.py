@@ -106,6 +106,7 @@ def _orientation(tiff: bytes) -> int:
         return 1
 
     def number(start: int, size: int) -> int:
+        """A whole number in the block's byte order."""
         return int.from_bytes(tiff[start : start + size], "little" if order == "little" else "big")
 
     directory = number(4, 4)

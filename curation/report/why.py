@@ -51,10 +51,12 @@ class _Table:
 
     @classmethod
     def open(cls, path: Path) -> _Table:
+        """Open a catalogue with the rules that it was made by."""
         with open_table(path, "catalogue") as file:
             return cls(path, file.metadata, read_rulebook(file, path))
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of one row group."""
         with pq.ParquetFile(self.path, metadata=self.metadata) as file:
             return file.read_row_group(group, columns=list(columns), use_threads=False)
 

@@ -212,6 +212,7 @@ class _Scenes:
         self.numbers: dict[str, int] = {}
 
     def of(self, images: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+        """Number of each image's scene ``(N,)``."""
         names = (scene_of(image, self.pattern) for image in images.to_pylist())
         return np.array([self.numbers.setdefault(name, len(self.numbers)) for name in names], np.int64)
 
@@ -327,6 +328,7 @@ class _Holders(NamedTuple):
         return cls([path for path, _ in found], known[order], owners[order])
 
     def of_images(self, images: Words) -> tuple[Path, ...]:
+        """Parts that hold these images unchanged."""
         at = np.minimum(np.searchsorted(self.known, images), len(self.known) - 1)
         return tuple(self.paths[owner] for owner in np.unique(self.owners[at[self.known[at] == images]]))
 

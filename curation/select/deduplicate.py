@@ -169,6 +169,7 @@ def load_looks(rows: Rows, chosen: Ints, rules: DeduplicateRules, threads: int) 
     soft = rows.ac_energy[chosen] < rules.soft_ac_energy
 
     def visit(places: Ints, table: pa.Table) -> None:
+        """Thumbnails of one unit's tiles."""
         blocks = fixed_bytes(table, "dct16", 256).view(np.int8)
         pixels[places], norms[places] = second_opinion.thumbnails(blocks, soft[places])
 
@@ -203,6 +204,7 @@ def _keep_few(looks: Looks, label: Ints, rules: DeduplicateRules, threads: int) 
     criteria = second_opinion.criteria_of(rules, rules.radius)
 
     def work(low: int, high: int) -> None:
+        """Decide a range of groups."""
         keep_rule.keep_best(starts, few, low, high, looks, criteria, stands_in)
 
     cuts = np.unique(np.searchsorted(starts, np.linspace(0, len(label), 32 * threads + 1)))
@@ -243,6 +245,7 @@ def _confirmed(looks: Looks, chosen: Ints, radius: int, rules: DeduplicateRules,
     own, criteria = looks.take(chosen), second_opinion.criteria_of(rules, radius)
 
     def agree(i: npt.NDArray[np.int32], j: npt.NDArray[np.int32], column: int) -> Flags:
+        """Which pairs look alike in one view ``(N,)``."""
         same = np.empty(len(i), np.bool_)
         second_opinion.agree(own.thumbs, i, j, int(criteria.views[column]), criteria.least, same)
         return same

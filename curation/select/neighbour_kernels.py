@@ -85,6 +85,7 @@ def popcount(typingctx: Any, value: Any) -> Any:
     """Number of set bits of a uint64: the processor's own instruction."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        """One instruction of the processor."""
         return builder.ctpop(args[0])
 
     return types.uint64(types.uint64), generate

@@ -80,6 +80,7 @@ def look_up_tables(few: int, radius: int) -> Iterator[Tables]:
     """Single tables of ``few`` codes in which every code within ``radius`` of one of them can be looked up."""
 
     def cost(bands: int) -> float:
+        """What a lookup in so many bands costs: tables, and candidates in each."""
         chosen = bands - radius
         return math.comb(bands, chosen) * (4.0 + 0.4 * few / 2 ** min(64 * chosen / bands, _KEY_BITS))
 

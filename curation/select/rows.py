@@ -165,6 +165,7 @@ def visit_columns(
     edges = np.searchsorted(rows.unit[chosen][by_unit], np.arange(len(rows.units) + 1))
 
     def read(number: int) -> None:
+        """Read one unit's columns and hand over its members."""
         members = by_unit[edges[number] : edges[number + 1]]
         visit(members, read_unit(rows.units[number], columns).take(pa.array(rows.at[chosen[members]])))
 

@@ -147,6 +147,7 @@ class _Texts:
 
     @classmethod
     def empty(cls, count: int) -> _Texts:
+        """Nothing said of any row."""
         return cls([None] * count, [None] * count, np.zeros(count, np.bool_))
 
 

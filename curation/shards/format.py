@@ -96,11 +96,13 @@ class _Hashing:
         self.file, self.sha256, self.written = file, hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:
+        """Write, hash and count."""
         self.sha256.update(data)
         self.written += len(data)
         return self.file.write(data)
 
     def tell(self) -> int:
+        """Bytes written so far."""
         return self.written
 
 

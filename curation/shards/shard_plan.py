@@ -125,6 +125,7 @@ class _Words:
     numbers: dict[str, int] = field(default_factory=dict)
 
     def encode(self, values: pa.DictionaryArray) -> pa.Array:
+        """Words as numbers that all tables share."""
         own = []
         for word in values.dictionary.to_pylist():
             own.append(self.numbers.setdefault(word, len(self.words)))
@@ -133,6 +134,7 @@ class _Words:
         return pa.array(own, pa.int32()).take(values.indices)
 
     def decode(self, values: pa.Array) -> pa.DictionaryArray:
+        """Numbers as words again."""
         used = pc.unique(values.drop_null())
         words = pa.array([self.words[number] for number in used.to_pylist()], pa.string())
         return pa.DictionaryArray.from_arrays(pc.index_in(values, used), words)

@@ -235,6 +235,7 @@ def _with_sizes(files: list[RemoteFile], options: FetchOptions) -> list[RemoteFi
     """Ask the servers for the sizes that the manifest does not tell, to know whether the disk has room."""
 
     def size_of(file: RemoteFile) -> RemoteFile:
+        """A file with the size that its host states."""
         size = size_at(file.url or "", options.ends)
         return file if size is None else file.model_copy(update={"size": size})
 
@@ -274,7 +275,10 @@ def _download_all(
     stop = threading.Event()
 
     def one(file: RemoteFile) -> str | None:
+        """Download one file; what went wrong, if anything."""
+
         def on_bytes(done: int) -> None:
+            """Report progress, and stop where another file failed."""
             if stop.is_set():
                 raise WorkError(f"{file.name}: stopped")
             tell(Event(source.id, file.name, "download", done, file.size))
@@ -292,7 +296,7 @@ def _download_all(
             futures = [pool.submit(one, file) for file in files[start : start + _BATCH]]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
-            except BaseException:
+            except BaseException:  # Ctrl-C as well: the other downloads must end before it is passed on
                 stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -381,6 +385,7 @@ def _one_at_a_time(progress: Callable[[Event], None] | None) -> Callable[[Event]
     lock = threading.Lock()
 
     def tell(event: Event) -> None:
+        """One event at a time."""
         if progress is not None:
             with lock:
                 progress(event)

@@ -131,6 +131,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: Any,
         newurl: str,
     ) -> urllib.request.Request | None:
+        """Follow to http and https; another host gets no token."""
         if urllib.parse.urlsplit(newurl).scheme not in {"http", "https"}:
             raise Gone(f"{req.full_url}: redirects to {newurl}")
         follow = super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -266,12 +267,14 @@ class _S3Body:
         self._body = body
 
     def read(self, size: int) -> bytes:
+        """Read on from the body of the answer."""
         try:
             return bytes(self._body.read(size))
         except _s3_errors()[1] as error:
             raise OSError(str(error)) from None
 
     def close(self) -> None:
+        """Give the connection back."""
         self._body.close()
 
 

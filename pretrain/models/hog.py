@@ -7,7 +7,8 @@ gradient magnitudes in each bin. A patch is 2 x 2 cells; its richness is the L2 
 Bins need no arc tangent: a gradient with ``row >= 0`` points at or beyond angle ``a`` exactly if
 ``column / row <= cot(a)``, and the quotient of an unsigned direction does not depend on its sign. Nine sums of
 magnitudes *at or beyond* each bin's start then give the bins as differences. These sums are made twice here: by tensor
-operations for GPUs and compiled graphs, and by :mod:`pretrain.models.hog_kernel` for CPUs, three to five times as fast.
+operations for GPUs and compiled graphs, and by :mod:`pretrain.models.hog_kernel` for CPUs, three to five times as fast:
+half a percent of a step instead of up to eleven (``docs/benchmarks/step.md``).
 """
 
 from __future__ import annotations

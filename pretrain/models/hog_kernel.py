@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from curation.base.compiled import compiled
+from curation.base.compiled import compiled  # numba with a cache: no file, no shard
 
 
 @compiled(error_model="numpy")
