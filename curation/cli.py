@@ -35,8 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rscorpus {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_verify, _add_index,
-        _add_clean,
+        _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_groups, _add_verify,
+        _add_index, _add_clean,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -188,6 +188,13 @@ def _add_run(commands: Commands) -> None:
         "--until", choices=("select",), metavar="STAGE",
         help="select: make catalogue and report in OUT/trial, compare them with the finished ones, touch no shard",
     )  # fmt: skip
+    run.add_argument(
+        "--pictures", type=_count, default=5_000, metavar="N", help="about how many the report shows (default 5,000)"
+    )
+    run.add_argument(
+        "--share", action="store_true",
+        help="make report-share.html, without pixels of sources that may not be redistributed",
+    )  # fmt: skip
     run.add_argument("--performance-report", type=Path, metavar="FILE", help="write Dask's performance report (HTML)")
     run.set_defaults(command=_run)
 
@@ -215,6 +222,8 @@ def _run(options: argparse.Namespace) -> None:
             fingerprints=options.fingerprints,
             performance_report=options.performance_report,
             until=options.until,
+            pictures=options.pictures,
+            share=options.share,
         ),
         Terminal(),
     )
@@ -240,6 +249,25 @@ def _why(options: argparse.Namespace) -> None:
     from curation.report.why import why
 
     print(why(options.out, options.wanted, options.trial))
+
+
+def _add_groups(commands: Commands) -> None:
+    groups = commands.add_parser("groups", help="all groups of duplicates, the largest first")
+    groups.add_argument("out", type=Path, metavar="OUT", help="folder of a run")
+    groups.add_argument("--csv", action="store_true", help="one line a tile, as CSV")
+    groups.set_defaults(command=_groups)
+
+
+def _groups(options: argparse.Namespace) -> None:
+    import sys
+
+    from curation.report.groups import groups, in_words, write_csv
+
+    if options.csv:
+        write_csv(groups(options.out), sys.stdout)
+        return
+    for rows in groups(options.out):
+        print(in_words(rows))
 
 
 def _add_verify(commands: Commands) -> None:
@@ -292,6 +320,10 @@ def _clean(options: argparse.Namespace) -> None:
     total = f"{sum(each.bytes for each in waste) / 1e6:,.1f} MB"
     done = "would be freed" if options.dry_run else "freed"
     print(f"{total} {done}" if waste else "nothing to remove: all that is there is needed")
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
 
 
 def _positive(text: str) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from curation import keys
 from curation.base.errors import InputError, WorkError
-from curation.base.files import atomic, digest, file_digest, is_whole
+from curation.base.files import atomic, digest, file_digest, is_whole, place
 from curation.base.locks import hold
 from curation.base.progress import Observer
 from curation.base.terminal import local_folder
@@ -29,6 +29,7 @@ from curation.sources.recipe import Recipe, ResolvedSource, resolve
 
 if TYPE_CHECKING:
     from curation.executor.executor import Executor
+    from curation.report.page import Page
     from curation.scan import parts as scan_parts
     from curation.scan.findings import Findings
     from curation.shards import write
@@ -48,6 +49,10 @@ class RunOptions:
     unguarded: tuple[str, ...] = ()
     fingerprints: Path | None = None
     performance_report: Path | None = None
+    pictures: int = 5_000
+    """About how many the report shows."""
+    share: bool = False
+    """Make the report as ``report-share.html``, without pixels of sources that may not be redistributed."""
     until: Literal["select"] | None = None
     """Stop after this stage: catalogue and report are made beside the finished ones, and no shard is touched."""
 
@@ -323,22 +328,26 @@ def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) 
 
 def _report(state: _Run, select_key: str, listings: Mapping[str, Path], infos: Sequence[ShardInfo]) -> None:
     page = _page(state, "report", select_key, state.out / "catalogue.parquet", listings, infos)
-    _publish_file(page, state.out / "report.html")
+    _publish_file(page.file, state.out / page.file.name)
+    page.place_sheets(state.out)
 
 
 def _page(
     state: _Run, name: str, select_key: str, catalogue: Path, listings: Mapping[str, Path], infos: Sequence[ShardInfo]
-) -> Path:
-    """The report of a catalogue, made where it is not there yet."""
-    from curation.report.page import REPORT_VERSION, Facts, write_report
+) -> Page:
+    """The report of a catalogue, made where it is not there yet; its pictures are a stage of their own."""
+    from curation.report.page import REPORT_VERSION, Facts, Page, write_report
+    from curation.report.thumbnails import PICTURES_VERSION
 
+    how = (state.options.pictures, state.options.share)
+    pictures = state.stage("pictures", keys.key("pictures", PICTURES_VERSION, select_key, *how))
     shards = [(info.file, info.sha256) for info in infos]
     rules = state.recipe.model_dump(mode="json")
-    key = keys.key(name, REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded))
-    page = state.stage(name, key) / "report.html"
-    if not page.exists():
+    key = keys.key(name, REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded), *how)
+    page = Page(state.stage(name, key) / ("report-share.html" if state.options.share else "report.html"), pictures)
+    if not page.file.exists():
         state.worked.append("report")
-        facts = Facts(state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded)
+        facts = Facts(state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded, *how)
         write_report(facts, page, state.pictures)
     return page
 
@@ -348,13 +357,15 @@ def _trial(state: _Run, select_key: str, listings: Mapping[str, Path], catalogue
     from curation.report import trial
 
     folder = state.out / trial.FOLDER
-    trial.place(catalogue, folder / "catalogue.parquet")
-    trial.place(_page(state, "trial", select_key, catalogue, listings, ()), folder / "report.html")
+    page = _page(state, "trial", select_key, catalogue, listings, ())
+    place(catalogue, folder / "catalogue.parquet")
+    place(page.file, folder / page.file.name)
+    page.place_sheets(folder)
     note(state.out, latest=state.needs)  # or clean would take its stages for waste
     counts = trial.count(catalogue)
     for line in trial.compare(counts, state.out / "catalogue.parquet"):
         state.observer.say(line)
-    made = tuple(f"{trial.FOLDER}/{name}" for name in ("catalogue.parquet", "report.html"))
+    made = tuple(f"{trial.FOLDER}/{name}" for name in ("catalogue.parquet", page.file.name))
     return RunResult(state.out, counts["image"].total(), counts["tile"]["kept"], 0, tuple(state.worked), made)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,3 +71,14 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def place(made: Path, name: Path) -> None:
+    """Give a finished file another name: as a link, which takes no space, where links can be made."""
+    if name.exists() and name.samefile(made):
+        return
+    with atomic(name) as aside:
+        try:
+            os.link(made, aside)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(made, aside)

@@ -1,32 +1,35 @@
-"""The report stage: one HTML page that shows what came out, what did not, and why.
+"""The report stage: one HTML page that shows what came out, what did not, and why, and lets thresholds be tried.
 
-Everything on it is read from the catalogue; a few pictures per reason are taken by
-:mod:`curation.report.thumbnails`. The page has no scripts and loads nothing, so that it can be mailed, archived and
-opened years later.
+Everything on it is read from the catalogue in one pass (:mod:`curation.report.figures`); its pictures lie on sheets in
+a folder beside it (:mod:`curation.report.thumbnails`). The page loads nothing from elsewhere, so that it can be
+archived and opened years later; without scripts its tables still tell all counts.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import yaml
 
-from curation.base.files import atomic
-from curation.catalogue import KEPT, REASONS, SLICED, ledger, open_table
-from curation.report import thumbnails
+from curation import __version__
+from curation.base.files import atomic, place
+from curation.catalogue import KEPT, REASONS, SLICED, tile_id
+from curation.report import figures, thumbnails
+from curation.report.figures import Figures, Threshold
+from curation.report.lookup import SHOWN, Lookup, Row
+from curation.report.thumbnails import Place
+from curation.report.why import rules_in_words
 from curation.shards.format import ShardInfo
 from curation.sources.recipe import Recipe, ResolvedSource
 
-REPORT_VERSION = 1
-_PER_REASON, _KEPT_SHOWN, _GROUPS, _PER_GROUP = 8, 24, 8, 8
+REPORT_VERSION = 2
+_GROUPS, _PER_GROUP = 200, 6
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,27 @@ class Facts:
     listings: Mapping[str, Path]
     shards: Sequence[ShardInfo]
     unguarded: Sequence[str] = ()
+    pictures: int = 0
+    """About how many to show."""
+    share: bool = False
+    """Leave out the pixels of sources that may not be redistributed."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One thumbnail with what is said below it."""
+class Page:
+    """Where a report lies, and where its sheets of pictures do."""
 
-    title: str
-    caption: str
-    data: str | None
-    """``data:`` URL, or None when the file cannot be shown."""
+    file: Path
+    pictures: Path
+
+    def place_sheets(self, folder: Path) -> None:
+        """Give the sheets their names beside the page in ``folder``; sheets of an earlier page go."""
+        beside, made = folder / self.file.stem, {sheet.name for sheet in self.pictures.glob("*.jpg")}
+        for name in made:
+            place(self.pictures / name, beside / name)
+        for old in beside.glob("sheet-*.jpg"):
+            if old.name not in made:
+                old.unlink()
 
 
 @dataclass(frozen=True)
@@ -81,25 +95,12 @@ class LedgerRow:
         return self.tiles.get(KEPT, 0)
 
 
-@dataclass(frozen=True)
-class _Examples:
-    """Rows of the catalogue that are shown."""
-
-    reasons: dict[str, list[dict[str, Any]]]
-    kept: list[dict[str, Any]]
-    groups: list[list[dict[str, Any]]]
-
-    def rows(self) -> Iterable[dict[str, Any]]:
-        """All of them; one may come twice."""
-        return chain(*self.reasons.values(), self.kept, *self.groups)
-
-
-def write_report(facts: Facts, page: Path, map_parts: thumbnails.MapParts) -> None:
+def write_report(facts: Facts, page: Page, map_parts: thumbnails.MapParts) -> None:
     """Write the report of a finished run.
 
     Args:
         facts: what it is made from.
-        page: file to write.
+        page: what to write; pictures that were taken before are not taken again.
         map_parts: who takes the pictures.
 
     Raises:
@@ -107,122 +108,143 @@ def write_report(facts: Facts, page: Path, map_parts: thumbnails.MapParts) -> No
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    catalogue = facts.catalogue
-    rows = ledger_rows(catalogue, facts)
-    used = [reason for reason in REASONS if any(r.images.get(reason) or r.tiles.get(reason) for r in rows)]
-    shown = _Examples(
-        {reason: _sample(catalogue, reason, _PER_REASON) for reason in used},
-        _sample(catalogue, KEPT, _KEPT_SHOWN),
-        _largest_groups(catalogue),
-    )
-    sources = {source.id: source for source in facts.sources}
-    data = thumbnails.take(shown.rows(), sources, facts.listings, facts.recipe.exclude, page.parent, map_parts)
+    found = figures.look(facts.catalogue, facts.pictures)
+    rows = ledger_rows(found, facts)
+    totals = _totals(rows)
+    used = [reason for reason in REASONS if totals.images.get(reason) or totals.tiles.get(reason)]
     environment = Environment(loader=PackageLoader("curation.report", "."), autoescape=True, undefined=StrictUndefined)
     html = environment.get_template("report.html.j2").render(
         recipe=facts.recipe,
-        recipe_yaml=yaml.safe_dump(facts.recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False),
+        recipe_yaml=yaml.safe_dump(facts.recipe.model_dump(mode="json"), sort_keys=False),
         rows=rows,
         reasons=used,
-        totals=_totals(rows),
-        examples={reason: _pictures(examples, data) for reason, examples in shown.reasons.items()},
-        kept=_pictures(shown.kept, data),
-        groups=[_pictures(group, data) for group in shown.groups],
-        leaks=leak_matrix(catalogue),
+        totals=totals,
+        leaks=found.leaks,
         unguarded=facts.unguarded,
         shards=facts.shards,
+        sources=facts.sources,
+        share=facts.share,
+        version=__version__,
+        land=_packaged("land.path"),
+        script=_packaged("report.js"),
+        data=_embedded(_data(facts, found, used, page, map_parts)),
     )
-    with atomic(page) as aside:
+    with atomic(page.file) as aside:
         aside.write_text(html, encoding="utf-8")
 
 
-def _pictures(rows: Sequence[dict[str, Any]], data: Mapping[str, str]) -> list[Picture]:
-    return [Picture(_title(row), row["detail"] or "", data.get(row["tile_id"])) for row in rows]
+def _packaged(name: str) -> str:
+    return package_files("curation.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _title(row: dict[str, Any]) -> str:
-    window = "" if row["col_off"] is None else f" [{row['col_off']}, {row['row_off']}, {row['width']}x{row['height']}]"
-    return f"{row['source']}/{row['image']}{window}"
+def _embedded(data: Mapping[str, Any]) -> str:
+    """JSON that no text in it can end the script element of."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def ledger_rows(catalogue: Path, facts: Facts) -> list[LedgerRow]:
+# ------------------------------------------------------------------------------------------------ what scripts show
+
+
+def _data(
+    facts: Facts, found: Figures, used: Sequence[str], page: Page, map_parts: thumbnails.MapParts
+) -> dict[str, Any]:
+    budget = figures.share(facts.pictures, [KEPT, *used])
+    shown = [name for verdict, count in budget.items() for name in found.draw.of(verdict, count)]
+    groups = found.groups.largest(min(_GROUPS, facts.pictures // _PER_GROUP))
+    members = figures.members(facts.catalogue, [head for head, _ in groups], _PER_GROUP - 1)
+    near = [name for threshold in found.thresholds for side in threshold.near.values() for _, name in side]
+    wanted = dict.fromkeys([*shown, *members, *(name for ids in members.values() for name in ids)])
+    if facts.pictures:
+        wanted |= dict.fromkeys(near)
+    lookup = Lookup.open(facts.catalogue)
+    rows = lookup.by_ids(wanted, [*SHOWN, "stretch"])
+    images = lookup.by_ids(tile_id(row["source"], row["image"], None) for row in rows.values())
+    places = thumbnails.take(
+        _to_picture(rows, facts), {source.id: source for source in facts.sources}, facts.listings,
+        facts.recipe.exclude, page.pictures, map_parts,
+    )  # fmt: skip
+    return {
+        "sheets": [f"{page.file.stem}/{thumbnails.sheet_name(n)}" for n in range(_count_of_sheets(places))],
+        "sheet": thumbnails.ACROSS * thumbnails.THUMB,
+        "thumb": thumbnails.THUMB,
+        "verdicts": {KEPT: _number(found, KEPT)} | {verdict: _number(found, verdict) for verdict in used},
+        "rows": {name: _shown(row, places.get(name), lookup) for name, row in rows.items()},
+        "browse": [name for name in shown if name in rows],
+        "images": {name: _story(row, lookup) for name, row in images.items()},
+        "groups": [{"size": size + 1, "ids": [head, *members[head]]} for head, size in groups],
+        "groupsTotal": found.groups.total,
+        "thresholds": [_threshold(each) for each in found.thresholds if each.histogram.counts.any()],
+        "kept": [{"name": name, **histogram.as_json()} for name, histogram in found.kept.items()],
+        "cells": [[x, y, count] for (x, y), count in sorted(found.cells.items())],
+        "cell": figures.CELL,
+    }
+
+
+def _to_picture(rows: Mapping[str, Row], facts: Facts) -> list[Row]:
+    """Rows whose pixels may be shown."""
+    free = {source.id for source in facts.sources if not facts.share or source.source.redistributable == "yes"}
+    return [row for row in rows.values() if row["source"] in free]
+
+
+def _count_of_sheets(places: Mapping[str, Place]) -> int:
+    return 1 + max((place.sheet for place in places.values()), default=-1)
+
+
+def _number(found: Figures, verdict: str) -> int:
+    return sum(kinds[kind][verdict] for kinds in found.counts.values() for kind in kinds)
+
+
+def _shown(row: Row, place: Place | None, lookup: Lookup) -> dict[str, Any]:
+    """A row as the page shows it."""
+    window = None if row["col_off"] is None else [row[name] for name in ("col_off", "row_off", "width", "height")]
+    where = None
+    if row["verdict"] == KEPT and row["shard"] is not None:
+        where = f"{lookup.rules.name}-{row['shard']:06d}.tar, position {row['position']}"
+    return {
+        "source": row["source"], "image": row["image"], "window": window, "verdict": row["verdict"],
+        "detail": row["detail"], "gsd": row["gsd_m"], "twin": row["subject"], "where": where, "place": place,
+        "of": tile_id(row["source"], row["image"], None),
+        "rules": [] if row["kind"] == "image" else rules_in_words(lookup.rules, row),
+    }  # fmt: skip
+
+
+def _story(image: Row, lookup: Lookup) -> dict[str, Any]:
+    """What is told of an image, and of all its tiles."""
+    facts = f"{image['format']}, {image['image_width']} x {image['image_height']}, {image['bands']} x {image['dtype']}"
+    return {
+        "facts": facts if image["image_width"] else f"{image['file_bytes'] or 0:,} bytes",
+        "verdict": image["verdict"],
+        "detail": image["detail"],
+        "rules": rules_in_words(lookup.rules, image),
+    }
+
+
+def _threshold(threshold: Threshold) -> dict[str, Any]:
+    rule = threshold.rule
+    return {
+        "name": rule.name, "verdict": rule.verdict, "of": rule.of, "measured": rule.column, "bound": rule.bound,
+        "value": threshold.value, **threshold.histogram.as_json(),
+        "near": {side: [[name, distance] for distance, name in rows] for side, rows in threshold.near.items()},
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ ledger
+
+
+def ledger_rows(found: Figures, facts: Facts) -> list[LedgerRow]:
     """Counts per source in the recipe's order."""
-    counts = _ledger(catalogue)
     return [
-        LedgerRow(source.id, source.source.licence, counts[source.id]["image"], counts[source.id]["tile"])
+        LedgerRow(source.id, source.source.licence, found.counts[source.id]["image"], found.counts[source.id]["tile"])
         for source in facts.sources
-        if source.id in counts
+        if source.id in found.counts
     ]
 
 
-def _ledger(catalogue: Path) -> dict[str, dict[str, Counter[str]]]:
-    """The ledger, added up over row groups: 100 million rows of words do not fit in memory."""
-    total: dict[str, dict[str, Counter[str]]] = {}
-    with open_table(catalogue, "catalogue") as file:
-        for number in range(file.num_row_groups):
-            for source, kinds in ledger(file.read_row_group(number, columns=["source", "kind", "verdict"])).items():
-                mine = total.setdefault(source, {"image": Counter(), "tile": Counter()})
-                for kind, counts in kinds.items():
-                    mine[kind].update(counts)
-    return total
-
-
-def leak_matrix(catalogue: Path) -> dict[str, dict[str, int]]:
-    """Tiles and images taken out per source and benchmark: ``{source: {benchmark: n}}``."""
-    rows = _where(catalogue, "leak", ["source", "subject"])
-    matrix: dict[str, dict[str, int]] = {}
-    for row in rows.group_by(["source", "subject"]).aggregate([([], "count_all")]).to_pylist():
-        matrix.setdefault(row["source"], {})[str(row["subject"])] = row["count_all"]
-    return matrix
-
-
 def _totals(rows: Sequence[LedgerRow]) -> LedgerRow:
-    total = LedgerRow("all", "")
+    images: Counter[str] = Counter()
+    tiles: Counter[str] = Counter()
     for row in rows:
-        for into, counts in ((total.images, row.images), (total.tiles, row.tiles)):
-            for verdict, count in counts.items():
-                into[verdict] = into.get(verdict, 0) + count
-    return total
-
-
-def _where(catalogue: Path, verdict: str, columns: list[str]) -> pa.Table:
-    """Rows of one verdict, read by row group; dictionaries become plain strings."""
-    found = []
-    with open_table(catalogue, "catalogue") as file:
-        for number in range(file.num_row_groups):
-            group = file.read_row_group(number, columns=[*columns, "verdict"])
-            found.append(group.filter(pc.equal(group["verdict"].cast(pa.string()), verdict)).select(columns))
-        fields = [(name, _plain(file.schema_arrow.field(name).type)) for name in columns]
-    return pa.concat_tables([table.cast(pa.schema(fields)) for table in found])
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return pa.string() if pa.types.is_dictionary(kind) else kind
-
-
-_SHOWN = ["tile_id", "source", "image", "col_off", "row_off", "width", "height", "stretch", "verdict", "detail"]
-
-
-def _sample(catalogue: Path, verdict: str, count: int) -> list[dict[str, Any]]:
-    """Rows with the smallest ids: ids are hashes, so this is a draw that every run repeats."""
-    ids = _where(catalogue, verdict, ["tile_id"])["tile_id"]
-    chosen = pc.take(ids, pc.select_k_unstable(ids, count, [("", "ascending")])) if len(ids) > count else ids
-    return _by_id(catalogue, chosen.to_pylist())
-
-
-def _largest_groups(catalogue: Path) -> list[list[dict[str, Any]]]:
-    """The tiles that stand for most others, each followed by some of those."""
-    rows = _where(catalogue, "duplicate", ["tile_id", "subject"])
-    counts = rows.group_by("subject").aggregate([([], "count_all")])
-    order = counts.sort_by([("count_all", "descending"), ("subject", "ascending")])["subject"].to_pylist()[:_GROUPS]
-    groups = []
-    for subject in order:
-        members = sorted(rows.filter(pc.equal(rows["subject"], subject))["tile_id"].to_pylist())[: _PER_GROUP - 1]
-        found = {row["tile_id"]: row for row in _by_id(catalogue, [subject, *members])}
-        groups.append([found[name] for name in (subject, *members) if name in found])
-    return groups
-
-
-def _by_id(catalogue: Path, ids: Sequence[str]) -> list[dict[str, Any]]:
-    table = ds.dataset(catalogue).to_table(columns=_SHOWN, filter=pc.field("tile_id").isin(ids))
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return sorted(rows, key=lambda row: list(ids).index(row["tile_id"]))
+        images.update(row.images)
+        tiles.update(row.tiles)
+    return LedgerRow("all", "", dict(images), dict(tiles))

@@ -1,7 +1,8 @@
 """Small pictures of catalogue rows, read from the raw files again under the guard that the scan has.
 
 They are taken on workers, in parts that can be taken apart: a decoder that aborts or hangs costs its own picture. What
-crashed or could not be read when it was scanned is not opened again.
+crashed or could not be read when it was scanned is not opened again. They end on *sheets*, JPEG files that hold a
+hundred of them each.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,11 @@ from curation.sources.recipe import ExcludeRules, ResolvedSource
 
 THUMB = 112
 """Side of the pictures in pixels."""
-_PART = 8
+ACROSS = 10
+"""Pictures along a side of a sheet."""
+PICTURES_VERSION = 1
+_PART = 32
+_PLACES = "places.json"
 _MAX_SHOWN_PIXELS = 64_000_000
 
 MapParts = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
@@ -68,41 +73,87 @@ class Shots:
             piece.out.unlink()
 
 
+class Place(NamedTuple):
+    """Where a picture lies: number of the sheet, then left, top, width and height on it in pixels."""
+
+    sheet: int
+    left: int
+    top: int
+    width: int
+    height: int
+
+
 def take(
     rows: Iterable[Mapping[str, Any]], sources: Mapping[str, ResolvedSource], listings: Mapping[str, Path],
     rules: ExcludeRules, folder: Path, map_parts: MapParts,
-) -> dict[str, str]:  # fmt: skip
-    """Take pictures of rows of the catalogue.
+) -> dict[str, Place]:  # fmt: skip
+    """Take pictures of rows of the catalogue, unless that was done before.
 
     Args:
         rows: with ``tile_id, source, image, verdict, col_off, row_off, width, height, stretch``.
         sources: by id.
         listings: ``images`` tables of the sources.
         rules: limits on what is opened.
-        folder: for the parts' files, which are removed in the end.
+        folder: for the sheets, and for the parts' files, which are removed in the end.
         map_parts: who runs the parts.
 
     Returns:
-        ``data:`` URLs by tile id; what cannot be shown is absent.
+        Places by tile id; what cannot be shown is absent.
     """
-    wanted = {row["tile_id"]: row for row in rows if row["verdict"] not in ("crashed", "unreadable")}
-    placed = _placed(list(wanted.values()), listings)
-    parts = [
-        Shots(tuple(placed[low : low + _PART]), sources, rules, folder / f"pictures-{low:06d}.json")
-        for low in range(0, len(placed), _PART)
-    ]
-    for _ in map_parts(take_part, parts):
-        pass
-    found = {name: data for part in parts for name, data in _read(part).items() if data is not None}
-    for part in parts:
-        part.out.unlink()
-    return found
+    done = folder / _PLACES
+    if not done.exists():
+        wanted = {row["tile_id"]: row for row in rows if row["verdict"] not in ("crashed", "unreadable")}
+        placed = _placed(list(wanted.values()), listings)
+        parts = [
+            Shots(tuple(placed[low : low + _PART]), sources, rules, folder / f"pictures-{low:06d}.json")
+            for low in range(0, len(placed), _PART)
+        ]
+        for _ in map_parts(take_part, parts):
+            pass
+        places = _sheets((item for part in parts for item in _read(part).items()), folder)
+        with atomic(done) as aside:
+            aside.write_text(json.dumps(places))
+        for part in parts:
+            part.out.unlink()
+    return {name: Place(*place) for name, place in json.loads(done.read_bytes()).items()}
+
+
+def sheet_name(number: int) -> str:
+    """File of a sheet."""
+    return f"sheet-{number:04d}.jpg"
+
+
+def _sheets(pictures: Iterable[tuple[str, str | None]], folder: Path) -> dict[str, Place]:
+    from PIL import Image
+
+    places: dict[str, Place] = {}
+    shown = ((name, data) for name, data in pictures if data is not None)
+    for number, batch in enumerate(_batches(shown, ACROSS * ACROSS)):
+        sheet = Image.new("RGB", (ACROSS * THUMB, -(-len(batch) // ACROSS) * THUMB), (233, 238, 243))
+        for at, (name, data) in enumerate(batch):
+            with Image.open(io.BytesIO(base64.b64decode(data)), formats=("JPEG",)) as picture:
+                place = Place(number, at % ACROSS * THUMB, at // ACROSS * THUMB, *picture.size)
+                sheet.paste(picture, (place.left, place.top))
+            places[name] = place
+        with atomic(folder / sheet_name(number)) as aside:
+            sheet.save(aside, "JPEG", quality=85)
+    return places
+
+
+def _batches(items: Iterable[tuple[str, str]], size: int) -> Iterator[list[tuple[str, str]]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def take_part(part: Shots) -> int:
     """Take the pictures of one part, unless that was done before."""
     if not part.out.exists():
-        _write({row["tile_id"]: None if part.lost else _shot(row, part) for row in part.rows}, part)
+        found: dict[str, str | None] = {}
+        for _, group in groupby(part.rows, key=lambda row: (row["source"], row["image"])):
+            rows = list(group)
+            found |= dict.fromkeys(row["tile_id"] for row in rows) if part.lost else _of_image(rows, part)
+        _write(found, part)
     return len(part.rows)
 
 
@@ -127,26 +178,25 @@ def _placed(rows: Sequence[Mapping[str, Any]], listings: Mapping[str, Path]) -> 
     return [{**row, "place": found[row["source"], row["image"]]} for row in ordered]
 
 
-def _shot(row: Mapping[str, Any], part: Shots) -> str | None:
-    try:
-        return _encode(_pixels(row, part))
-    except (UnreadableImage, OSError):
-        return None
-
-
-def _pixels(row: Mapping[str, Any], part: Shots) -> npt.NDArray[np.uint8]:
+def _of_image(rows: Sequence[Mapping[str, Any]], part: Shots) -> dict[str, str | None]:
+    """Pictures of rows of one image, which is opened once."""
     from curation.imagery.image import Location, open_image
 
-    source, place = part.sources[row["source"]], row["place"]
+    source, place = part.sources[rows[0]["source"]], rows[0]["place"]
     bands = place["band_files"]
     location = Location(source.root, place["file"], place["member"], tuple(bands) if bands else None)
-
-    with ExitStack() as stack:
+    stretch = next((row["stretch"] for row in rows if row["stretch"]), None)
+    found: dict[str, str | None] = {row["tile_id"]: None for row in rows}
+    try:
         with watchdog.deadline(watchdog.seconds(part.rules.max_pixels, place["bytes"], slow=False)):
-            image = stack.enter_context(open_image(location, source.source, part.rules, row["stretch"]))
-        with watchdog.deadline(watchdog.seconds(image.width * image.height, place["bytes"], slow=True)):
-            rgb, _ = image.read(_window(row, image.width, image.height))
-    return rgb
+            image = open_image(location, source.source, part.rules, stretch)
+        with image:
+            for row in rows:
+                with watchdog.deadline(watchdog.seconds(image.width * image.height, place["bytes"], slow=True)):
+                    found[row["tile_id"]] = _encode(image.read(_window(row, image.width, image.height))[0])
+    except (UnreadableImage, OSError):
+        pass  # those that were read are shown
+    return found
 
 
 def _window(row: Mapping[str, Any], width: int, height: int) -> Window:
@@ -164,4 +214,4 @@ def _encode(rgb: npt.NDArray[np.uint8]) -> str:
     image.thumbnail((THUMB, THUMB))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -6,13 +6,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from pathlib import Path
 
 from curation.base.errors import FormatVersionError
-from curation.base.files import atomic
 from curation.catalogue import KEPT, SLICED, VERDICTS, ledger, read_table
 
 FOLDER = "trial"
@@ -20,17 +17,6 @@ FOLDER = "trial"
 
 Counts = dict[str, Counter[str]]
 """Rows per verdict of ``image`` and ``tile`` rows."""
-
-
-def place(made: Path, name: Path) -> None:
-    """Give a stage's result a name in the trial's folder: as a link, which takes no space, where links can be made."""
-    if name.exists() and name.samefile(made):
-        return
-    with atomic(name) as aside:
-        try:
-            os.link(made, aside)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(made, aside)
 
 
 def count(catalogue: Path) -> Counts:
