@@ -70,7 +70,7 @@ class ExcludeRules(Strict):
     """Spread of colours, in grey levels, below which encoders alone make colours step, and grain is not asked."""
     max_told: float = Field(0.9, ge=0, le=1)
     """Largest share of the variance of light that the hue tells: colour-mapped numbers. ``kind: rgb`` only."""
-    told_steps_from: float = Field(1.0, ge=0)
+    told_steps_from: float = Field(1.1, ge=0)
     """Steps of colour between blocks, as a multiple of those of light, from which ``max_told`` is asked."""
     told_from: float = Field(20.0, ge=0, le=361)
     """Spread of colours, in grey levels, below which nothing is mapped to colours, and ``max_told`` is not asked."""
