@@ -195,19 +195,23 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
     Raises:
         InputError: fingerprints of a guarded benchmark are absent.
     """
+    from curation.scan import afresh
     from curation.scan import parts as scan_parts
     from curation.select import guard
 
     recipe, options = state.recipe, state.options
-    folder = options.fingerprints
-    if folder is None and recipe.guard.fingerprints is None and state.data is not None:
-        folder = state.data / ".fingerprints"
-    fingerprints = guard.fingerprint_files(recipe, folder, options.unguarded)
+    prints = options.fingerprints
+    if prints is None and recipe.guard.fingerprints is None and state.data is not None:
+        prints = state.data / ".fingerprints"
+    fingerprints = guard.fingerprint_files(recipe, prints, options.unguarded)
     parts = {}
     for source in state.sources:
         job = scan_parts.ScanJob.of(source, recipe)
         key = keys.key("scan", job.rules())
-        parts[source.id] = scan_parts.plan_parts(listings[source.id], state.stage(f"scan.{source.id}", key), job)
+        folder = state.stage(f"scan.{source.id}", key)
+        if options.relist:
+            afresh.forget(folder, job.scene is not None, ())
+        parts[source.id] = scan_parts.plan_parts(listings[source.id], folder, job)
         state.needs.scans[source.id] = key
     work = {source: scan_parts.unfinished(planned) for source, planned in parts.items()}
     return _Plan(parts, work, fingerprints)

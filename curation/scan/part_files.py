@@ -86,6 +86,11 @@ def write_extra(hashes: pa.Table, out: Path) -> None:
         pq.write_table(hashes, aside)
 
 
+def files(folder: Path) -> list[Path]:
+    """The parts' files in a folder, without what lies beside them."""
+    return sorted(path for path in folder.glob("part-*.parquet") if not path.stem.endswith(".hashes"))
+
+
 def remove(path: Path) -> None:
     """Remove a part's file and what lies beside it."""
     path.unlink(missing_ok=True)

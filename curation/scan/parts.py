@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from curation.base.errors import InputError
 from curation.catalogue import open_table, read_table
 from curation.scan import cutting
-from curation.scan.part_files import Words, extra_file, footer, remove, write_extra, write_part
+from curation.scan.part_files import Words, extra_file, files, footer, remove, write_extra, write_part
 from curation.scan.row_digest import row_digests, together
 from curation.sources import key_fields
 from curation.sources.recipe import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
@@ -303,7 +303,7 @@ def unfinished(parts: Sequence[Part]) -> list[Part]:
     work = [part for part in parts if not _is_current(part)]
     if not work:
         return []
-    old = _Holders.of(_files(work[0].out.parent), {part.out for part in parts} - {part.out for part in work})
+    old = _Holders.of(files(work[0].out.parent), {part.out for part in parts} - {part.out for part in work})
     if old is None:
         return work
     now = _read(work[0].listing, work[0].job).stamps
@@ -338,14 +338,10 @@ def _is_current(part: Part) -> bool:
     return found is not None and _together(found.stamps) == part.listed
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("part-*.parquet") if not path.stem.endswith(".hashes"))
-
-
 def sweep(parts: Sequence[Part]) -> None:
     """Remove files of earlier listings, when all parts of a source are made."""
     planned = {part.out for part in parts}
     for folder in {part.out.parent for part in parts}:
-        for path in _files(folder):
+        for path in files(folder):
             if path not in planned:
                 remove(path)

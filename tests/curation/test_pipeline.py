@@ -142,7 +142,7 @@ def test_a_new_listing_opens_what_changed_and_makes_what_a_new_run_makes(
     (mine / "chip_07.jpg").unlink()
     texture(501).save(mine / "new.jpg", quality=90)
     assert main(command(recipe, "out", "--relist", "--replace")) == 0
-    assert "scan: opened 2 images" in capsys.readouterr().out
+    assert "scan: opened 3 images" in capsys.readouterr().out  # and the one that could not be read
     assert main(command(recipe, "fresh")) == 0
     fresh = recipe.parent / "fresh"
     assert (out / "catalogue.parquet").read_bytes() == (fresh / "catalogue.parquet").read_bytes()
@@ -273,6 +273,26 @@ def test_a_decoder_that_aborts_costs_a_row_on_every_run_and_never_the_report(rec
     lost = {"chip_01.jpg", "chip_02.jpg", "chip_09.jpg"}
     assert lost < before
     assert shown() == before - lost
+
+
+def test_relist_opens_again_what_could_not_be_read(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chip = recipe.parent / "data/mine/chip_02.jpg"
+    good, time = chip.read_bytes(), chip.stat().st_mtime_ns
+    chip.write_bytes(good[: len(good) // 2].ljust(len(good), b"x"))
+    os.utime(chip, ns=(time, time))
+    assert main(command(recipe)) == 0
+
+    def verdict() -> str:
+        rows = read_table(recipe.parent / "out/catalogue.parquet", "catalogue").to_pylist()
+        return next(str(row["verdict"]) for row in rows if row["image"] == "chip_02.jpg" and row["kind"] == "image")
+
+    assert verdict() == "unreadable"
+    chip.write_bytes(good)  # a mended disk: as long and as old as before
+    os.utime(chip, ns=(time, time))
+    capsys.readouterr()
+    assert main(command(recipe, "out", "--relist", "--replace")) == 0
+    assert "opened 2 images" in capsys.readouterr().out  # this one, and the one that is still broken
+    assert verdict() == "sliced"
 
 
 def test_clean_removes_what_no_run_needs(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
