@@ -25,7 +25,7 @@ from curation.base.terminal import local_folder
 from curation.catalogue import open_table
 from curation.record import Needs, note, read_record
 from curation.shards.shard_folder import REPLACE, ShardFolder
-from curation.sources.recipe import Recipe, ResolvedSource, resolve
+from curation.sources.recipe import Recipe, ResolvedSource, check_splits, resolve
 
 if TYPE_CHECKING:
     from curation.executor.executor import Executor
@@ -140,6 +140,7 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
     given, out = out, local_folder(out)
     data = local_folder(data) if data is not None else None
     sources = resolve(recipe, data)
+    check_splits(recipe, sources)
     with ExitStack() as stack:
         stack.enter_context(hold(out))
         finished = ShardFolder.open(out / "shards", options.replace)

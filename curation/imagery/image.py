@@ -218,7 +218,16 @@ class Image:
     def _native(self, window: Window) -> tuple[Pixels, Mask | None]:
         if self.dtype.startswith("complex"):
             raise UnreadableImage(f"values are {self.dtype}")
-        return self.pixels.read(window)
+        pixels, valid = self.pixels.read(window)
+        if isinstance(self.pixels, Decoded) and self.source.bands not in (None, (1, 2, 3)):
+            pixels = self._chosen(pixels)
+        return pixels, valid
+
+    def _chosen(self, rgb: Pixels) -> Pixels:
+        bands = self.source.bands or (1, 2, 3)
+        if max(bands) > rgb.shape[2]:
+            raise UnreadableImage(f"{self.format} holds {rgb.shape[2]} bands; bands: {list(bands)} asks for more")
+        return rgb[..., [band - 1 for band in bands]]
 
     def read(self, window: Window) -> tuple[Bytes, Mask | None]:
         """8-bit RGB ``(h, w, 3)`` of a window, zero where it is not valid, and its valid pixels (null: all).

@@ -280,7 +280,7 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
     Raises:
         InputError: an id without manifest and without path, or a manifest field that the recipe sets wrongly.
     """
-    resolved = []
+    resolved: list[ResolvedSource] = []
     for entry in recipe.sources:
         known = entry.id in shipped("sources")
         if entry.path is None and not known:
@@ -301,3 +301,22 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
             root = data / root
         resolved.append(ResolvedSource(source, root, entry.slice or recipe.slice, entry.priority, entry.cap))
     return resolved
+
+
+def check_splits(recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
+    """Refuse a split that no source has: it would leave out nothing, without a word.
+
+    Raises:
+        InputError: ``exclude.splits`` names one.
+    """
+    known = sorted({split for source in sources for split in source.source.splits})
+    for split in recipe.exclude.splits:
+        if split not in known:
+            raise InputError(
+                f"recipe {recipe.name}: exclude.splits: no source has a split {split!r}; "
+                + (
+                    f"splits: {', '.join(known)}"
+                    if known
+                    else "no source says what its splits are (splits: in a source)"
+                )
+            )

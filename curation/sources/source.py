@@ -36,6 +36,8 @@ def _relative(path: str) -> str:
     return unicodedata.normalize("NFC", path)
 
 
+Counted = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
 RelativePath = Annotated[str, BeforeValidator(lambda value: _relative(value) if isinstance(value, str) else value)]
 
 IMAGE_SUFFIXES = (
@@ -79,6 +81,16 @@ class Obtain(Strict):
     """Globs on the repository's files; empty: the files that the image globs take, else its archives and tables."""
 
 
+def _with_a_group(pattern: str, field: str, example: str) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"{field}: {pattern!r} is no regular expression ({error})") from None
+    if groups < 1:
+        raise ValueError(f"{field} needs one group in parentheses, for example {example!r}")
+    return pattern
+
+
 class Stretch(Strict):
     """How 16-bit and float pixels become 8 bits. Never per tile, which would make two looks of one scene disagree."""
 
@@ -93,8 +105,11 @@ class Stretch(Strict):
     def _complete(self) -> Stretch:
         if self.how == "fixed" and (self.fixed is None or self.fixed[0] >= self.fixed[1]):
             raise ValueError("how: fixed needs fixed: [low, high] with low < high")
-        if self.scene is not None and re.compile(self.scene).groups < 1:
-            raise ValueError("scene needs one group in parentheses, for example '(T31[A-Z]{3})_'")
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"percentiles: [{low:g}, {high:g}] must be [low, high] with 0 <= low < high <= 100")
+        if self.scene is not None:
+            _with_a_group(self.scene, "scene", "(T31[A-Z]{3})_")
         return self
 
 
@@ -106,6 +121,11 @@ class BandFiles(Strict):
     b: str
     key: str
     """Regular expression on the path; files whose groups are equal belong to one image, named by the red file."""
+
+    @field_validator("key")
+    @classmethod
+    def _groups(cls, key: str) -> str:
+        return _with_a_group(key, "key", "(.*)_B[0-9]+")
 
 
 class Examples(Strict):
@@ -156,14 +176,14 @@ class Source(Strict):
     label_from: Literal["parent"] | None = None
     """Where the class is told by the folder."""
     bands_in_files: BandFiles | None = None
-    bands: tuple[int, int, int] | None = None
+    bands: tuple[Counted, Counted, Counted] | None = None
     """1-based bands to take as red, green, blue; null: those that the file marks or names as
     red, green and blue, else 1, 2, 3."""
     kind: Literal["rgb", "grey", "false_colour"] = "rgb"
     """What the pixels show where content alone cannot tell."""
     nodata: float | None = None
     stretch: Stretch | None = None
-    trim: tuple[int, int, int, int] = (0, 0, 0, 0)
+    trim: tuple[NotNegative, NotNegative, NotNegative, NotNegative] = (0, 0, 0, 0)
     """Pixels to cut from left, top, right, bottom: painted borders."""
     gsd_m: float | tuple[float, float] | None = None
     """Metres per pixel, or a range; null: from the file."""

@@ -138,7 +138,7 @@ GROUPS = [
     ("write", r"sources\..*"),
     ("select", r"seed|sources\.(priority|cap)|deduplicate\..*|guard\..*|balance\..*|shards\..*"),
     ("select", r"sources\.(kind|redistributable)|exclude\..*"),
-    ("scan", r"slice\.(?!mode).*|fingerprint\..*|exclude\.(?!redistributable|licences).*|sources\.slice"),
+    ("scan", r"slice\.(?!mode).*|fingerprint\..*|exclude\.(?!redistributable|licences|splits).*|sources\.slice"),
     ("scan", r"sources\..*"),
     ("inventory", r".*"),
 ]
