@@ -310,13 +310,7 @@ def check_splits(recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
         InputError: ``exclude.splits`` names one.
     """
     known = sorted({split for source in sources for split in source.source.splits})
+    there = f"there are {', '.join(known)}" if known else "none says what its splits are (field splits)"
     for split in recipe.exclude.splits:
         if split not in known:
-            raise InputError(
-                f"recipe {recipe.name}: exclude.splits: no source has a split {split!r}; "
-                + (
-                    f"splits: {', '.join(known)}"
-                    if known
-                    else "no source says what its splits are (splits: in a source)"
-                )
-            )
+            raise InputError(f"recipe {recipe.name}: exclude.splits: no source has a split {split!r}; {there}")

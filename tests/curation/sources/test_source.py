@@ -37,13 +37,8 @@ def test_wrong_values_are_refused_by_name(fields: dict[str, Any], message: str) 
 
 
 def test_a_split_that_no_source_has_is_refused() -> None:
-    recipe = Recipe.model_validate(
-        {
-            "name": "r",
-            "sources": [{"id": "a", "path": "/x", "splits": {"val": ["v/*"]}}],
-            "exclude": {"splits": ["test"]},
-        }
-    )
+    source = {"id": "a", "path": "/x", "splits": {"val": ["v/*"]}}
+    recipe = Recipe.model_validate({"name": "r", "sources": [source], "exclude": {"splits": ["test"]}})
     with pytest.raises(InputError, match="exclude.splits: no source has a split 'test'; there are val"):
         check_splits(recipe, resolve(recipe, None))
 
