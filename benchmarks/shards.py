@@ -4,8 +4,8 @@
 
 Image bytes lie in memory. Both writers are given the same samples and leave the same behind: a tar, the SHA-256 of the
 tar and of every image, and an index beside it; ``ShardWriter`` is given ``mtime=0``, and hashes and index by the
-shortest code that does it. Re-encoding is compared with the encoder alone on the same tiles. Rounds are interleaved, and
-the median of processor time per round is printed, so that what else the machine does falls on all alike. ``verify``
+shortest code that does it. Re-encoding is compared with the encoder alone on the same tiles. Rounds are interleaved
+and the median of processor time per round is printed, so that other load falls on all alike. ``verify``
 reads what lies in the page cache; with two workers, wall time.
 """
 

@@ -277,6 +277,7 @@ def _add_verify(commands: Commands) -> None:
     level.add_argument("--quick", action="store_true", help="only sizes and the index; no tar is read")
     level.add_argument("--decode", action="store_true", help="decode every image as well")
     verify.add_argument("--workers", type=_positive, help="processes on this machine (default: one per core)")
+    verify.add_argument("--repair", action="store_true", help="make damaged shards again from the sources of the run")
     verify.set_defaults(command=_verify)
 
 
@@ -286,11 +287,12 @@ stopped goes on from there with the same command."""
 
 def _verify(options: argparse.Namespace) -> int:
     from curation.executor.executor import on_processes
+    from curation.shards.check_shard import Level
     from curation.shards.format import open_index
     from curation.shards.verify import journal_of, shards_of, verify
 
     folder = shards_of(options.shards)
-    level = "quick" if options.quick else "decode" if options.decode else "bytes"
+    level: Level = "quick" if options.quick else "decode" if options.decode else "bytes"
     with (
         on_processes(1 if options.quick else options.workers) as map_parts,
         Terminal().progress("verify", len(open_index(folder)[1]), "shards") as progress,
@@ -299,6 +301,12 @@ def _verify(options: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     errors = [problem for problem in problems if problem.level == "error"]
+    if errors and options.repair:
+        from curation.repair import repair
+
+        made = repair(folder, errors, options.workers, Terminal())
+        print(f"{folder}: {counted(made, 'shard')} made again from the sources; all are what they were")
+        return 0
     print(f"{folder}: {counted(len(errors), 'error')}" if errors else f"{folder}: sound")
     return 1 if errors else 0
 

@@ -25,7 +25,7 @@ FLOORS = {
 """Rooms from top to bottom. A module imports from its own room and from those below."""
 
 SINGLE = {
-    "curation": {"pipeline": ("pipeline", "keys", "record", "clean")},
+    "curation": {"pipeline": ("pipeline", "keys", "record", "clean", "repair")},
     "pretrain": {
         "cli": ("cli", "bench", "plot"),
         "train": ("train",),

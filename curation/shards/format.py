@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -27,6 +27,8 @@ from curation.shards import ustar
 FORMAT_VERSION = 2
 """Version of the tar layout, of ``index.parquet`` and of ``checksums.json``. 2: metadata keys ``rscorpus.*``."""
 INDEX_FILE, CHECKSUMS = "index.parquet", "checksums.json"
+VERSIONS = "rscorpus.versions"
+"""Metadata key of the versions of the libraries that a file's content depends on."""
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
@@ -188,13 +190,19 @@ def _schema(files: Sequence[str]) -> pa.Schema:
     )
 
 
-def write_info(info: ShardInfo, path: Path) -> None:
-    """Keep what :func:`write_shard` returned, so that a restarted run need not read the shard again."""
+def write_info(info: ShardInfo, path: Path, versions: Mapping[str, str] | None = None) -> None:
+    """Keep what :func:`write_shard` returned, so that a restarted run need not read the shard again.
+
+    Args:
+        info: the shard.
+        path: file to make.
+        versions: of the libraries that its bytes depend on.
+    """
     assert info.rows is not None, "only a shard that was written or indexed has rows"
     facts = json.dumps({"file": info.file, "samples": info.samples, "bytes": info.bytes, "sha256": info.sha256})
-    table = info.rows.replace_schema_metadata({"rscorpus.version": str(FORMAT_VERSION), "rscorpus.shard": facts})
+    told = {"rscorpus.version": str(FORMAT_VERSION), "rscorpus.shard": facts, VERSIONS: json.dumps(versions or {})}
     with atomic(path) as aside:
-        pq.write_table(table, aside, compression="zstd")
+        pq.write_table(info.rows.replace_schema_metadata(told), aside, compression="zstd")
 
 
 def read_info(path: Path) -> ShardInfo:

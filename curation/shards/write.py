@@ -76,13 +76,15 @@ def write_part(part: ShardPart, job: WriteJob) -> list[str]:
     Returns:
         What is gone or has changed since it was scanned, a line each; then there is no shard.
     """
+    from curation.imagery.versions import versions
+
     rows = pq.ParquetFile(job.plan / part.rows).read_row_group(part.row_group).to_pylist()
     tar = job.tar(part)
     try:
         info = shard_format.write_shard(_samples(rows, job), tar)
     except _Changed as changed:
         return changed.files
-    shard_format.write_info(info, tar.with_suffix(".parquet"))
+    shard_format.write_info(info, tar.with_suffix(".parquet"), versions())
     return []
 
 
