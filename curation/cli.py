@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from curation import __version__
+from curation import __version__, release_commands
 from curation.base.terminal import Terminal, counted, parse, refuse_urls, run_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_groups, _add_verify,
-        _add_index, _add_clean,
+        _add_index, _add_clean, release_commands.add,
     ):  # fmt: skip
         add(commands)
     return parser

@@ -1,0 +1,72 @@
+"""Commands that let a corpus leave the house: lock, rebuild, diff, footprints, publish."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TypeAlias
+
+from curation.base.terminal import Terminal, counted
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add(commands: Commands) -> None:
+    """Add all of them."""
+    for each in (_add_lock, _add_rebuild, _add_diff):
+        each(commands)
+
+
+def _add_lock(commands: Commands) -> None:
+    lock = commands.add_parser("lock", help="write what another copy of the sources needs to become the same shards")
+    lock.add_argument("out", type=Path, metavar="OUT", help="folder of a finished run")
+    lock.add_argument("--to", type=Path, metavar="DIR", help="folder of the lock (default: OUT/lock)")
+    lock.set_defaults(command=_lock)
+
+
+def _lock(options: argparse.Namespace) -> None:
+    from curation.release.lock import write_lock
+
+    Terminal().say(f"{write_lock(options.out, options.to or options.out / 'lock')}")
+
+
+def _add_rebuild(commands: Commands) -> None:
+    rebuild = commands.add_parser("rebuild", help="make the shards of a lock from another copy of the sources")
+    rebuild.add_argument("lock", type=Path, metavar="LOCK", help="folder that rs-curate lock wrote")
+    rebuild.add_argument("--data", type=Path, required=True, help="folder of the raw sources")
+    rebuild.add_argument("--out", type=Path, required=True, help="folder for shards/ and catalogue.parquet")
+    rebuild.add_argument("--accept-pixels", action="store_true", help="take other bytes of the same pixels")
+    rebuild.add_argument("--workers", type=int, help="processes on this machine (default: one per core)")
+    rebuild.set_defaults(command=_rebuild)
+
+
+def _rebuild(options: argparse.Namespace) -> None:
+    from curation.executor.executor import on_processes
+    from curation.release.lock import read_lock
+    from curation.release.rebuild import check, rebuild
+
+    lock, terminal = read_lock(options.lock), Terminal()
+    with on_processes(options.workers) as map_parts:
+        rebuilt = rebuild(
+            lock, options.data.absolute(), options.out.absolute(), map_parts, terminal.say, terminal.progress,
+            options.accept_pixels,
+        )  # fmt: skip
+    check(rebuilt, options.out)
+    terminal.say(f"{options.out / 'shards'}: {counted(len(lock.checksums.shards), 'shard')}, {rebuilt}")
+
+
+def _add_diff(commands: Commands) -> None:
+    diff = commands.add_parser("diff", help="compare two catalogues: tiles kept, moved, lost and new")
+    diff.add_argument("first", type=Path, metavar="A", help="a run's folder, a lock or a catalogue")
+    diff.add_argument("second", type=Path, metavar="B", help="another")
+    diff.add_argument("--rows", type=Path, metavar="FILE", help="write the tiles that differ as Parquet")
+    diff.set_defaults(command=_diff)
+
+
+def _diff(options: argparse.Namespace) -> None:
+    from curation.release.diff import counts, diff, say, write_rows
+
+    rows = diff(options.first, options.second)
+    Terminal().say(say(counts(rows)))
+    if options.rows is not None:
+        write_rows(rows, options.rows)
