@@ -13,7 +13,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add(commands: Commands) -> None:
     """Add all of them."""
-    for each in (_add_lock, _add_rebuild, _add_diff):
+    for each in (_add_lock, _add_rebuild, _add_diff, _add_footprints):
         each(commands)
 
 
@@ -70,3 +70,20 @@ def _diff(options: argparse.Namespace) -> None:
     Terminal().say(say(counts(rows)))
     if options.rows is not None:
         write_rows(rows, options.rows)
+
+
+def _add_footprints(commands: Commands) -> None:
+    footprints = commands.add_parser("footprints", help="where every tile lies on the Earth, as GeoParquet")
+    footprints.add_argument("out", type=Path, metavar="OUT", help="a run's folder, a lock or a catalogue")
+    footprints.add_argument("--to", type=Path, metavar="FILE", help="file to make (default: footprints.parquet in OUT)")
+    footprints.set_defaults(command=_footprints)
+
+
+def _footprints(options: argparse.Namespace) -> None:
+    from curation.release.diff import catalogue_of
+    from curation.release.footprints import write_footprints
+
+    catalogue = catalogue_of(options.out)
+    path = options.to or catalogue.parent / "footprints.parquet"
+    written, unknown = write_footprints(catalogue, path)
+    Terminal().say(f"{path}: {counted(written, 'tile')}; of {unknown:,} no place is known")
