@@ -13,7 +13,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add(commands: Commands) -> None:
     """Add all of them."""
-    for each in (_add_lock, _add_rebuild, _add_diff, _add_footprints):
+    for each in (_add_lock, _add_rebuild, _add_diff, _add_footprints, _add_publish):
         each(commands)
 
 
@@ -87,3 +87,24 @@ def _footprints(options: argparse.Namespace) -> None:
     path = options.to or catalogue.parent / "footprints.parquet"
     written, unknown = write_footprints(catalogue, path)
     Terminal().say(f"{path}: {counted(written, 'tile')}; of {unknown:,} no place is known")
+
+
+def _add_publish(commands: Commands) -> None:
+    publish = commands.add_parser("publish", help="upload a finished corpus, or what rebuilds it, and prove it")
+    publish.add_argument("out", type=Path, metavar="OUT", help="folder of a finished run")
+    publish.add_argument("url", metavar="URL", help="file:///a/folder or s3://bucket/prefix")
+    publish.add_argument("--lock-only", action="store_true", help="no pixel: lock, footprints, card")
+    publish.set_defaults(command=_publish)
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from curation.base.remote import open_store
+    from curation.release.publish import FOLDER, assemble, publish
+
+    store, terminal = open_store(options.url), Terminal()
+    items = assemble(options.out, options.url, options.lock_only)
+    with terminal.progress("publish", sum(item.size for item in items), "bytes") as progress:
+        done = publish(items, store, options.out / FOLDER, progress.advance)
+    removed = f", {counted(done.removed, 'file')} of earlier releases removed" if done.removed else ""
+    uploaded = f"{counted(done.uploaded, 'file')} uploaded, {done.present:,} were there"
+    terminal.say(f"{store.url}: {uploaded}{removed}; all have their checksums")

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import simplejpeg
-from rasterio.transform import from_origin
-from textures import texture
+from textures import raster, texture
 
 from curation.cli import main
 
@@ -28,14 +27,6 @@ sources:
 slice: {mode: grid, tile: 128, whole_up_to: 200}
 shards: {max_samples: 6}
 """
-
-
-def raster(path: Path, seed: int) -> None:
-    """Three bands of 16 bits with a place."""
-    rgb = np.asarray(texture(seed, 256), np.uint16).transpose(2, 0, 1) * (7 + seed) + 100
-    profile = {"driver": "GTiff", "dtype": "uint16", "count": 3, "width": 256, "height": 256, "crs": "EPSG:32631"}
-    with rasterio.open(path, "w", transform=from_origin(500_000, 4_500_000, 2, 2), **profile) as file:
-        file.write(rgb)
 
 
 @pytest.fixture(scope="module")
