@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import shutil
 import statistics
 import time
@@ -33,6 +34,8 @@ from curation.shards.format import Sample, write_checksums, write_index, write_s
 from curation.shards.verify import verify
 from curation.shards.write import encode
 from curation.sources.recipe import ShardRules
+
+FORK = multiprocessing.get_context("fork")
 
 
 def samples(count: int, size: int, shard: int = 0) -> list[Sample]:
@@ -121,6 +124,30 @@ def encoding(folder: Path, rounds: int, tiles: int = 400, side: int = 512) -> di
     return {name: tiles / seconds for name, seconds in interleaved(works, folder, rounds).items()}
 
 
+def together(given: list[Sample], folder: Path, rounds: int, shards: int = 8) -> dict[str, float]:
+    """Samples/s of one process and of two, wall time; both have the samples in memory before they start."""
+    found: dict[str, list[float]] = {"one process, wall": [], "two processes, wall": []}
+    folder.mkdir(parents=True)
+    for number in range(rounds + 1):
+        for name, workers in zip(found, (1, 2), strict=True):
+            share = shards // workers
+            processes = [FORK.Process(target=_several, args=(given, folder, share, each)) for each in range(workers)]
+            start = time.perf_counter()
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
+            if number:
+                found[name].append(len(given) * shards / (time.perf_counter() - start))
+    shutil.rmtree(folder)
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+def _several(given: list[Sample], folder: Path, shards: int, process: int) -> None:
+    for _ in range(shards):
+        write_shard(given, folder / f"{process}.tar")
+
+
 def verifying(folder: Path, given: list[Sample], rounds: int) -> dict[str, float]:
     """GB/s of verify over four shards: one worker, processor time; one and two workers, wall time."""
     infos = [
@@ -160,6 +187,7 @@ def main() -> None:
     )
     figures = {
         "samples/s written": {name: len(given) / each for name, each in seconds.items()},
+        "samples/s, processes": together(given, folder, options.rounds),
         "tiles/s encoded": encoding(folder, options.rounds),
         "GB/s verified": verifying(folder, given, options.rounds),
     }

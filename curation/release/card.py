@@ -53,11 +53,8 @@ def dataset_card(facts: Facts, lock_only: bool) -> str:
     environment = Environment(
         loader=PackageLoader("curation.release", "."), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    files = [shard.file for shard in facts.shards]
     front = yaml.safe_dump(_front(facts, lock_only), sort_keys=False, allow_unicode=True)
-    return environment.get_template("card.md.j2").render(
-        facts=facts, lock_only=lock_only, front=front, first=files[0], last=files[-1]
-    )
+    return environment.get_template("card.md.j2").render(facts=facts, lock_only=lock_only, front=front)
 
 
 def _front(facts: Facts, lock_only: bool) -> dict[str, Any]:
