@@ -12,7 +12,9 @@ from typing import Any
 
 from curation.base.errors import InputError, WorkError
 from curation.base.files import UNFINISHED, sync_folder
-from curation.pipeline import Observer, RunOptions, run
+from curation.base.locks import hold
+from curation.base.progress import Observer
+from curation.pipeline import RunOptions, run
 from curation.record import Made, read_made
 from curation.shards.check_shard import Problem
 from curation.shards.format import CHECKSUMS, INDEX_FILE, Checksums, read_checksums
@@ -37,13 +39,15 @@ def repair(shards: Path, errors: Sequence[Problem], workers: int | None, observe
     """
     made, before = read_made(shards.resolve().parent), read_checksums(shards)
     assert before is not None
+    out = shards.resolve().parent
     damaged = sorted({error.where.partition(":")[0] for error in errors} - {INDEX_FILE, CHECKSUMS})
-    for name in damaged:
-        _set_aside(shards / name)
-    if any(error.where in (INDEX_FILE, CHECKSUMS) for error in errors):
-        _set_aside(shards / CHECKSUMS)  # what is there counts only for the bytes that are read of it
-    sync_folder(shards)
-    _run_again(made, shards.resolve().parent, workers, observer)
+    with hold(out, option="OUT"):
+        for name in damaged:
+            _set_aside(shards / name)
+        if any(error.where in (INDEX_FILE, CHECKSUMS) for error in errors):
+            _set_aside(shards / CHECKSUMS)  # what is there counts only for the bytes that are read of it
+        sync_folder(shards)
+    _run_again(made, out, workers, observer)
     _prove(shards, before, damaged)
     for path in shards.glob(f".*{_ASIDE}"):
         path.unlink()

@@ -127,7 +127,7 @@ def _corners(rows: pa.Table) -> Floats:
     crs = rows["crs"].cast(pa.string()).combine_chunks().dictionary_encode()
     affine = np.full((len(rows), 6), np.nan)
     has = rows["affine"].is_valid().to_numpy()
-    affine[has] = np.array(rows["affine"].drop_null().to_pylist(), np.float64).reshape(-1, 6)
+    affine[has] = rows["affine"].combine_chunks().drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, 6)
     left, top, width, height = (
         rows[name].to_numpy().astype(np.float64)[:, None] for name in ("col_off", "row_off", "width", "height")
     )

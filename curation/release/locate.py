@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -65,21 +66,25 @@ def locate(lock: Lock, data: Path, folder: Path) -> tuple[dict[str, ResolvedSour
     """
     if not data.is_dir():
         raise InputError(f"{data}: no such folder; give the folder of the raw sources with --data")
-    needed: dict[str, dict[str, Row]] = {name: {} for name in lock.sources}
-    for row in _kept(lock.catalogue):
-        needed[row["source"]].setdefault(row["image"], row)
     everything = _Everything(data, lock.recipe)
-    sources, found = {}, {}
+    seekers = {}
     for entry in lock.recipe.sources:
-        name, manifest = entry.id, lock.sources[entry.id]
-        sources[name] = ResolvedSource(manifest, data, entry.slice or lock.recipe.slice, entry.priority, entry.cap)
-        found[name] = Found(folder / f"{name}.parquet", len(needed[name]))
-        seeker = _Seeker(sources[name], Path(entry.path or name), everything, found[name])
-        _write(seeker.rows(needed[name]), found[name].listing)
-    return sources, found
+        resolved = ResolvedSource(
+            lock.sources[entry.id], data, entry.slice or lock.recipe.slice, entry.priority, entry.cap
+        )
+        found = Found(folder / f"{entry.id}.parquet")
+        seekers[entry.id] = _Seeker(resolved, Path(entry.path or entry.id), everything, found)
+        _write(iter(()), found.listing)
+    for name, tiles in groupby(_kept(lock.catalogue), key=lambda row: row["source"]):
+        _write(seekers[name].rows(tiles), seekers[name].found.listing)
+    return (
+        {name: seeker.source for name, seeker in seekers.items()},
+        {name: seeker.found for name, seeker in seekers.items()},
+    )
 
 
 def _kept(catalogue: Path) -> Iterator[Row]:
+    """Kept tiles in the catalogue's order: by source and image."""
     with open_table(catalogue, "catalogue") as file:
         for number in range(file.num_row_groups):
             rows = file.read_row_group(number, columns=list(_NEEDED))
@@ -158,25 +163,35 @@ class _Seeker:
     """Finds the images of one source."""
 
     def __init__(self, source: ResolvedSource, folder: Path, everything: _Everything, found: Found) -> None:
-        self._source, self._everything, self._found = source, everything, found
+        self.source, self.found = source, found
+        self._everything = everything
         self._folder = folder if not folder.is_absolute() else Path(source.id)
         self._by_size: dict[int, list[Row]] | None = None
         self._by_name: dict[str, list[Row]] = {}
 
-    def rows(self, needed: dict[str, Row]) -> Iterator[Row]:
-        """Lines of the listing, in the catalogue's order."""
-        root = self._source.root / self._folder
-        here = {row["image"]: self._below(row) for row in _images(self._source.source, root) if row["image"] in needed}
-        for image, wanted in needed.items():
-            row = here.get(image)
-            if row is None or row["bytes"] != wanted["file_bytes"]:
-                elsewhere = self._elsewhere(image, wanted)
-                self._found.moved += elsewhere is not None
-                if elsewhere is None and row is None:
-                    self._found.missing.add(image)
-                row = elsewhere or row or {"file": str(self._folder / image), "bytes": 0, "mtime_ns": 0}
+    def rows(self, tiles: Iterable[Row]) -> Iterator[Row]:
+        """Lines of the listing for the images of some tiles; both come in the order of paths, and are read along."""
+        listing = _images(self.source.source, self.source.root / self._folder)
+        here = next(listing, None)
+        for image, group in groupby(tiles, key=lambda row: row["image"]):
+            wanted = next(group)
+            while here is not None and here["image"] < image:
+                here = next(listing, None)
+            same = self._below(here) if here is not None and here["image"] == image else None
+            row = self._best(image, wanted, same)
+            self.found.images += 1
             place = {name: row.get(name) for name in ("file", "member", "band_files", "bytes", "mtime_ns")}
-            yield {"source": self._source.id, "image": image, **place}
+            yield {"source": self.source.id, "image": image, **place}
+
+    def _best(self, image: str, wanted: Row, same: Row | None) -> Row:
+        """The file at the image's own path, where it has the size; else another that is the image."""
+        if same is not None and same["bytes"] == wanted["file_bytes"]:
+            return same
+        elsewhere = self._elsewhere(image, wanted)
+        self.found.moved += elsewhere is not None
+        if elsewhere is None and same is None:
+            self.found.missing.add(image)
+        return elsewhere or same or {"file": str(self._folder / image), "bytes": 0, "mtime_ns": 0}
 
     def _below(self, row: Row) -> Row:
         """The row with its files relative to the data folder."""
@@ -189,7 +204,7 @@ class _Seeker:
         if self._by_size is None:
             self._by_size = defaultdict(list)
             names = defaultdict(list)
-            for row in self._everything.listed(self._source.source):
+            for row in self._everything.listed(self.source.source):
                 self._by_size[row["bytes"]].append(row)
                 names[PurePosixPath(row["image"]).name].append(row)
             self._by_name = names
@@ -209,7 +224,7 @@ class _Seeker:
         try:
             return all(
                 content_hash(rgb) == wanted["content_hash"]
-                for _, rgb in pixels([tile], self._source, self._everything.recipe)
+                for _, rgb in pixels([tile], self.source, self._everything.recipe)
             )
         except (UnreadableImage, OSError):
             return False

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from PIL import Image
-from rasterio.transform import from_origin
 
 
 def texture(seed: int, side: int = 192) -> Image.Image:
@@ -27,5 +26,5 @@ def raster(path: Path, seed: int) -> None:
     """Three bands of 16 bits with a place."""
     rgb = np.asarray(texture(seed, 256), np.uint16).transpose(2, 0, 1) * (7 + seed) + 100
     profile = {"driver": "GTiff", "dtype": "uint16", "count": 3, "width": 256, "height": 256, "crs": "EPSG:32631"}
-    with rasterio.open(path, "w", transform=from_origin(500_000, 4_500_000, 2, 2), **profile) as file:
+    with rasterio.open(path, "w", transform=rasterio.Affine(2, 0, 500_000, 0, -2, 4_500_000), **profile) as file:
         file.write(rgb)

@@ -6,6 +6,10 @@ import io
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,3 +289,21 @@ def test_the_command_takes_workers_and_the_folder_of_the_run(folder: Path, capsy
     assert "error: x-000001.tar: its bytes differ from checksums.json" in shown
     assert "2 errors" in shown
     assert sorted(path.name for path in folder.parent.iterdir()) == ["shards"]
+
+
+def test_a_check_killed_at_any_moment_goes_on_and_ends_with_the_same_answer(tmp_path: Path) -> None:
+    (tmp_path / "out/.stages").mkdir(parents=True)
+    folder = write_folder(tmp_path / "out/shards", 40)
+    flip(folder / "x-000030.tar", 700)
+    code = "import sys; from curation.cli import main; print(flush=True); sys.exit(main(sys.argv[1:]))"
+    line = [sys.executable, "-c", code, "verify", str(folder), "--workers", "1"]
+    for delay in np.random.default_rng(8).uniform(0.1, 0.6, 6):
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+            assert running.stdout is not None and running.stdout.readline() == b"\n"
+            time.sleep(delay)
+            running.send_signal(signal.SIGKILL)
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: x-000030.tar: its bytes differ from checksums.json" in done.stdout
+    assert done.stdout.strip().endswith("2 errors")
+    assert not list((tmp_path / "out/.stages").iterdir())
