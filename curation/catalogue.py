@@ -36,6 +36,7 @@ REASONS = (
     "leak",
     "duplicate",
     "capped",
+    "withdrawn",
 )
 """Verdicts against a row, in order of precedence."""
 VERDICTS = (*REASONS, KEPT, SLICED)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from curation import __version__
+from curation import __version__, release_commands
 from curation.base.terminal import Terminal, counted, parse, refuse_urls, run_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_groups, _add_verify,
-        _add_index, _add_clean,
+        _add_index, _add_clean, release_commands.add,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -271,19 +271,43 @@ def _groups(options: argparse.Namespace) -> None:
 
 
 def _add_verify(commands: Commands) -> None:
-    verify = commands.add_parser("verify", help="check shards against their index and checksums")
-    verify.add_argument("shards", type=Path, help="the shards/ folder of a run")
+    verify = commands.add_parser("verify", help="check shards against their index and checksums", description=_VERIFY)
+    verify.add_argument("shards", type=Path, help="the shards/ folder of a run, or the run's folder")
+    level = verify.add_mutually_exclusive_group()
+    level.add_argument("--quick", action="store_true", help="only sizes and the index; no tar is read")
+    level.add_argument("--decode", action="store_true", help="decode every image as well")
+    verify.add_argument("--workers", type=_positive, help="processes on this machine (default: one per core)")
+    verify.add_argument("--repair", action="store_true", help="make damaged shards again from the sources of the run")
     verify.set_defaults(command=_verify)
 
 
-def _verify(options: argparse.Namespace) -> int:
-    from curation.shards.verify import verify
+_VERIFY = """Read every byte of the shards once and compare it with index.parquet and checksums.json. A check that was
+stopped goes on from there with the same command."""
 
-    problems = verify(options.shards)
+
+def _verify(options: argparse.Namespace) -> int:
+    from curation.executor.executor import on_processes
+    from curation.shards.check_shard import Level
+    from curation.shards.format import open_index
+    from curation.shards.verify import journal_of, shards_of, verify
+
+    folder = shards_of(options.shards)
+    level: Level = "quick" if options.quick else "decode" if options.decode else "bytes"
+    with (
+        on_processes(1 if options.quick else options.workers) as map_parts,
+        Terminal().progress("verify", len(open_index(folder)[1]), "shards") as progress,
+    ):
+        problems = verify(folder, level, map_parts, journal_of(folder), progress.advance)
     for problem in problems:
         print(problem)
     errors = [problem for problem in problems if problem.level == "error"]
-    print(f"{options.shards}: {counted(len(errors), 'error')}" if errors else f"{options.shards}: sound")
+    if errors and options.repair:
+        from curation.repair import repair
+
+        made = repair(folder, errors, options.workers, Terminal())
+        print(f"{folder}: {counted(made, 'shard')} made again from the sources; all are what they were")
+        return 0
+    print(f"{folder}: {counted(len(errors), 'error')}" if errors else f"{folder}: sound")
     return 1 if errors else 0
 
 

@@ -23,7 +23,7 @@ from curation.base.locks import hold
 from curation.base.progress import Observer
 from curation.base.terminal import local_folder
 from curation.catalogue import open_table
-from curation.record import Needs, note, read_record
+from curation.record import Made, Needs, note, note_made, read_record
 from curation.shards.shard_folder import REPLACE, ShardFolder
 from curation.sources.recipe import Recipe, ResolvedSource, check_splits, resolve
 
@@ -156,6 +156,7 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         images = sum(open_table(path, "images").metadata.num_rows for path in listings.values())
         _report(state, key, listings, infos)
         note(out, latest=state.needs, finished=state.needs)
+        note_made(out, _made(state))
     return RunResult(given, images, sum(info.samples for info in infos), len(infos), tuple(dict.fromkeys(state.worked)))
 
 
@@ -372,6 +373,17 @@ def _trial(state: _Run, select_key: str, listings: Mapping[str, Path], catalogue
         state.observer.say(line)
     made = tuple(f"{trial.FOLDER}/{name}" for name in ("catalogue.parquet", page.file.name))
     return RunResult(state.out, counts["image"].total(), counts["tile"]["kept"], 0, tuple(state.worked), made)
+
+
+def _made(state: _Run) -> Made:
+    options = state.options
+    return Made(
+        recipe=state.recipe.model_dump(mode="json"),
+        sources={each.id: each.source.model_dump(mode="json", exclude_unset=True) for each in state.sources},
+        data=None if state.data is None else str(state.data),
+        fingerprints=None if options.fingerprints is None else str(options.fingerprints.absolute()),
+        unguarded=list(options.unguarded),
+    )
 
 
 # ------------------------------------------------------------------------------------------------ files

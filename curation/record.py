@@ -1,7 +1,7 @@
 """What of ``OUT/.stages`` is still needed: by the finished output, and by the latest run, finished or not.
 
 Kept in ``.stages/runs.json``. It tells before hours of scanning that finished shards cannot stay as they are, and tells
-``rs-curate clean`` what may go.
+``rs-curate clean`` what may go. ``.stages/made.json`` says by what the finished output was made.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from curation.base.errors import InputError
 from curation.base.files import atomic
+
+_MADE = "made.json"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,46 @@ def note(out: Path, **needs: Needs) -> None:
         with atomic(_path(out)) as aside:
             text = json.dumps({which: asdict(each) for which, each in after.items()}, indent=1, sort_keys=True)
             aside.write_text(text + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Made:
+    """By what the finished output was made: enough to make it again."""
+
+    recipe: dict[str, Any]
+    """The recipe with all its fields, as JSON values."""
+    sources: dict[str, dict[str, Any]]
+    """Manifest of every source as it was resolved, in the recipe's order."""
+    data: str | None
+    fingerprints: str | None
+    unguarded: list[str]
+
+
+def note_made(out: Path, made: Made) -> None:
+    """Note by what the finished output was made; a file that says so already is left alone."""
+    path = out / ".stages" / _MADE
+    text = json.dumps(asdict(made), indent=1, ensure_ascii=False) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        with atomic(path) as aside:
+            aside.write_text(text, encoding="utf-8")
+
+
+def read_made(out: Path) -> Made:
+    """By what the finished output of a folder was made.
+
+    Raises:
+        InputError: nothing says so.
+    """
+    path = out / ".stages" / _MADE
+    try:
+        return Made(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file, so nothing says how {out} was made; run its recipe once more: rs-curate run RECIPE "
+            f"--data DIR --out {out}"
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: not what a run notes ({error}); delete it and run again") from None
 
 
 def _path(out: Path) -> Path:

@@ -25,7 +25,11 @@ FLOORS = {
 """Rooms from top to bottom. A module imports from its own room and from those below."""
 
 SINGLE = {
-    "curation": {"pipeline": ("pipeline", "keys", "record", "clean")},
+    "curation": {
+        "cli": ("cli", "release_commands"),
+        "pipeline": ("pipeline", "keys", "clean", "repair"),
+        "catalogue": ("catalogue", "record"),
+    },
     "pretrain": {
         "cli": ("cli", "bench", "plot"),
         "train": ("train",),

@@ -12,6 +12,7 @@ import contextlib
 import os
 import queue
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -235,6 +236,20 @@ class Executor:
             return judge(part, *child.result)
         finally:
             child.end()
+
+
+@contextlib.contextmanager
+def on_processes(workers: int | None) -> Iterator[Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]]:
+    """``map_parts`` of an executor with its scratch files in a temporary folder; of one worker, in this process.
+
+    Args:
+        workers: number of processes; null: one per core this process may use.
+    """
+    if (workers or len(os.sched_getaffinity(0))) == 1:
+        yield lambda work, parts: ((part, work(part)) for part in parts)
+        return
+    with tempfile.TemporaryDirectory() as folder, Executor(workers, None, Path(folder)) as executor:
+        yield executor.map_parts
 
 
 def _memory() -> float:

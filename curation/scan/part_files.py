@@ -1,12 +1,13 @@
 """The files of the scan's parts: rows, and in the Parquet metadata what they are and what they were made from.
 
 ``rscorpus.content`` is a digest of the rows; ``rscorpus.listed`` holds, as base64, the stamp of every image's line of
-the listing, in its order.
+the listing, in its order; ``rscorpus.versions`` names the libraries of whoever wrote the file.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,13 @@ import pyarrow.parquet as pq
 from curation.base.errors import FormatVersionError, InputError
 from curation.base.files import atomic
 from curation.catalogue import open_table, schema_of
+from curation.imagery.versions import versions
 from curation.scan.row_digest import content
 
 Words = npt.NDArray[np.uint64]
 
 ROW_GROUP = 8_192
-CONTENT, LISTED = "rscorpus.content", "rscorpus.listed"
+CONTENT, LISTED, VERSIONS = "rscorpus.content", "rscorpus.listed", "rscorpus.versions"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,11 @@ def write_part(table: pa.Table, path: Path, images: Words) -> None:
     schema = schema_of("tiles")
     columns = [_encoded(table[name.name]).cast(name.type) for name in schema]
     table = pa.table(columns, schema=schema)
-    told = {CONTENT: content(table), LISTED: base64.b64encode(images.tobytes()).decode()}
+    told = {
+        CONTENT: content(table),
+        LISTED: base64.b64encode(images.tobytes()).decode(),
+        VERSIONS: json.dumps(versions()),
+    }
     coded = [column.name for column in schema if pa.types.is_dictionary(column.type)]  # the others hardly ever repeat
     options = {"compression": "zstd", "use_dictionary": coded, "write_statistics": False}
     with atomic(path) as aside, pq.ParquetWriter(aside, schema, **options) as writer:

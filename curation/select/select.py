@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from curation.select.guard import Fingerprints, find_leaks, load_fingerprints
 from curation.select.rows import NO_VERDICT, Judge, Rows, load_rows
 from curation.select.shard_assignment import assign, predicted_bytes
 from curation.select.views import VIEWS
+from curation.select.withdraw import withdrawn
 from curation.select.write_catalogue import Decision, Rulebook, write_catalogue
 from curation.sources.recipe import Recipe, ResolvedSource
 
@@ -50,11 +51,15 @@ class SelectSummary:
     images: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     """Raw images per verdict against them, those of the scan included."""
+    unknown_ids: int = 0
+    """Of ``exclude.ids``: no row has them."""
 
     def __str__(self) -> str:
         text = f"{self.kept:,} of {self.tiles:,} tiles kept in {self.shards:,} shards{_in_words(self.reasons)}"
         if self.rejected:
             text += f"; {sum(self.rejected.values()):,} of {self.images:,} images left out{_in_words(self.rejected)}"
+        if self.unknown_ids:
+            text += f"; {self.unknown_ids:,} of exclude.ids are of no tile and no image"
         return text + (f"; not guarded: {', '.join(self.unguarded)}" if self.unguarded else "")
 
 
@@ -95,8 +100,9 @@ def select(
     _deduplicate(rows, decision, recipe, sources, workers)
     _balance(rows, decision, recipe, sources)
     _place(rows, decision, recipe)
+    unknown = _withdraw(rows, decision, recipe)
     write_catalogue(rows, decision, rulebook, out)
-    return _summary(rows, decision, tuple(unguarded))
+    return replace(_summary(rows, decision, tuple(unguarded)), unknown_ids=unknown)
 
 
 def _open_rows(rows: Rows, decision: Decision, tiles_only: bool = True) -> Ints:
@@ -189,6 +195,17 @@ def _place(rows: Rows, decision: Decision, recipe: Recipe) -> None:
     decision.shard[kept], decision.position[kept] = shard, position
     decision.code[kept] = _CODE[KEPT]
     decision.code[(decision.code == NO_VERDICT) & ~rows.is_tile] = _CODE[SLICED]
+
+
+def _withdraw(rows: Rows, decision: Decision, recipe: Recipe) -> int:
+    """Take named tiles out of their shards, where no other takes their place; returns how many ids no row has."""
+    (kept,) = np.nonzero(decision.code == _CODE[KEPT])
+    gone, unknown = withdrawn(rows, kept, recipe.exclude.ids)
+    shards = decision.shard[gone]
+    decision.code[gone] = _CODE["withdrawn"]
+    decision.shard[gone] = decision.position[gone] = -1
+    decision.words.append((gone, lambda n: (None, f"ids: taken out of shard {shards[n]}")))
+    return unknown
 
 
 def _in_words(reasons: Mapping[str, int]) -> str:

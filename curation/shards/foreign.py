@@ -1,4 +1,4 @@
-"""Indexing tars that exist already: those that ``webdataset`` or any other tool wrote, and ours for verification.
+"""Indexing tars that exist already: those that ``webdataset`` or any other tool wrote.
 
 Members are grouped into samples by WebDataset's rule: the key is the path up to the first dot of its last part, the
 extension is the rest in lower case, and neighbouring members of one key are one sample.

@@ -12,10 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -23,11 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.base.errors import FormatVersionError, InputError, WorkError
-from curation.base.files import atomic
+from curation.base.files import atomic, file_digest
+from curation.shards import ustar
 
 FORMAT_VERSION = 2
 """Version of the tar layout, of ``index.parquet`` and of ``checksums.json``. 2: metadata keys ``rscorpus.*``."""
 INDEX_FILE, CHECKSUMS = "index.parquet", "checksums.json"
+VERSIONS = "rscorpus.versions"
+"""Metadata key of the versions of the libraries that a file's content depends on."""
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
@@ -53,7 +54,7 @@ INDEX = pa.schema(
 ImageFormat = Literal["jpg", "png", "webp"]
 _FORMATS: tuple[ImageFormat, ...] = ("jpg", "png", "webp")
 _KEY = re.compile(r"[0-9a-z-]{1,90}")  # ustar holds names of up to 100 bytes; webdataset splits at the first dot
-_COPY = 1 << 22
+_BUFFER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Checksums:
 
     key: str
     shards: list[ShardInfo]
+    index: str = ""
+    """SHA-256 of ``index.parquet``; empty in files of earlier releases."""
 
 
 class _Hashing:
@@ -95,15 +98,11 @@ class _Hashing:
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256, self.written = file, hashlib.sha256(), 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> None:
         """Write, hash and count."""
         self.sha256.update(data)
         self.written += len(data)
-        return self.file.write(data)
-
-    def tell(self) -> int:
-        """Bytes written so far."""
-        return self.written
+        self.file.write(data)
 
 
 def write_shard(samples: Iterable[Sample], path: Path) -> ShardInfo:
@@ -118,14 +117,14 @@ def write_shard(samples: Iterable[Sample], path: Path) -> ShardInfo:
         WorkError: there is no sample.
     """
     rows: list[dict[str, Any]] = []
-    with atomic(path) as aside, aside.open("wb") as file:
+    with atomic(path) as aside, aside.open("wb", buffering=_BUFFER) as file:
         out = _Hashing(file)
-        with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
-            for sample in samples:
-                _check_sample(sample, rows[-1]["key"] if rows else "")
-                rows.append(_add_sample(tar, out, sample))
+        for sample in samples:
+            _check_sample(sample, rows[-1]["key"] if rows else "")
+            rows.append(_add_sample(out, sample))
         if not rows:
             raise WorkError(f"{path}: a shard without samples")
+        out.write(ustar.end(out.written))
     return ShardInfo(path.name, len(rows), out.written, out.sha256.hexdigest(), index_rows(rows))
 
 
@@ -138,32 +137,25 @@ def _check_sample(sample: Sample, previous: str) -> None:
         raise ValueError(f"key {sample.key}: image_format {sample.image_format!r} is not one of {', '.join(_FORMATS)}")
 
 
-def _add_sample(tar: tarfile.TarFile, out: _Hashing, sample: Sample) -> dict[str, Any]:
-    image_offset = _add_member(tar, out, f"{sample.key}.{sample.image_format}", sample.image)
-    meta = canonical_json(sample.meta)
-    json_offset = _add_member(tar, out, f"{sample.key}.json", meta)
-    tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
+def _add_sample(out: _Hashing, sample: Sample) -> dict[str, Any]:
+    image, meta = sample.image, canonical_json(sample.meta)
+    start, image_size, json_size = out.written + ustar.BLOCK, len(image), len(meta)
+    between = ustar.padding(image_size) + ustar.header(f"{sample.key}.json", json_size)
+    out.write(ustar.header(f"{sample.key}.{sample.image_format}", image_size))
+    out.write(image)
+    out.write(b"%b%b%b" % (between, meta, ustar.padding(json_size)))
     return {
         "key": sample.key,
-        "image_offset": image_offset,
-        "image_size": len(sample.image),
+        "image_offset": start,
+        "image_size": image_size,
         "image_format": sample.image_format,
-        "json_offset": json_offset,
-        "json_size": len(meta),
-        "image_sha256": hashlib.sha256(sample.image).digest(),
+        "json_offset": start + image_size + len(between),
+        "json_size": json_size,
+        "image_sha256": hashlib.sha256(image).digest(),
         **meta_columns(sample.meta),
         "width": int(sample.meta["width"]),
         "height": int(sample.meta["height"]),
     }
-
-
-def _add_member(tar: tarfile.TarFile, out: _Hashing, name: str, data: bytes) -> int:
-    """Add one file with all that differs between machines set to zero; returns the offset of its first byte."""
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = len(data), 0o644
-    offset = out.tell() + tarfile.BLOCKSIZE
-    tar.addfile(info, BytesIO(data))
-    return offset
 
 
 def canonical_json(meta: dict[str, Any]) -> bytes:
@@ -198,13 +190,19 @@ def _schema(files: Sequence[str]) -> pa.Schema:
     )
 
 
-def write_info(info: ShardInfo, path: Path) -> None:
-    """Keep what :func:`write_shard` returned, so that a restarted run need not read the shard again."""
+def write_info(info: ShardInfo, path: Path, versions: Mapping[str, str] | None = None) -> None:
+    """Keep what :func:`write_shard` returned, so that a restarted run need not read the shard again.
+
+    Args:
+        info: the shard.
+        path: file to make.
+        versions: of the libraries that its bytes depend on.
+    """
     assert info.rows is not None, "only a shard that was written or indexed has rows"
     facts = json.dumps({"file": info.file, "samples": info.samples, "bytes": info.bytes, "sha256": info.sha256})
-    table = info.rows.replace_schema_metadata({"rscorpus.version": str(FORMAT_VERSION), "rscorpus.shard": facts})
+    told = {"rscorpus.version": str(FORMAT_VERSION), "rscorpus.shard": facts, VERSIONS: json.dumps(versions or {})}
     with atomic(path) as aside:
-        pq.write_table(table, aside, compression="zstd")
+        pq.write_table(info.rows.replace_schema_metadata(told), aside, compression="zstd")
 
 
 def read_info(path: Path) -> ShardInfo:
@@ -246,9 +244,10 @@ def write_checksums(infos: Sequence[ShardInfo], folder: Path, key: str = "") -> 
         key: hash of what the shards were made from; empty for foreign shards.
     """
     shards = [{"file": i.file, "sha256": i.sha256, "samples": i.samples, "bytes": i.bytes} for i in infos]
-    path = folder / CHECKSUMS
+    path, index = folder / CHECKSUMS, folder / INDEX_FILE
+    told = {"key": key, "index": file_digest(index) if index.exists() else "", "shards": shards}
     with atomic(path) as aside:
-        text = json.dumps({"format_version": FORMAT_VERSION, "key": key, "shards": shards}, indent=1)
+        text = json.dumps({"format_version": FORMAT_VERSION, **told}, indent=1)
         aside.write_text(text + "\n", encoding="utf-8")
     return path
 
@@ -273,7 +272,7 @@ def read_checksums(folder: Path, missing_ok: bool = False) -> Checksums | None:
     _check_version(path, str(version))
     try:
         shards = [ShardInfo(plain_name(s["file"], path), s["samples"], s["bytes"], s["sha256"]) for s in data["shards"]]
-        return Checksums(data["key"], shards)
+        return Checksums(data["key"], shards, data.get("index", ""))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a checksums file ({error!r})") from None
 
@@ -304,6 +303,8 @@ def open_index(folder: Path) -> tuple[pq.ParquetFile, list[Path]]:
         raise InputError(f"{path}: not a shard index")
     _check_version(path, metadata.get(b"rscorpus.version", b"").decode())
     names = json.loads(metadata.get(b"rscorpus.files", b"[]"))
+    if not file.schema_arrow.equals(INDEX):
+        raise InputError(f"{path}: its columns are not those of an index; write it again with rs-curate run or index")
     if file.num_row_groups != len(names):
         raise InputError(
             f"{path}: {file.num_row_groups} row groups for {len(names)} shards; it must have one per shard"

@@ -1,154 +1,199 @@
-"""Checking shards: checksums, the index against the tars, every image decoded, and a third-party reader's view."""
+"""Checking shards: sizes and the index, every byte against its checksum, and, where it is asked, every image decoded.
+
+Shards are checked one by one (:mod:`curation.shards.check_shard`), on as many processes as the caller has. What an
+interrupted check has found is kept in a journal, so that the same command goes on; a finished check removes it, since
+the next one is to find what became of the shards since.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
+import xxhash
 
 from curation.base.errors import InputError
-from curation.shards.foreign import index_tar
-from curation.shards.format import INDEX, ShardInfo, numbered, open_index, read_checksums
+from curation.base.files import file_digest
+from curation.shards.check_shard import Level, Problem, ShardCheck, check_shard
+from curation.shards.format import CHECKSUMS, INDEX_FILE, Checksums, ShardInfo, open_index, read_checksums
 
-LARGE_SHARD = 3 << 29
-"""Bytes above which a shard is worth a warning: 1.5 GiB, half more than the writer aims at."""
-MAX_PIXELS = 1 << 26
-FORMATS = ("JPEG", "PNG", "WEBP")
-"""All that a shard may hold: Pillow hands other formats to programs outside of this one."""
+MapParts = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[tuple[Any, Any]]]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One finding; ``error`` means that the shards are not what their index and checksums say."""
-
-    level: Literal["error", "warning"]
-    where: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.level}: {self.where}: {self.message}"
+def in_turn(work: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """One part after the other, in this process."""
+    return ((part, work(part)) for part in parts)
 
 
-def verify(folder: Path) -> list[Problem]:
+def verify(
+    folder: Path,
+    level: Level = "bytes",
+    map_parts: MapParts = in_turn,
+    journal: Path | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[Problem]:
     """Check a folder of shards; an empty list means that it is sound.
+
+    Args:
+        folder: tars with ``index.parquet`` and ``checksums.json``.
+        level: how much is read.
+        map_parts: who checks the shards.
+        journal: file in which an interrupted check is kept; a folder of it that cannot be written is no error.
+        advance: told of every shard that is done.
 
     Raises:
         InputError: the folder, its index or its checksums are absent or cannot be read.
         FormatVersionError: they were written by another format version.
     """
-    index, paths = open_index(folder)
     checksums = read_checksums(folder)
     assert checksums is not None
+    path = folder / INDEX_FILE
+    whole = not path.exists() or checksums.index == file_digest(path)
+    found = (
+        [] if whole or not checksums.index else [Problem("error", INDEX_FILE, "its bytes differ from checksums.json")]
+    )
+    try:
+        index, paths = open_index(folder)
+    except InputError:
+        if not found:
+            raise
+        return found
     with index:
-        listed = {info.file: info for info in checksums.shards}
-        problems = [_listing(path, listed) for path in paths]
-        found = [problem for problem in problems if problem]
-        if [path.name for path in paths] != list(listed):
-            found.append(Problem("error", "checksums.json", "lists other shards, or another order, than index.parquet"))
-        extra = sorted({path.name for path in folder.glob("*.tar")} - {path.name for path in paths})
-        found += [Problem("error", name, "not listed in index.parquet") for name in extra]
-        for number, path in enumerate(paths):
-            if path.is_file() and path.name in listed:
-                found += _shard(path, number, listed[path.name], index)
-        found += _twins(index)
-    return found
+        found += _listings(paths, checksums, folder)
+        parts = list(_parts(paths, checksums, level, whole))
+        done = _Journal(journal, [level, str(folder.resolve()), checksums.index, file_digest(folder / CHECKSUMS)])
+        advance(len(paths) - len(parts))
+        for problems in _checked(parts, done, map_parts):
+            found += problems
+            advance(1)
+        found += _twins(index, bool(checksums.key))
+    done.remove()
+    return sorted(found, key=lambda problem: problem.where)
 
 
-def _listing(path: Path, listed: dict[str, ShardInfo]) -> Problem | None:
-    if not path.is_file():
-        return Problem("error", path.name, "listed in index.parquet, but absent")
-    if path.name not in listed:
-        return Problem("error", path.name, "has no entry in checksums.json")
-    return None
+def _listings(paths: Sequence[Path], checksums: Checksums, folder: Path) -> Iterator[Problem]:
+    listed = [info.file for info in checksums.shards]
+    if [path.name for path in paths] != listed:
+        yield Problem("error", CHECKSUMS, "lists other shards, or another order, than index.parquet")
+    for path in paths:
+        if not path.is_file():
+            yield Problem("error", path.name, "listed in index.parquet, but absent")
+        elif path.name not in listed:
+            yield Problem("error", path.name, "has no entry in checksums.json")
+    for name in sorted({path.name for path in folder.glob("*.tar")} - {path.name for path in paths}):
+        yield Problem("error", name, "not listed in index.parquet")
 
 
-def _shard(path: Path, number: int, expected: ShardInfo, index: pq.ParquetFile) -> Iterator[Problem]:
+def _parts(paths: Sequence[Path], checksums: Checksums, level: Level, whole: bool) -> Iterator[ShardCheck]:
+    listed = {info.file: info for info in checksums.shards}
+    for number, path in enumerate(paths):
+        if path.is_file() and path.name in listed:
+            yield ShardCheck(path, number, listed[path.name], level, bool(checksums.key), whole)
+
+
+def _checked(parts: Sequence[ShardCheck], done: _Journal, map_parts: MapParts) -> Iterator[list[Problem]]:
+    """Problems of each shard; those that an interrupted check has seen, and that have not changed, are not read."""
+    left = []
+    for part in parts:
+        known = done.problems(part.path, part.info)
+        if known is None:
+            left.append(part)
+        else:
+            yield known
+    for part, problems in map_parts(check_shard, left):
+        done.note(part.path, part.info, problems)
+        yield problems
+
+
+class _Journal:
+    """Shards that a check has done, a line each: name, size, time of change, SHA-256 that it must have, problems."""
+
+    def __init__(self, path: Path | None, context: object) -> None:
+        self._path = path
+        self._known: dict[tuple[Any, ...], list[Problem]] = {}
+        lines = _lines(path)
+        if next(lines, None) == context:
+            for *key, problems in lines:
+                self._known[tuple(key)] = [Problem(**problem) for problem in problems]
+        else:
+            self._write(context, "w")
+
+    def problems(self, path: Path, info: ShardInfo) -> list[Problem] | None:
+        return self._known.get(_key(path, info))
+
+    def note(self, path: Path, info: ShardInfo, problems: Iterable[Problem]) -> None:
+        self._write([*_key(path, info), [asdict(problem) for problem in problems]], "a")
+
+    def _write(self, value: object, mode: str) -> None:
+        if self._path is not None:
+            try:
+                with self._path.open(mode, encoding="utf-8") as file:
+                    file.write(json.dumps(value) + "\n")
+            except OSError:  # shards may lie where nothing can be written
+                self._path = None
+
+    def remove(self) -> None:
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def _lines(path: Path | None) -> Iterator[Any]:
+    """What a journal holds; a line that was cut short ends it."""
     try:
-        actual = index_tar(path)
-    except InputError as error:
-        yield Problem("error", path.name, str(error).removeprefix(f"{path}: "))
+        for line in [] if path is None else path.read_text(encoding="utf-8").splitlines():
+            yield json.loads(line)
+    except (OSError, ValueError):
         return
-    if actual.sha256 != expected.sha256 or actual.bytes != expected.bytes:
-        yield Problem("error", path.name, "its bytes differ from checksums.json")
-    if actual.bytes > LARGE_SHARD:
-        yield Problem(
-            "warning", path.name, f"{actual.bytes / (1 << 30):.2f} GiB; above 1.5 GiB a shard is slow to move"
-        )
-    rows = index.read_row_group(number)
-    if difference := _difference(rows, numbered(actual, number)):
-        yield Problem("error", path.name, f"index.parquet differs from the tar in {difference}")
-    else:
-        yield from _images(path, rows)
-        yield from _third_party(path, rows)
 
 
-def _difference(rows: pa.Table, actual: pa.Table) -> str:
-    """Names of what differs; NaN equals NaN."""
-    if rows.num_rows != actual.num_rows:
-        return f"the number of samples ({rows.num_rows} and {actual.num_rows})"
-    columns = [name for name in INDEX.names if _plain(rows[name]) != _plain(actual[name])]
-    return ", ".join(columns)
+def _key(path: Path, info: ShardInfo) -> tuple[Any, ...]:
+    status = path.stat()
+    return path.name, status.st_size, status.st_mtime_ns, info.sha256
 
 
-def _plain(column: pa.ChunkedArray) -> list[object]:
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), None, column)
-    return list(column.to_pylist())
+def _twins(index: pq.ParquetFile, ours: bool) -> Iterator[Problem]:
+    """Keys, in our shards tiles, that come twice: by hashes of eight bytes, of which equal ones are confirmed."""
+    what = "tile" if ours else "key"
+    hashes = np.sort(np.concatenate([np.zeros(0, np.uint64), *(each for _, each in _identities(index, ours))]))
+    suspects = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    if not len(suspects):
+        return
+    counts: Counter[str] = Counter()
+    for names, own in _identities(index, ours):
+        counts.update(names[at] for at in np.flatnonzero(np.isin(own, suspects)))
+    for name, count in counts.items():
+        if count > 1:
+            yield Problem("error", INDEX_FILE, f"{what} {name!r} comes {count} times")
 
 
-def _images(path: Path, rows: pa.Table) -> Iterator[Problem]:
-    with path.open("rb") as file:
-        for row in rows.select(["key", "image_offset", "image_size", "width", "height"]).to_pylist():
-            file.seek(row["image_offset"])
-            if fault := _decode_fault(file.read(row["image_size"]), (row["width"], row["height"])):
-                yield Problem("error", f"{path.name}: {row['key']}", fault)
+def _identities(index: pq.ParquetFile, ours: bool) -> Iterator[tuple[list[str], npt.NDArray[np.uint64]]]:
+    """What must be unique, shard by shard, with 64-bit hashes; a row group that cannot be read was told of before."""
+    for number in range(index.num_row_groups):
+        try:
+            names = index.read_row_group(number, columns=["key"])["key"].to_pylist()
+        except (pa.ArrowException, OSError):
+            continue
+        if ours:
+            names = [name.rpartition("-")[2] for name in names]
+        hashes = (xxhash.xxh3_64_intdigest(name.encode()) for name in names)
+        yield names, np.fromiter(hashes, np.uint64, len(names))
 
 
-def _decode_fault(data: bytes, size: tuple[int, int]) -> str:
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.size != size:
-                return f"is {image.size[0]}x{image.size[1]}, the index says {size[0]}x{size[1]}"
-            if image.width * image.height > MAX_PIXELS:
-                return f"has more than {MAX_PIXELS} pixels"
-            image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"cannot be decoded ({error})"
-    return ""
+def shards_of(folder: Path) -> Path:
+    """The folder of shards: the one that is given, or ``shards`` in it when it is a run's."""
+    inside = folder / "shards"
+    return inside if inside.is_dir() and not (folder / INDEX_FILE).exists() else folder
 
 
-def _third_party(path: Path, rows: pa.Table) -> Iterator[Problem]:
-    """Read the shard as any other project would, with the ``webdataset`` library, and compare sample by sample."""
-    from webdataset.tariterators import group_by_keys, tar_file_expander
-
-    expected = rows.select(["key", "image_format", "image_sha256", "json_size"]).to_pylist()
-    seen = 0
-    # A plain file object: a path with a colon or a `pipe:` in its name must not become a command.
-    with path.open("rb") as file:
-        samples = group_by_keys(tar_file_expander([{"url": path.name, "stream": file}]))
-        for sample, row in zip(_with_images(samples), expected, strict=False):
-            seen += 1
-            image = sample.get(row["image_format"], sample.get("jpeg", b""))
-            if sample["__key__"] != row["key"] or hashlib.sha256(image).digest() != row["image_sha256"]:
-                yield Problem("error", f"{path.name}: {row['key']}", f"webdataset reads {sample['__key__']!r} instead")
-                return
-    if seen != len(expected):
-        yield Problem("error", path.name, f"webdataset reads {seen} samples, the index says {len(expected)}")
-
-
-def _with_images(samples: Iterator[dict[str, bytes]]) -> Iterator[dict[str, bytes]]:
-    return (sample for sample in samples if {"jpg", "jpeg", "png", "webp"} & set(sample))
-
-
-def _twins(index: pq.ParquetFile) -> Iterator[Problem]:
-    counts = pc.value_counts(index.read(columns=["key"])["key"])
-    for pair in counts.filter(pc.greater(counts.field("counts"), 1)).to_pylist():
-        yield Problem("error", "index.parquet", f"key {pair['values']!r} comes {pair['counts']} times")
+def journal_of(folder: Path) -> Path:
+    """Where the check of a folder is kept while it lasts: in the run's ``.stages``, else beside the folder."""
+    stages = folder.resolve().parent / ".stages"
+    return stages / "verify.jsonl" if stages.is_dir() else stages.parent / f".{folder.resolve().name}.verify.jsonl"

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -76,13 +76,15 @@ def write_part(part: ShardPart, job: WriteJob) -> list[str]:
     Returns:
         What is gone or has changed since it was scanned, a line each; then there is no shard.
     """
+    from curation.imagery.versions import versions
+
     rows = pq.ParquetFile(job.plan / part.rows).read_row_group(part.row_group).to_pylist()
     tar = job.tar(part)
     try:
         info = shard_format.write_shard(_samples(rows, job), tar)
     except _Changed as changed:
         return changed.files
-    shard_format.write_info(info, tar.with_suffix(".parquet"))
+    shard_format.write_info(info, tar.with_suffix(".parquet"), versions())
     return []
 
 
@@ -149,54 +151,82 @@ class _Changed(Exception):
         self.files = files
 
 
+class Fault(NamedTuple):
+    """Why a sample cannot be made: its raw file shows something else than when it was scanned, or nothing."""
+
+    text: str
+
+
 def _samples(rows: list[dict[str, Any]], job: WriteJob) -> Iterator[Sample]:
-    """Samples in position order; each run of rows of one image opens it once.
+    """Samples in position order.
 
     Raises:
         _Changed: after the last row, so that every changed file is found.
     """
-    changed: list[str] = []
+    changed: dict[str, None] = {}
+    for row, made in outcomes(rows, job):
+        if isinstance(made, Fault):
+            file = job.sources[row["source"]].root / row["file"] / (row["member"] or "")
+            changed[f"{file}: {made.text}"] = None
+        elif not changed:
+            yield made
+    if changed:
+        raise _Changed(list(changed))
+
+
+def outcomes(rows: list[dict[str, Any]], job: WriteJob) -> Iterator[tuple[dict[str, Any], Sample | Fault]]:
+    """Every row with its sample, or why there is none; each run of rows of one image opens it once."""
     for _, group in groupby(rows, key=lambda row: (row["source"], row["image"], row["pass_through"])):
         run = list(group)
         source = job.sources[run[0]["source"]]
+        images = _copied(run, source) if _copies(run[0], job.recipe.shards) else _encoded(run, source, job.recipe)
+        done = 0
         try:
-            images = _copied(run, source) if _copies(run[0], job.recipe.shards) else _encoded(run, source, job.recipe)
-            for row, (image, image_format) in zip(run, images, strict=True):
-                if not changed:
-                    key = f"{row['shard']:06d}{row['position']:05d}-{row['tile_id']}"
-                    yield Sample(key, image, image_format, _sidecar(row, source))
-        except (_Other, UnreadableImage, OSError) as error:
-            changed.append(f"{source.root / run[0]['file'] / (run[0]['member'] or '')}: {_told(error)}")
-    if changed:
-        raise _Changed(changed)
+            for row, image in zip(run, images, strict=True):
+                done += 1
+                yield row, image if isinstance(image, Fault) else _sample(row, source, *image)
+        except (UnreadableImage, OSError) as error:
+            fault = Fault(f"could be read when it was scanned, and cannot now ({error})")
+            yield from ((row, fault) for row in run[done:])
 
 
-class _Other(Exception):
-    """A raw file shows something else than when it was scanned."""
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, _Other):
-        return f"changed since it was scanned ({error})"
-    return f"could be read when it was scanned, and cannot now ({error})"
+def _sample(row: dict[str, Any], source: ResolvedSource, image: bytes, image_format: ImageFormat) -> Sample:
+    key = f"{row['shard']:06d}{row['position']:05d}-{row['tile_id']}"
+    return Sample(key, image, image_format, _sidecar(row, source))
 
 
 def _copies(row: dict[str, Any], rules: ShardRules) -> bool:
     return bool(rules.pass_through and row["pass_through"])
 
 
-def _copied(run: list[dict[str, Any]], source: ResolvedSource) -> Iterator[tuple[bytes, ImageFormat]]:
+_Image = tuple[bytes, ImageFormat] | Fault
+
+
+def _copied(run: list[dict[str, Any]], source: ResolvedSource) -> Iterator[_Image]:
     from curation.imagery.image import raw_bytes
 
     for row in run:
         data = raw_bytes(_location(row, source))
-        if hashlib.sha256(data).digest() != row["raw_sha256"]:
-            raise _Other("other bytes")
-        yield data, "jpg"
+        same = hashlib.sha256(data).digest() == row["raw_sha256"]
+        yield (data, "jpg") if same else Fault("changed since it was scanned (other bytes)")
 
 
-def _encoded(run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe) -> Iterator[tuple[bytes, ImageFormat]]:
+def _encoded(run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe) -> Iterator[_Image]:
     """Encode a run of tiles of one image; other pixels than were fingerprinted never get into a shard."""
+    for row, rgb in pixels(run, source, recipe):
+        same = content_hash(rgb) == row["content_hash"]
+        encoder = recipe.shards.encoder
+        yield (encode(rgb, recipe.shards), encoder) if same else Fault("changed since it was scanned (other pixels)")
+
+
+def pixels(
+    run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe
+) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.uint8]]]:
+    """8-bit RGB ``(H, W, 3)`` of tiles of one image, which is opened once.
+
+    Raises:
+        UnreadableImage: it cannot be opened or decoded.
+    """
     from curation.imagery.image import open_image
 
     with ExitStack() as stack:
@@ -206,9 +236,7 @@ def _encoded(run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe) 
         for row in run:
             with watchdog.deadline(watchdog.seconds(raster.width * raster.height, raster.file_bytes, slow=True)):
                 rgb, _ = raster.read(Window(row["col_off"], row["row_off"], row["width"], row["height"]))
-            if content_hash(rgb) != row["content_hash"]:
-                raise _Other("other pixels")
-            yield encode(rgb, recipe.shards), recipe.shards.encoder
+            yield row, rgb
 
 
 def _location(row: dict[str, Any], source: ResolvedSource) -> Any:

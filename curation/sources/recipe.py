@@ -11,18 +11,33 @@ has a default::
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from curation.base.errors import InputError
 from curation.base.settings import Strict, load, validate
 from curation.sources.source import Identifier, Source, load_source, shipped, shipped_path
 
 RecipeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
+
+
+def _own_id(value: object) -> object:
+    """A tile's or an image's id; of a sample's key, which ends in one, that id.
+
+    Raises:
+        ValueError: it is none, or YAML has read it as a number.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r}: ids of digits alone must stand in quotes, or YAML takes them for numbers")
+    found = re.fullmatch(r"(?:[0-9]{11}-)?([0-9a-f]{20})", value)
+    if found is None:
+        raise ValueError(f"{value!r}: no id of 20 hex digits, and no key of a sample; rs-curate why OUT IMAGE tells it")
+    return found.group(1)
 
 
 class ExcludeRules(Strict):
@@ -83,6 +98,8 @@ class ExcludeRules(Strict):
     max_pixels: int = Field(250_000_000, ge=1)
     """Most pixels that are decoded at once: of a whole image, or of one block of a raster that is read by windows."""
     max_bytes: int = Field(64 << 30, ge=1)
+    ids: tuple[Annotated[str, BeforeValidator(_own_id)], ...] = ()
+    """Tiles, images or keys of samples to take out of a finished corpus; all else stays where it is."""
 
     def thresholds(self) -> dict[str, Any]:
         """What ``select`` compares measurements with, as JSON values: part of its key and of the catalogue."""

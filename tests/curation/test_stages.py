@@ -16,6 +16,7 @@ from textures import texture
 
 from curation import keys
 from curation.base.terminal import Terminal
+from curation.catalogue import tile_id
 from curation.pipeline import RunOptions, run
 from curation.scan.parts import ScanJob
 from curation.sources.recipe import GuardRules, Recipe, RecipeSource, resolve
@@ -46,6 +47,7 @@ CHANGED: dict[str, Any] = {
     "exclude.min_grain": 0.1, "exclude.grain_steps_from": 1.2, "exclude.grain_from": 11, "exclude.max_told": 0.8,
     "exclude.told_steps_from": 1.2, "exclude.told_from": 21,
     "exclude.max_soft_alpha": 0.01, "exclude.earth_only": False, "exclude.false_colour": True,
+    "exclude.ids": [tile_id("mine", "a.jpg", None)],
     "deduplicate.radius": 3, "deduplicate.orientations": False, "deduplicate.crops": False,
     "deduplicate.confirm": 0.8, "deduplicate.soft_ac_energy": 4, "deduplicate.soft_radius": 9,
     "deduplicate.min_ac_energy": 0.6, "deduplicate.keep": ["area", "priority"], "guard.radius": 3,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import rasterio
 from PIL import Image
 
 
@@ -17,3 +20,11 @@ def texture(seed: int, side: int = 192) -> Image.Image:
 
     mixed = 0.4 * layer(4, 1) + 0.25 * layer(12, 1) + 0.2 * layer(48, 1) + 0.15 * layer(3, 3)
     return Image.fromarray(mixed.astype(np.uint8))
+
+
+def raster(path: Path, seed: int) -> None:
+    """Three bands of 16 bits with a place."""
+    rgb = np.asarray(texture(seed, 256), np.uint16).transpose(2, 0, 1) * (7 + seed) + 100
+    profile = {"driver": "GTiff", "dtype": "uint16", "count": 3, "width": 256, "height": 256, "crs": "EPSG:32631"}
+    with rasterio.open(path, "w", transform=rasterio.Affine(2, 0, 500_000, 0, -2, 4_500_000), **profile) as file:
+        file.write(rgb)

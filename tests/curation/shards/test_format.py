@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 from PIL import Image
+from shard_samples import sample, shard_samples, write_folder
 
 from curation.base.errors import FormatVersionError, InputError, WorkError
 from curation.shards.foreign import index_tar, index_tars
@@ -32,34 +33,9 @@ from curation.shards.format import (
 from curation.shards.verify import verify
 
 
-def encode(rgb: np.ndarray, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, {"jpg": "JPEG"}.get(kind, kind.upper()))
-    return buffer.getvalue()
-
-
-def sample(shard: int, position: int, kind: str = "jpg", gsd: float | None = 0.3) -> Sample:
-    rng = np.random.default_rng([shard, position])
-    rgb = rng.integers(0, 256, (20 + position, 30, 3), dtype=np.uint8)
-    meta = {
-        "source": f"s{position % 2}", "image": "ä/b.tif", "window": [0, 0, 30, 20 + position], "width": 30,
-        "height": 20 + position, "gsd_m": gsd, "crs": None, "bounds": None, "licence": "CC0-1.0",
-        "phash": "00ff00ff00ff00ff",
-    }  # fmt: skip
-    return Sample(f"{shard:06d}{position:05d}-{hashlib.sha1(rgb).hexdigest()[:20]}", encode(rgb, kind), kind, meta)
-
-
-def shard_samples(shard: int) -> list[Sample]:
-    kinds = ["jpg", "png", "webp", "jpg"]
-    return [sample(shard, i, kind, None if i == 2 else 0.3) for i, kind in enumerate(kinds)]
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    infos = [write_shard(shard_samples(n), tmp_path / "shards" / f"x-{n:06d}.tar") for n in range(3)]
-    write_index(infos, tmp_path / "shards")
-    write_checksums(infos, tmp_path / "shards", "abc")
-    return tmp_path / "shards"
+    return write_folder(tmp_path / "shards")
 
 
 def test_equal_samples_give_equal_bytes_with_nothing_of_the_machine_in_them(tmp_path: Path) -> None:
@@ -147,56 +123,6 @@ def test_samples_that_would_break_readers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WorkError, match="without samples"):
         write_shard([], tmp_path / "bad.tar")
     assert list(tmp_path.iterdir()) == []
-
-
-def flip(path: Path, offset: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 0xFF
-    path.write_bytes(data)
-
-
-def test_verify_names_what_is_wrong(folder: Path) -> None:
-    index, paths = open_index(folder)
-    row = index.read_row_group(1).to_pylist()[0]
-    flip(paths[1], row["image_offset"] + 200)
-    paths[2].unlink()
-    (folder / "stray.tar").write_bytes(b"")
-    told = [str(problem) for problem in verify(folder)]
-    assert "error: x-000001.tar: its bytes differ from checksums.json" in told
-    assert "error: x-000001.tar: index.parquet differs from the tar in image_sha256" in told
-    assert "error: x-000002.tar: listed in index.parquet, but absent" in told
-    assert "error: stray.tar: not listed in index.parquet" in told
-    assert len(told) == 4
-
-
-def test_verify_decodes_every_image(tmp_path: Path) -> None:
-    good = sample(0, 0)
-    cut = Sample("00000000001-0", good.image[:-300], "jpg", good.meta)
-    infos = [write_shard([good, cut], tmp_path / "x-000000.tar")]
-    write_index(infos, tmp_path)
-    write_checksums(infos, tmp_path)
-    (problem,) = verify(tmp_path)
-    assert "00000000001-0: cannot be decoded" in str(problem)
-
-
-def test_bytes_of_another_format_are_a_plain_fault(tmp_path: Path) -> None:
-    """PostScript under the name of a JPEG must not reach Pillow's loader, which would start Ghostscript."""
-    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 20\n%%EndComments\n(%pipe%touch x) (w) file\n%%EOF\n"
-    with Image.open(io.BytesIO(script)) as image:  # what Pillow makes of it when it is not told what to expect
-        assert (image.format, image.size) == ("EPS", (30, 20))
-    good = sample(0, 0)
-    infos = [write_shard([Sample(good.key, script, "jpg", good.meta)], tmp_path / "x-000000.tar")]
-    write_index(infos, tmp_path)
-    write_checksums(infos, tmp_path)
-    (problem,) = verify(tmp_path)
-    assert "cannot be decoded (cannot identify image file" in str(problem)
-
-
-def test_equal_keys_in_two_shards_are_found(tmp_path: Path) -> None:
-    infos = [write_shard(shard_samples(0), tmp_path / f"x-{n:06d}.tar") for n in range(2)]
-    write_index(infos, tmp_path)
-    write_checksums(infos, tmp_path)
-    assert sum("comes 2 times" in str(problem) for problem in verify(tmp_path)) == 4
 
 
 def test_other_versions_and_other_files_are_refused_with_the_way_out(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""What leaves the house: locks, rebuilt shards, footprints, published corpora."""

@@ -1,0 +1,151 @@
+"""Publish a finished corpus, or what rebuilds it, and prove what arrived.
+
+``SHA256SUMS`` comes last and means: complete. While files are exchanged it is absent, and ``SHA256SUMS.unfinished``
+names what was published before and what is coming, so that the same command goes on, and what no release needs any more
+is removed, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from curation.base.errors import InputError, WorkError
+from curation.base.files import atomic, file_digest
+from curation.base.remote import Store
+from curation.release import card
+from curation.release.diff import catalogue_of
+from curation.release.facts import Facts, check_licences, read_facts
+from curation.release.footprints import write_footprints
+from curation.release.lock import FILES, write_lock
+from curation.shards.format import CHECKSUMS, INDEX_FILE
+
+SUMS, UNFINISHED_SUMS = "SHA256SUMS", "SHA256SUMS.unfinished"
+FOLDER = "release"
+"""In the run's folder: what is made to be published."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file to publish, under its name there."""
+
+    name: str
+    path: Path
+    sha256: str
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was done."""
+
+    uploaded: int
+    present: int
+    removed: int
+
+
+def assemble(out: Path, url: str, lock_only: bool) -> list[Item]:
+    """Make what is published beside the shards, in ``OUT/release``.
+
+    Args:
+        out: folder of a finished run.
+        url: where it is going.
+        lock_only: nothing with a pixel.
+
+    Raises:
+        InputError: pixels that may not be published, or a run that is not finished.
+    """
+    facts, folder = read_facts(out), out / FOLDER
+    if not lock_only:
+        check_licences(facts)
+    write_lock(out, folder / "lock")
+    items = [_item(f"lock/{name}", folder / "lock" / name) for name in FILES]
+    if not lock_only:
+        items += _pixels(out, facts)
+    items += _footprints(out, folder)
+    texts = {"README.md": card.dataset_card(facts, lock_only), "ATTRIBUTION.md": card.attribution(facts)}
+    if not lock_only:
+        texts["croissant.json"] = card.croissant(facts, url, {item.name: item.sha256 for item in items})
+    for name, text in texts.items():
+        with atomic(folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+    return [*items, *(_item(name, folder / name) for name in texts)]
+
+
+def _pixels(out: Path, facts: Facts) -> list[Item]:
+    shards = [Item(f"shards/{shard.file}", out / "shards" / shard.file, shard.sha256) for shard in facts.shards]
+    gone = [item for item in shards if not item.path.is_file()]
+    if gone:
+        raise InputError(f"{gone[0].path}: no such file; rs-curate verify {out} --repair makes it again")
+    beside = [_item(f"shards/{name}", out / "shards" / name) for name in (INDEX_FILE, CHECKSUMS)]
+    return [*shards, *beside]
+
+
+def _footprints(out: Path, folder: Path) -> list[Item]:
+    """Footprints, where any tile has a place."""
+    path = folder / "footprints.parquet"
+    try:
+        write_footprints(catalogue_of(out), path)
+    except InputError:
+        return []
+    return [_item(path.name, path)]
+
+
+def _item(name: str, path: Path) -> Item:
+    return Item(name, path, file_digest(path))
+
+
+def sums(items: Iterable[Item]) -> str:
+    """``SHA256SUMS``, as ``sha256sum -c`` takes it."""
+    return "".join(f"{item.sha256}  {item.name}\n" for item in sorted(items, key=lambda item: item.name))
+
+
+def publish(items: Sequence[Item], store: Store, folder: Path, advance: Callable[[int], None]) -> Published:
+    """Upload what the store has not, and check that it holds all of it.
+
+    Args:
+        items: what to publish.
+        store: where to.
+        folder: where the lists are kept on their way.
+        advance: told of bytes that are there.
+
+    Raises:
+        InputError: the store is refused to us.
+        WorkError: it fails, or holds something else than was sent; the same command goes on.
+    """
+    complete = sums(items)
+    before = store.read(SUMS)
+    known = {*_names(before), *_names(store.read(UNFINISHED_SUMS)), *(item.name for item in items)}
+    if before is None or before.decode() != complete:
+        _put(store, UNFINISHED_SUMS, "".join(f"-  {name}\n" for name in sorted(known)), folder)
+        store.remove(SUMS)
+    uploaded = 0
+    for item in items:
+        if not store.holds(item.name, item.size, item.sha256):
+            store.put(item.name, item.path, item.sha256)
+            uploaded += 1
+            if not store.holds(item.name, item.size, item.sha256):
+                raise WorkError(f"{store.url}/{item.name}: was uploaded and is not what was sent; run again")
+        advance(item.size)
+    stale = known - {item.name for item in items}
+    for name in sorted(stale):
+        store.remove(name)
+    _put(store, SUMS, complete, folder)
+    store.remove(UNFINISHED_SUMS)
+    return Published(uploaded, len(items) - uploaded, len(stale))
+
+
+def _names(listed: bytes | None) -> set[str]:
+    """Names in a list of checksums."""
+    return {line.partition("  ")[2] for line in (listed or b"").decode().splitlines()}
+
+
+def _put(store: Store, name: str, text: str, folder: Path) -> None:
+    with atomic(folder / name) as aside:
+        aside.write_text(text, encoding="utf-8")
+    store.put(name, folder / name, file_digest(folder / name))

@@ -1,0 +1,254 @@
+"""Publishing to a folder and to S3 (moto's server): what arrives, what is refused, how a broken upload goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import mlcroissant
+import numpy as np
+import pytest
+import webdataset
+import yaml
+from moto.server import ThreadedMotoServer
+from textures import raster, texture
+
+from curation.base.errors import WorkError
+from curation.base.remote import open_store
+from curation.cli import main
+from curation.release.publish import assemble, publish
+
+RECIPE = """
+name: shared
+description: A few pictures.
+sources:
+  - {id: photos, path: photos, licence: CC-BY-4.0, redistributable: yes, citation: Somebody (2024), gsd_m: 0.5}
+  - {id: scenes, path: scenes, licence: CC0-1.0, redistributable: yes, homepage: 'https://example.org'}
+shards: {max_samples: 4}
+"""
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two sources in three shards."""
+    root = tmp_path_factory.mktemp("publish")
+    (root / "photos").mkdir()
+    (root / "scenes").mkdir()
+    for number in range(8):
+        texture(number).save(root / "photos" / f"{number}.jpg", quality=90)
+    raster(root / "scenes/a.tif", 40)
+    (root / "r.yaml").write_text(RECIPE)
+    line = ["run", str(root / "r.yaml"), "--data", str(root), "--out", str(root / "out"), "--workers", "1"]
+    assert main(line) == 0
+    return root / "out"
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_arrives_in_a_folder_is_whole_loads_and_rebuilds(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "to"
+    assert main(["publish", str(out), to.as_uri()]) == 0
+    assert files(to) == {
+        "README.md", "ATTRIBUTION.md", "croissant.json", "SHA256SUMS", "footprints.parquet", "lock/lock.json",
+        "lock/catalogue.parquet", "lock/index.parquet", "lock/checksums.json", "shards/index.parquet",
+        "shards/checksums.json", *(f"shards/shared-{n:06d}.tar" for n in range(3)),
+    }  # fmt: skip
+    told = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=to, capture_output=True, text=True, check=True)
+    assert told.stdout.count(": OK") == len(files(to)) - 1
+    assert main(["verify", str(to / "shards"), "--workers", "1", "--decode"]) == 0
+    tars = [str(path) for path in sorted((to / "shards").glob("*.tar"))]
+    assert len(list(webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8"))) == 9
+    line = ["rebuild", str(to / "lock"), "--data", str(out.parent), "--out", str(tmp_path / "again"), "--workers", "1"]
+    assert main(line) == 0
+    capsys.readouterr()
+    assert main(["publish", str(out), to.as_uri()]) == 0
+    assert f"{to.as_uri()}: 0 files uploaded, 13 were there; all have their checksums" in capsys.readouterr().out
+
+
+def test_the_card_has_the_front_matter_of_the_hub_and_names_every_source(out: Path, tmp_path: Path) -> None:
+    assert main(["publish", str(out), tmp_path.as_uri()]) == 0
+    _, front, body = (tmp_path / "README.md").read_text().split("---\n", 2)
+    told = yaml.safe_load(front)
+    assert (told["license"], told["size_categories"]) == ("other", ["n<1K"])
+    assert told["configs"] == [{"config_name": "default", "data_files": "shards/*.tar"}]
+    for words in ("| photos (`photos`) | 8 | CC-BY-4.0 |", "| scenes (`scenes`) | 1 | CC0-1.0 | https://example.org |"):
+        assert words in body
+    assert "Somebody (2024)" in (tmp_path / "ATTRIBUTION.md").read_text()
+
+
+def test_croissant_is_valid_and_its_records_are_the_samples(out: Path, tmp_path: Path) -> None:
+    assert main(["publish", str(out), tmp_path.as_uri()]) == 0
+    dataset = mlcroissant.Dataset(jsonld=tmp_path / "croissant.json")
+    assert not dataset.metadata.issues.errors
+    records = list(dataset.records("samples"))
+    assert len(records) == 9
+    assert {record["samples/source"].decode() for record in records} == {"photos", "scenes"}
+    assert sorted(np.unique([record["samples/width"] for record in records])) == [192, 256]
+
+
+def test_pixels_go_out_only_where_every_source_allows_it(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    made = tmp_path / "out/.stages/made.json"
+    record = json.loads(made.read_text())
+    record["sources"]["photos"]["redistributable"] = "unknown"
+    made.write_text(json.dumps(record))
+    to = tmp_path / "to"
+    assert main(["publish", str(tmp_path / "out"), to.as_uri()]) == 2
+    assert "which these do not: photos (unknown); leave them out" in capsys.readouterr().err
+    assert not to.exists()
+    assert main(["publish", str(tmp_path / "out"), to.as_uri(), "--lock-only"]) == 0
+    assert not [name for name in files(to) if name.endswith(".tar")]
+    assert "No pixel is published here" in (to / "README.md").read_text()
+    record["sources"]["photos"] |= {"redistributable": "yes", "licence": "unknown"}
+    made.write_text(json.dumps(record))
+    assert main(["publish", str(tmp_path / "out"), to.as_uri()]) == 2
+    assert "name the licence of photos" in capsys.readouterr().err
+
+
+def test_a_new_release_removes_what_the_old_one_left_and_nothing_else(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "to"
+    assert main(["publish", str(out), to.as_uri()]) == 0
+    (to / "shards/somebody's.tar").write_bytes(b"not ours")
+    assert main(["publish", str(out), to.as_uri(), "--lock-only"]) == 0
+    assert "6 files of earlier releases removed" in capsys.readouterr().out  # three tars, two files beside, croissant
+    assert [name for name in files(to) if name.startswith("shards/")] == ["shards/somebody's.tar"]
+
+
+def test_a_damaged_tar_does_not_get_out(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    tar = tmp_path / "out/shards/shared-000001.tar"
+    data = bytearray(tar.read_bytes())
+    data[4_000] ^= 1
+    tar.write_bytes(data)
+    to = tmp_path / "to"
+    assert main(["publish", str(tmp_path / "out"), to.as_uri()]) == 1
+    assert f"{tar}: its SHA-256 is not" in capsys.readouterr().err
+    assert not (to / "SHA256SUMS").exists() and not (to / "shards/shared-000001.tar").exists()
+
+
+def test_wrong_urls_and_folders_are_one_clear_line(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a file").touch()
+    for url, told in (
+        ("ftp://somewhere/x", "ftp://somewhere/x: give file:///a/folder or s3://bucket/prefix"),
+        ((tmp_path / "a file/x").as_uri(), "Not a directory"),
+    ):
+        assert main(["publish", str(out), url]) == 2
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert message.startswith("rs-curate: ") and told in message
+
+
+def test_a_publisher_killed_at_any_moment_goes_on(out: Path, tmp_path: Path) -> None:
+    """After every kill: no half file under a final name, and no SHA256SUMS unless all is there."""
+    shutil.copytree(out, tmp_path / "out")
+    expected = {f"shards/{path.name}": path.read_bytes() for path in (out / "shards").glob("*.tar")}
+    to = tmp_path / "to"
+    code = "import sys; from curation.cli import main; print('ready', flush=True); sys.exit(main(sys.argv[1:]))"
+    line = [sys.executable, "-c", code, "publish", str(tmp_path / "out"), to.as_uri()]
+    for delay in np.random.default_rng(4).uniform(0, 0.9, 5):
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+            assert running.stdout is not None and running.stdout.readline() == "ready\n"
+            time.sleep(delay)
+            running.send_signal(signal.SIGKILL)
+        for name, data in expected.items():
+            assert not (to / name).exists() or (to / name).read_bytes() == data
+    assert main(line[3:]) == 0
+    subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=to, check=True)
+
+
+# ------------------------------------------------------------------------------------------------ S3
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ThreadedMotoServer, Any]]:
+    """A server and a client of it; boto3 finds it as users' endpoints are found."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://{host}:{port}"), ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_DEFAULT_REGION", "us-east-1"), ("AWS_MAX_ATTEMPTS", "1"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    client = boto3.session.Session().client("s3")
+    client.create_bucket(Bucket="bucket")
+    yield server, client
+    client.close()
+    server.stop()
+
+
+def test_s3_gets_the_same_files_and_tells_their_checksums(
+    out: Path, tmp_path: Path, s3: tuple[ThreadedMotoServer, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, client = s3
+    assert main(["publish", str(out), "s3://bucket/a/corpus"]) == 0
+    assert main(["publish", str(out), tmp_path.as_uri()]) == 0
+    listed = client.list_objects_v2(Bucket="bucket")["Contents"]
+    assert {item["Key"].removeprefix("a/corpus/") for item in listed} == files(tmp_path)
+    for name in files(tmp_path) - {"croissant.json", "SHA256SUMS"}:  # these hold the URL
+        data = client.get_object(Bucket="bucket", Key=f"a/corpus/{name}")["Body"].read()
+        assert data == (tmp_path / name).read_bytes()
+    capsys.readouterr()
+    assert main(["publish", str(out), "s3://bucket/a/corpus"]) == 0
+    assert "0 files uploaded" in capsys.readouterr().out
+    client.put_object(Bucket="bucket", Key="a/corpus/shards/shared-000000.tar", Body=b"overwritten")
+    assert main(["publish", str(out), "s3://bucket/a/corpus"]) == 0
+    assert "1 file uploaded" in capsys.readouterr().out
+
+
+def test_an_upload_goes_on_where_the_service_broke_down(
+    out: Path, tmp_path: Path, s3: tuple[ThreadedMotoServer, Any]
+) -> None:
+    server, client = s3
+    items = assemble(out, "s3://bucket/c", lock_only=False)
+    done = []
+
+    def breaks(size: int) -> None:
+        done.append(size)
+        if len(done) == 5:
+            server.stop()
+
+    with pytest.raises(WorkError, match="the same command goes on"):
+        publish(items, open_store("s3://bucket/c"), tmp_path, breaks)
+    host, port = server.get_host_and_port()
+    again = ThreadedMotoServer(ip_address=host, port=port, verbose=False)
+    again.start()
+    try:
+        assert "c/SHA256SUMS" not in {item["Key"] for item in client.list_objects_v2(Bucket="bucket")["Contents"]}
+        published = publish(items, open_store("s3://bucket/c"), tmp_path, lambda _: None)
+        assert (published.present, published.uploaded) == (5, len(items) - 5)
+        names = {item["Key"] for item in client.list_objects_v2(Bucket="bucket", Prefix="c/")["Contents"]}
+        assert names == {f"c/{name}" for name in (*(item.name for item in items), "SHA256SUMS")}
+    finally:
+        again.stop()
+
+
+def test_a_bucket_that_is_not_there_is_one_clear_line(
+    out: Path, s3: tuple[ThreadedMotoServer, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["publish", str(out), "s3://nowhere/c"]) == 2
+    assert "(NoSuchBucket); check bucket, endpoint and credentials" in capsys.readouterr().err
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    assert main(["publish", str(out), "s3://bucket/c"]) == 2
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in capsys.readouterr().err
