@@ -232,17 +232,17 @@ def _plot(options: argparse.Namespace) -> None:
 def _add_export(commands: Commands[argparse.ArgumentParser]) -> None:
     export = commands.add_parser("export", help="the encoder's weights for timm, with a card")
     export.add_argument("--run", type=Path, required=True, help="folder of a run; its newest checkpoint is taken")
-    export.add_argument("--out", type=Path, required=True, help="folder for model.safetensors and card.json")
+    export.add_argument("--out", type=Path, required=True, help="folder for model.safetensors and config.json")
     export.set_defaults(command=_export)
 
 
 def _export(options: argparse.Namespace) -> None:
-    from pretrain.export import CARD, WEIGHTS, export
+    from pretrain.export import CARD, README, TIMM_CONFIG, WEIGHTS, export
 
-    card = export(options.run, options.out)
-    arguments = "".join(f", {name}={value!r}" for name, value in card.encoder.args.items())
-    print(f"  {options.out / WEIGHTS}\n  {options.out / CARD}")
-    print(f"timm.create_model({card.encoder.name!r}, num_classes=0{arguments}).load_state_dict(...) takes them")
+    export(options.run, options.out)
+    for name in (WEIGHTS, TIMM_CONFIG, CARD, README):
+        print(f"  {options.out / name}")
+    print(f"timm.create_model('local-dir:{options.out}', pretrained=True) loads it")
 
 
 def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:

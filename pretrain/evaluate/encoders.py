@@ -23,7 +23,8 @@ from curation.base.files import digest
 from curation.base.settings import Strict
 from pretrain.config import EncoderConfig
 from pretrain.errors import InputError
-from pretrain.export import Card, card_of, load_export
+from pretrain.export import card_of, load_export
+from pretrain.model_card import Card
 from pretrain.models.encoder import build_encoder, encode, patch_positions
 from pretrain.models.positions import gsd_sincos_2d, sincos_2d
 from pretrain.run import load_run

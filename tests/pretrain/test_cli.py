@@ -42,7 +42,7 @@ def test_the_chain(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["plot", *run, "--out", str(tmp_path / "loss.svg")]) == 0
     assert "<svg" in (tmp_path / "loss.svg").read_text()
     assert main(["export", *run, "--out", str(tmp_path / "encoder")]) == 0
-    assert "timm.create_model('vit_tiny_patch16_224', num_classes=0" in capsys.readouterr().out
+    assert f"timm.create_model('local-dir:{tmp_path / 'encoder'}', pretrained=True)" in capsys.readouterr().out
     data = ["--data", str(labelled(tmp_path / "labelled")), "--k", "1", "3", "--out", str(tmp_path / "knn.json")]
     assert main(["evaluate", *run, *data]) == 0
     assert "6 training and 6 test images in 2 classes" in capsys.readouterr().out
