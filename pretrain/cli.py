@@ -109,7 +109,7 @@ def _add_evaluate(commands: Commands[argparse.ArgumentParser]) -> None:
 
 _EVALUATE = """Classify labelled images by their nearest neighbours in feature space and by a linear probe; one of our
 encoders is set beside the same before training. An image's class is its folder."""
-_ENCODER = "run:DIR[@STEP], export:DIR, untrained:DIR, timm:NAME, random:NAME or histogram"
+_ENCODER = "run:DIR[@STEP], export:DIR, untrained:DIR, official:FILE, timm:NAME, random:NAME or histogram"
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """Frozen encoders behind one interface: what turns images into features, and a name for exactly what it is.
 
 ``open_encoder`` takes what a person types: ``run:DIR``, ``run:DIR@STEP``, ``export:DIR``, ``untrained:DIR``,
-``timm:NAME``, ``random:NAME``, ``histogram``.
+``official:FILE``, ``timm:NAME``, ``random:NAME``, ``histogram``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from pretrain.errors import InputError
 from pretrain.export import card_of, load_export
 from pretrain.model_card import Card
 from pretrain.models.encoder import build_encoder, encode, patch_positions
-from pretrain.models.positions import gsd_sincos_2d, sincos_2d
+from pretrain.models.objective import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.models.positions import gsd_sincos_2d, is_sincos, sincos_2d
+from pretrain.official import load_released
 from pretrain.run import load_run
 
 Pool = Literal["token", "mean", "both"]
@@ -77,10 +79,14 @@ class EncoderSpec(Strict):
     """An encoder by name."""
 
     spec: str
-    """``run:DIR[@STEP]``, ``export:DIR``, ``untrained:DIR`` or ``untrained:NAME``, ``timm:NAME`` (weights from the
-    Hub), ``random:NAME`` (timm's own start), ``histogram``."""
+    """``run:DIR[@STEP]``, ``export:DIR``, ``untrained:DIR`` or ``untrained:NAME``, ``official:FILE`` (MAE,
+    SelectiveMAE, Scale-MAE, any ViT with timm's names), ``timm:NAME`` (weights from the Hub), ``random:NAME`` (timm's
+    own start), ``histogram``."""
     args: dict[str, Any] = {}
-    """Further keyword arguments of ``timm.create_model``, for names."""
+    """Further keyword arguments of ``timm.create_model``, for names and released weights."""
+    mean: tuple[float, float, float] | None = None
+    """Of RGB in 0 to 1, where the encoder was trained with other statistics than its kind's."""
+    std: tuple[float, float, float] | None = None
     seed: int = 0
     """Of random weights."""
 
@@ -190,13 +196,6 @@ def normalised(images: Tensor, how: Input) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
-def is_sincos(table: Tensor, grid: tuple[int, int]) -> bool:
-    """Whether a table (N, D) of patch positions is the fixed sin-cos table of a grid (released ones are float32)."""
-    if table.shape[1] % 4:
-        return False
-    return bool((table - sincos_2d(grid, table.shape[1]).to(table)).abs().max() < 1e-4)
-
-
 def weights_hash(model: nn.Module) -> str:
     """BLAKE2b of all names, shapes and values."""
     state = hashlib.blake2b(digest_size=16)
@@ -215,7 +214,11 @@ def open_encoder(spec: EncoderSpec, pool: Pool = "mean") -> FrozenEncoder:
     kind, _, rest = spec.spec.partition(":")
     if kind not in _KINDS or bool(rest) == (kind == "histogram"):
         raise InputError(f"{spec.spec}: no such encoder; give one of {', '.join(sorted(_KINDS))}, as run:DIR")
-    return _KINDS[kind](rest, spec, pool)
+    opened = _KINDS[kind](rest, spec, pool)
+    if (spec.mean is None and spec.std is None) or isinstance(opened, Histogram):
+        return opened
+    how = opened.input._replace(mean=spec.mean or opened.input.mean, std=spec.std or opened.input.std)
+    return replace(opened, input=how)
 
 
 def from_run(path: Path, pool: Pool, step: int | None = None) -> VitEncoder:
@@ -256,6 +259,12 @@ def _untrained(rest: str, spec: EncoderSpec, pool: Pool) -> VitEncoder:
     return _vit(f"untrained {rest}", build_encoder(config).eval(), config, pool)
 
 
+def _official(rest: str, spec: EncoderSpec, pool: Pool) -> VitEncoder:
+    vit, config, released = load_released(Path(rest), spec.args)
+    shape = Input(vit.patch_embed.img_size[0], IMAGENET_MEAN, IMAGENET_STD, vit.patch_embed.patch_size[0])
+    return VitEncoder(Path(rest).stem, vit, shape, config, pool, released.gsd_aware)
+
+
 def _vit(name: str, vit: VisionTransformer, config: EncoderConfig, pool: Pool) -> VitEncoder:
     patch = vit.patch_embed  # timm's own configuration does not follow img_size
     return VitEncoder(
@@ -291,10 +300,11 @@ def from_timm(name: str, spec: EncoderSpec, pool: Pool, *, pretrained: bool) -> 
     return TimmEncoder(label, model, input_of(model), config)
 
 
-_KINDS: dict[str, Callable[[str, EncoderSpec, Pool], FrozenEncoder]] = {
+_KINDS: dict[str, Callable[[str, EncoderSpec, Pool], VitEncoder | TimmEncoder | Histogram]] = {
     "run": _run,
     "export": _export,
     "untrained": _untrained,
+    "official": _official,
     "timm": lambda rest, spec, pool: from_timm(rest, spec, pool, pretrained=True),
     "random": lambda rest, spec, pool: from_timm(rest, spec, pool, pretrained=False),
     "histogram": lambda rest, spec, pool: Histogram(Input(256, (0.0,) * 3, (1.0,) * 3)),
