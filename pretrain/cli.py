@@ -96,7 +96,7 @@ def _add_evaluate(commands: Commands[argparse.ArgumentParser]) -> None:
     ours.add_argument("--run", type=Path, help="folder of a run; its newest checkpoint is taken")
     ours.add_argument("--weights", type=Path, help="folder that rs-pretrain export wrote, or the weights in it")
     evaluate.add_argument("--encoder", action="append", default=[], help=_ENCODER + "; may be given again")
-    _add_data(evaluate)
+    _add_data(evaluate, required=False)
     evaluate.add_argument("--k", type=_positive, nargs="+", default=[20], help="neighbours (default 20)")
     evaluate.add_argument("--votes", choices=("weighted", "plain"), default="weighted", help="of neighbours")
     evaluate.add_argument(
@@ -105,6 +105,26 @@ def _add_evaluate(commands: Commands[argparse.ArgumentParser]) -> None:
     evaluate.add_argument("--solver", choices=("lbfgs", "lars", "none"), default="lbfgs", help="of the linear probe")
     evaluate.add_argument("--out", type=Path, help="JSON file to write")
     evaluate.set_defaults(command=_evaluate)
+    suite = evaluate.add_subparsers(metavar="suite").add_parser(
+        "suite", help="encoders x data sets x protocols, as one table", description=_SUITE
+    )
+    suite.add_argument("config", type=Path, help="YAML file with encoders, datasets and protocols")
+    suite.add_argument("assignments", nargs="*", metavar="key=value", help="fields to set, e.g. device=cpu")
+    suite.add_argument("--out", type=Path, required=True, help="folder for cells, features and tables")
+    suite.set_defaults(command=_suite)
+
+
+_SUITE = """Ask every encoder of a config on every data set by every protocol. The same command goes on where it
+stopped, and computes only what is new."""
+
+
+def _suite(options: argparse.Namespace) -> None:
+    from curation.base import settings
+    from pretrain.evaluate.suite import Suite, run_suite
+
+    config = settings.load(Suite, options.config, options.assignments)
+    for path in run_suite(config, options.out, Terminal()):
+        print(f"  {path}")
 
 
 _EVALUATE = """Classify labelled images by their nearest neighbours in feature space and by a linear probe; one of our
@@ -112,9 +132,9 @@ encoders is set beside the same before training. An image's class is its folder.
 _ENCODER = "run:DIR[@STEP], export:DIR, untrained:DIR, official:FILE, timm:NAME, random:NAME or histogram"
 
 
-def _add_data(command: argparse.ArgumentParser) -> None:
+def _add_data(command: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Options of labelled images and of how their features are computed."""
-    command.add_argument("--data", type=Path, required=True, help="a folder per class, shards, or a CSV list")
+    command.add_argument("--data", type=Path, required=required, help="a folder per class, shards, or a CSV list")
     command.add_argument("--test-data", type=Path, help="the same, for testing; by default --data is split")
     command.add_argument("--train-list", type=Path, help="text file with a training image's name per line")
     command.add_argument("--test-list", type=Path, help="the same for test images")
@@ -150,6 +170,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     encoders = chosen_encoders(options.run, options.weights, options.encoder, options.pool, options.seed)
     if not encoders:
         raise InputError(f"no encoder to evaluate; give --run DIR, --weights DIR or --encoder with {_ENCODER}")
+    if options.data is None:
+        raise InputError("no images to evaluate on; give --data with a folder per class, shards, or a CSV list")
     dataset = _dataset(options)
     data = open_dataset(dataset)
     kinds: dict[str, Knn | LinearProbe] = {

@@ -19,7 +19,8 @@ from pretrain.evaluate.encoders import (
 )
 from pretrain.evaluate.features import Work
 from pretrain.evaluate.labelled import DataSet, Divided
-from pretrain.evaluate.protocols import Answer, Knn, LinearProbe, ask
+from pretrain.evaluate.protocols import Answer, AnyProtocol, ask
+from pretrain.evaluate.table import percent
 from pretrain.export import load_export
 from pretrain.run import writing
 
@@ -51,13 +52,13 @@ class Comparison:
         heads = "  ".join(f"{each.name:>{width}}" for each, width in zip(self.encoders, wide, strict=True))
         rows = [" " * first + heads]
         for protocol in self.answers[0]:
-            cells = [percent(answers[protocol]) for answers in self.answers]
+            cells = [percent(answers[protocol].accuracy) for answers in self.answers]
             rows.append(
                 f"{protocol:<{first}}" + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, wide, strict=True))
             )
         return rows
 
-    def write(self, path: Path, dataset: DataSet, protocols: Mapping[str, Knn | LinearProbe]) -> None:
+    def write(self, path: Path, dataset: DataSet, protocols: Mapping[str, AnyProtocol]) -> None:
         """Write everything as JSON."""
         encoders = [
             {"name": encoder.name, "identity": encoder.identity, "input": in_words(encoder),
@@ -70,12 +71,6 @@ class Comparison:
         }  # fmt: skip
         with writing(path) as aside:
             aside.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-
-
-def percent(answer: Answer) -> str:
-    """``69.1 % (66.7 - 71.4)``."""
-    mean, low, high = (100 * value for value in answer.accuracy)
-    return f"{mean:.1f} % ({low:.1f} - {high:.1f})"
 
 
 def in_words(encoder: FrozenEncoder) -> str:
@@ -108,7 +103,7 @@ def chosen_encoders(
 def compare(
     encoders: Sequence[FrozenEncoder],
     data: Divided,
-    protocols: Mapping[str, Knn | LinearProbe],
+    protocols: Mapping[str, AnyProtocol],
     work: Work | None = None,
 ) -> Comparison:
     """Ask several encoders on the same images.

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import timm
 import torch
+from pydantic import model_validator
 from timm.data import resolve_model_data_config
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
@@ -87,8 +88,14 @@ class EncoderSpec(Strict):
     mean: tuple[float, float, float] | None = None
     """Of RGB in 0 to 1, where the encoder was trained with other statistics than its kind's."""
     std: tuple[float, float, float] | None = None
+
     seed: int = 0
     """Of random weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"spec": value} if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

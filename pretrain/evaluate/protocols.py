@@ -52,7 +52,8 @@ class LinearProbe(Strict):
     seed: int = 0
 
 
-Protocol = Annotated[Knn | LinearProbe, Field(discriminator="name")]
+AnyProtocol = Knn | LinearProbe
+Protocol = Annotated[AnyProtocol, Field(discriminator="name")]
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,11 @@ class Answer:
     accuracy: Interval
     """Of the test images that could be read, with the 95 % interval of a bootstrap over them."""
     per_class: list[float | None]
+    right: list[float]
+    """Per test image that could be read: whether it was classified rightly; the share of the scales where there are
+    several."""
     guesses: list[int]
-    """Classes of the test images in order, at the last scale where there are several."""
+    """Their classes, at the last scale."""
     train_images: int
     test_images: int
     unreadable: list[str]
@@ -77,6 +81,11 @@ class Answer:
         """Plain values."""
         return asdict(self) | {"accuracy": self.accuracy._asdict()}
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Answer:
+        """What :meth:`as_json` gave."""
+        return cls(**value | {"accuracy": Interval(**value["accuracy"])})
+
 
 @dataclass(frozen=True)
 class _Sides:
@@ -89,7 +98,7 @@ class _Sides:
     classes: int
 
 
-def ask(encoder: FrozenEncoder, data: Divided, protocol: Knn | LinearProbe, work: Work | None = None) -> Answer:
+def ask(encoder: FrozenEncoder, data: Divided, protocol: AnyProtocol, work: Work | None = None) -> Answer:
     """Ask one encoder on one data set.
 
     Raises:
@@ -113,8 +122,9 @@ def ask(encoder: FrozenEncoder, data: Divided, protocol: Knn | LinearProbe, work
         details |= told
     if len(views) > 1:
         details["scales"] = {str(view.size): float(each.mean()) for view, each in zip(views, right, strict=True)}
+    scores = np.mean(right, axis=0)
     return Answer(
-        bootstrap(np.mean(right, axis=0)), per_class(guesses, sides.truth, sides.classes), guesses.tolist(),
+        bootstrap(scores), per_class(guesses, sides.truth, sides.classes), scores.tolist(), guesses.tolist(),
         len(sides.labels), len(sides.truth), [data.images.places[row].name for row in features.unreadable],
         round(feature_seconds, 2), round(seconds, 2), details | {"sides": [view.size for view in views]},
     )  # fmt: skip

@@ -84,6 +84,7 @@ def test_tars_that_webdataset_wrote_can_be_trained_on(config_file: Path, tmp_pat
         (["train", "{config}", "--out", "{config}"], "is a file, or lies below one; give a folder"),
         (["export", "--run", "{tmp}/gone", "--out", "{tmp}/x"], "gone: no run of rs-pretrain train"),
         (["evaluate", "--weights", "{tmp}/gone", "--data", "{tmp}"], "card.json: no such file"),
+        (["evaluate", "--encoder", "histogram"], "no images to evaluate on; give --data"),
         (["evaluate", "--data", "{tmp}"], "no encoder to evaluate; give --run DIR"),
         (["evaluate", "--encoder", "histogram", "--data", "{tmp}"], "there must be a folder of images per class"),
         (["evaluate", "--encoder", "histogram", "--data", "{tmp}", "--gsd", "0"], "the data options: gsd_m: Input"),
@@ -103,7 +104,7 @@ def test_mistakes_give_one_line_and_code_2(
 
 
 def test_what_argparse_refuses_is_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for line in ("train", "plot x=1 --run a --out b", "train demo --out x --fast", "evaluate --run x"):
+    for line in ("train", "plot x=1 --run a --out b", "train demo --out x --fast", "features --encoder x"):
         with pytest.raises(SystemExit) as stopped:
             main(line.split())
         assert stopped.value.code == 2

@@ -42,10 +42,7 @@ def test_the_released_encoder_gives_the_released_latent(shared: Path, tmp_path: 
     vit, made, released = load_released(as_released(weights(arrays), tmp_path / "checkpoint-3.pth"), HEADS)
     part = {"selective_tiny": "a_", "scale_mae_targets": "m_"}.get(name, "")
     kept = arrays[{"selective_tiny": "a_visible_ids"}.get(name, f"{part}ids_keep")].long()
-    images = (
-        channels_first(arrays[f"{part}images"]) if arrays[f"{part}images"].shape[-1] == 3 else arrays[f"{part}images"]
-    )
-    cut = vit.patch_embed.proj(images)
+    cut = vit.patch_embed.proj(arrays[f"{part}images"])
     tokens, grid = cut.flatten(2).transpose(1, 2), tuple(cut.shape[2:])
     table = gsd_sincos_2d(grid, 48, arrays["m_input_res"]) if released.gsd_aware else patch_positions(vit)
     latent = encode(vit, gather_rows(tokens + table, kept))
