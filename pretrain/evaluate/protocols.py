@@ -1,4 +1,4 @@
-"""Protocols: how a frozen encoder is asked what it knows, and what it answered."""
+"""Protocols: how an encoder is asked what it knows, and what it answered."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from curation.base.files import digest
 from curation.base.settings import Strict
 from pretrain.evaluate.encoders import FrozenEncoder, Pool
 from pretrain.evaluate.features import Features, View, Work, extract, scaled_view
+from pretrain.evaluate.finetune import Finetune, finetune
 from pretrain.evaluate.knn import Votes, knn_scores
 from pretrain.evaluate.labelled import Divided, Rows
 from pretrain.evaluate.linear import RATES, Classifier, fit_lars, fit_swept, swept
@@ -52,7 +54,7 @@ class LinearProbe(Strict):
     seed: int = 0
 
 
-AnyProtocol = Knn | LinearProbe
+AnyProtocol = Knn | LinearProbe | Finetune
 Protocol = Annotated[AnyProtocol, Field(discriminator="name")]
 
 
@@ -87,6 +89,20 @@ class Answer:
         return cls(**value | {"accuracy": Interval(**value["accuracy"])})
 
 
+def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) -> Answer:
+    start = time.perf_counter()
+    key = digest([encoder.identity, data.digest(), recipe.model_dump(mode="json")])
+    folder = work.cache / f"finetune-{key}" if work.cache is not None else None
+    tuned = finetune(encoder, data, recipe, work.torch_device, work.workers_for(len(data.images.places)), folder)
+    truth = data.images.labels[tuned.test]
+    right = tuned.guesses == truth
+    return Answer(
+        bootstrap(right), per_class(tuned.guesses, truth, len(data.images.classes)), right.astype(float).tolist(),
+        tuned.guesses.tolist(), tuned.train_images, len(truth), tuned.unreadable, 0.0,
+        round(time.perf_counter() - start, 2), {"losses": [round(loss, 4) for loss in tuned.losses]},
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class _Sides:
     """Features and labels of both parts, without what could not be read."""
@@ -102,9 +118,12 @@ def ask(encoder: FrozenEncoder, data: Divided, protocol: AnyProtocol, work: Work
     """Ask one encoder on one data set.
 
     Raises:
-        InputError: see :func:`pretrain.evaluate.features.extract` and :func:`pretrain.evaluate.knn.knn_scores`.
+        InputError: see :func:`pretrain.evaluate.features.extract`, :func:`pretrain.evaluate.knn.knn_scores` and
+            :func:`pretrain.evaluate.finetune.finetune`.
     """
     work = work or Work()
+    if isinstance(protocol, Finetune):
+        return _tuned(encoder, data, protocol, work)
     views = [View(encoder.input.size)]
     if isinstance(protocol, Knn) and protocol.scales:
         views = [scaled_view(encoder, data.images, scale) for scale in protocol.scales]

@@ -22,6 +22,7 @@ from curation.base.settings import Strict
 from pretrain.errors import InputError
 from pretrain.evaluate.encoders import EncoderSpec, FrozenEncoder, open_encoder
 from pretrain.evaluate.features import Work
+from pretrain.evaluate.finetune import Finetune
 from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
 from pretrain.evaluate.protocols import Answer, AnyProtocol, ask
 from pretrain.evaluate.protocols import Protocol as HowAsked
@@ -100,7 +101,8 @@ def _questions(config: Suite) -> Iterator[_Question]:
     for dataset, divided in data.items():
         for encoder, spec in config.encoders.items():
             for protocol, how in config.protocols.items():
-                yield _Question(encoder, dataset, protocol, spec, divided, how)
+                if not (isinstance(how, Finetune) and spec.spec == "histogram"):  # there is nothing to tune
+                    yield _Question(encoder, dataset, protocol, spec, divided, how)
 
 
 def _answer(question: _Question, folder: Path, work: Work) -> tuple[Answer, bool]:
