@@ -20,8 +20,9 @@ import torch
 from pretrain.config import EncoderConfig, MaeObjective, ScaleMaeObjective, SelectiveMaeObjective
 from pretrain.data.augment import NOISE_SIZE, CropRule, crop_and_resize, crop_box, flip, gsd_after
 from pretrain.data.reader import EVALUATION_FORMATS, decode
-from pretrain.evaluate.features import Preparation, extract, open_labelled, split
-from pretrain.evaluate.knn import knn_accuracy
+from pretrain.evaluate.encoders import Input, VitEncoder
+from pretrain.evaluate.labelled import DataSet, open_dataset
+from pretrain.evaluate.protocols import Knn, ask
 from pretrain.models import build_objective
 
 SIDES = {"mae": (96, 8), "selective_mae": (96, 8), "scale_mae": (128, 16)}
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train, test = split(open_labelled(options.data), 0.5)
+    data = open_dataset(DataSet(path=options.data))
     print("| objective | seconds | first loss | last loss | kNN untrained | kNN trained |\n|---|---|---|---|---|---|")
     rows = []
     for label in options.objectives:
@@ -57,11 +58,11 @@ def main() -> None:
         args = {"img_size": side, "patch_size": patch, "depth": 4}
         encoder = EncoderConfig(name="vit_tiny_patch16_224", args=args)
         model = build_objective(config, encoder)
-        before = accuracy(model, side, train, test)
+        before = accuracy(model, encoder, side, data)
         start = time.process_time()
-        losses = learn(model, side, train, options)
+        losses = learn(model, side, data, options)
         seconds = time.process_time() - start
-        after = accuracy(model, side, train, test)
+        after = accuracy(model, encoder, side, data)
         rows.append({"objective": label, "seconds": seconds, "losses": losses, "untrained": before, "trained": after})
         print(
             f"| {label} | {seconds:.0f} | {losses[0]:.3f} | {losses[-1]:.3f} | {before:.1%} | {after:.1%} |", flush=True
@@ -70,17 +71,16 @@ def main() -> None:
         options.json.write_text(json.dumps(rows, indent=1))
 
 
-def accuracy(model, side, train, test):
-    prepare = Preparation(side, model.mean.tolist(), model.std.tolist())
-    known, asked = (extract([model.encoder], part, prepare)[0] for part in (train, test))
+def accuracy(model, config, side, data):
+    shape = Input(side, tuple(model.mean.tolist()), tuple(model.std.tolist()), config.args["patch_size"])
+    answer = ask(VitEncoder("", model.encoder, shape, config), data, Knn(k=20))
     model.train()
-    labels, answers = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
-    return knn_accuracy(known, labels, asked, answers, [20])[20]
+    return answer.accuracy.mean
 
 
-def learn(model, side, train, options):
+def learn(model, side, data, options):
     """Mean loss of each epoch."""
-    images = [decode(place.read(), EVALUATION_FORMATS) for place in train.places]
+    images = [decode(place.read(), EVALUATION_FORMATS) for place in (data.images.places[row] for row in data.train)]
     rule = CropRule(model.crop_size, (options.least_crop, 1.0), model.crop_ratio, max_upsample=8)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # One cycle of the rate, and of beta 1 against it: from 0.95 to 0.85 and back.

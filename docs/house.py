@@ -33,7 +33,7 @@ SINGLE = {
     "pretrain": {
         "cli": ("cli", "bench", "plot"),
         "train": ("train",),
-        "export": ("export", "visualise", "official"),
+        "export": ("export", "model_card", "visualise", "official"),
         "run": ("run", "checkpoint", "log", "schedule", "health"),
         "base": ("config", "errors", "signals", "distributed", "patience"),
     },

@@ -171,6 +171,9 @@ class TrainConfig(Strict):
 
     seed: int = Field(0, ge=0, lt=2**63)
     encoder: EncoderConfig = EncoderConfig()
+    init_from: Path | None = None
+    """Where the encoder's first weights come from: a file of released weights (MAE, SelectiveMAE, Scale-MAE, a ViT with
+    timm's names), what ``export`` wrote, or a run. Decoder and optimiser start anew."""
     objective: Objective
     data: DataConfig
     optim: OptimConfig = OptimConfig()

@@ -1,7 +1,9 @@
-"""Export: the encoder's weights as timm takes them, and a card that says what they are.
+"""Export in timm's own form: ``timm.create_model("local-dir:OUT", pretrained=True)``, or ``"hf-hub:USER/NAME"``.
 
-OUT/model.safetensors   ``timm.create_model(name, num_classes=0, **args).load_state_dict(..., strict=True)``
+OUT/model.safetensors   the encoder's weights, float32
+OUT/config.json         architecture, arguments and input as timm reads them
 OUT/card.json           encoder, normalisation, training, data and their licences
+OUT/README.md           the same for people: the Hub's model card
 """
 
 from __future__ import annotations
@@ -19,54 +21,17 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from curation import __version__
 from curation.base import settings
-from curation.base.settings import Strict
 from curation.shards.format import open_index, read_checksums
 from pretrain.checkpoint import State
 from pretrain.config import EncoderConfig, TrainConfig
 from pretrain.errors import FormatVersionError, InputError
+from pretrain.model_card import FORMAT_VERSION, Card, DataFacts, readme
 from pretrain.models import Objective
-from pretrain.models.encoder import build_encoder
+from pretrain.models.encoder import build_encoder, timm_args
 from pretrain.run import load_run, writing
 
-FORMAT_VERSION = 1
-WEIGHTS, CARD = "model.safetensors", "card.json"
-
-
-class DataFacts(Strict):
-    """What an encoder was trained on."""
-
-    key: list[str]
-    """Keys of the shards' ``checksums.json``."""
-    fingerprint: str
-    """Hash over all shards' checksums."""
-    samples: dict[str, int]
-    """Samples in the shards, per source."""
-    licences: dict[str, int]
-    """The same samples, per licence."""
-
-
-class Card(Strict):
-    """What exported weights are."""
-
-    format_version: int = FORMAT_VERSION
-    made_by: str = f"rscorpus {__version__}"
-    encoder: EncoderConfig
-    input_size: int
-    """Side of the images in pixels."""
-    interpolation: str = "bicubic"
-    mean: list[float]
-    std: list[float]
-    """Of RGB in 0 to 1, by which images are normalised."""
-    parameters: int
-    objective: str
-    step: int
-    total_steps: int
-    data: DataFacts | None
-    """Null when the shards were not at hand at the export."""
-    config: dict[str, Any]
-    """The whole training configuration."""
+WEIGHTS, CARD, TIMM_CONFIG, README = "model.safetensors", "card.json", "config.json", "README.md"
 
 
 def export(run: Path, out: Path) -> Card:
@@ -79,12 +44,34 @@ def export(run: Path, out: Path) -> Card:
     card = card_of(model, config, state)
     weights = {name: tensor.detach().float().contiguous() for name, tensor in model.encoder.state_dict().items()}
     _check_loads(card.encoder, weights)
+    card = card.model_copy(update={"data": data_facts(config.data.folders)})
     with writing(out / WEIGHTS) as aside:
         save_file(weights, aside, metadata={"format": "pt"})
-    card = card.model_copy(update={"data": data_facts(config.data.folders)})
-    with writing(out / CARD) as aside:
-        aside.write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    tables = {TIMM_CONFIG: timm_config(card), CARD: card.model_dump(mode="json")}
+    texts = {name: json.dumps(table, indent=1) + "\n" for name, table in tables.items()}
+    for name, text in (texts | {README: readme(card)}).items():
+        with writing(out / name) as aside:
+            aside.write_text(text, encoding="utf-8")
     return card
+
+
+def timm_config(card: Card) -> dict[str, Any]:
+    """What timm's ``load_model_config_from_path`` reads; ``timm.data.resolve_model_data_config`` gives the input."""
+    with torch.device("meta"):
+        model = timm.create_model(card.encoder.name, **timm_args(card.encoder))
+    return {
+        "architecture": card.encoder.name,
+        "num_classes": 0,
+        "num_features": model.num_features,
+        "global_pool": model.global_pool,
+        "model_args": timm_args(card.encoder),
+        "pretrained_cfg": {
+            "tag": f"{card.objective}_step{card.step}", "custom_load": False, "num_classes": 0,
+            "input_size": [3, card.input_size, card.input_size], "fixed_input_size": True,
+            "interpolation": card.interpolation, "crop_pct": 1.0, "crop_mode": "center",
+            "mean": card.mean, "std": card.std, "first_conv": "patch_embed.proj", "classifier": "head",
+        },
+    }  # fmt: skip
 
 
 def card_of(model: Objective, config: TrainConfig, state: State) -> Card:
@@ -165,5 +152,5 @@ def _counts(column: pa.ChunkedArray) -> dict[str, int]:
 def _check_loads(config: EncoderConfig, weights: dict[str, Tensor]) -> None:
     """Load the weights as a user will: a failure here must not wait until they are published."""
     with torch.device("meta"):
-        fresh = timm.create_model(config.name, num_classes=0, **config.args)
+        fresh = timm.create_model(config.name, **timm_args(config))
     fresh.load_state_dict(weights, strict=True, assign=True)

@@ -54,11 +54,11 @@ class RunFolder:
         return (checkpoints[-1], read_state(checkpoints[-1])) if checkpoints else None
 
 
-def open_run(path: Path) -> tuple[TrainConfig, Path, State]:
-    """Configuration and newest checkpoint of a run, for evaluation, pictures and export.
+def open_run(path: Path, step: int | None = None) -> tuple[TrainConfig, Path, State]:
+    """Configuration and newest checkpoint of a run, or that of a step, for evaluation, pictures and export.
 
     Raises:
-        InputError: there is no run, or it has no checkpoint yet.
+        InputError: there is no run, or it has no such checkpoint.
     """
     folder = RunFolder(path)
     if not folder.config.is_file():
@@ -66,16 +66,25 @@ def open_run(path: Path) -> tuple[TrainConfig, Path, State]:
     latest = folder.latest()
     if latest is None:
         raise InputError(f"{path}: has no checkpoint yet; wait for the first, or set save_every lower")
+    if step is not None:
+        kept = {read_state(each).step: each for each in found(folder.checkpoints)}
+        if step not in kept:
+            raise InputError(f"{path}: has no checkpoint of step {step}; it has {', '.join(map(str, kept))}")
+        latest = kept[step], read_state(kept[step])
     return settings.load(TrainConfig, folder.config), *latest
 
 
-def load_run(path: Path) -> tuple[Objective, TrainConfig, State]:
+def load_run(path: Path, step: int | None = None) -> tuple[Objective, TrainConfig, State]:
     """The objective with the weights of a run's newest checkpoint, its configuration and its place in training.
 
+    Args:
+        path: folder of the run.
+        step: the checkpoint to take instead of the newest.
+
     Raises:
-        InputError: there is no run, or it has no checkpoint yet.
+        InputError: there is no run, or it has no such checkpoint.
     """
-    config, checkpoint, state = open_run(path)
+    config, checkpoint, state = open_run(path, step)
     model = build_objective(config.objective, config.encoder)
     load_model(checkpoint, model)
     return model.eval(), config, state

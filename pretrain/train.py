@@ -27,6 +27,7 @@ from pretrain.errors import InputError
 from pretrain.health import Unreadable, refuse_infinite_loss, refuse_to_save
 from pretrain.log import Log, Meter
 from pretrain.models import Objective, build_objective
+from pretrain.official import start_from
 from pretrain.run import RunFolder, begin
 from pretrain.schedule import build_optimizer, learning_rate, set_rate
 from pretrain.signals import asked_to_stop
@@ -180,9 +181,16 @@ def _restore(run: _Run, path: Path | None) -> int:
         checkpoint.load_model(path, run.model)
         checkpoint.load_optimizer(path, run.model, run.optimizer)
         step = checkpoint.read_state(path).step
+    elif run.config.init_from is not None:
+        begun = start_from(run.model.encoder, run.config.init_from)
+        if run.team.leads:
+            run.observer.say(f"encoder: starts from {begun.path}, {len(begun.weights)} tensors")
     if run.team.leads:
         absolute = [folder.resolve() for folder in run.config.data.folders]
-        kept = run.config.model_copy(update={"data": run.config.data.model_copy(update={"shards": absolute})})
+        changed: dict[str, object] = {"data": run.config.data.model_copy(update={"shards": absolute})}
+        if run.config.init_from is not None:
+            changed["init_from"] = run.config.init_from.resolve()
+        kept = run.config.model_copy(update=changed)
         begin(run.folder, kept)
         Log(run.folder.log).cut(step)
         if step:

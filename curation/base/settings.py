@@ -89,7 +89,7 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
     Raises:
         InputError: an assignment has no ``=`` or runs through a value that is not a mapping or list.
     """
-    result = yaml.safe_load(yaml.safe_dump(data)) if assignments else data
+    result = yaml.safe_load(yaml.safe_dump(data, sort_keys=False)) if assignments else data
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
         if not equals or not dotted:

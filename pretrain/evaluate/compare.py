@@ -3,116 +3,114 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from timm.models.vision_transformer import VisionTransformer
-
-from pretrain.config import EncoderConfig
-from pretrain.errors import InputError
-from pretrain.evaluate.features import Labelled, Pool, Preparation, extract, open_labelled, split
-from pretrain.evaluate.knn import knn_accuracy
-from pretrain.export import Card, card_of, load_export
-from pretrain.models.encoder import build_encoder
-from pretrain.run import load_run, writing
+from pretrain.evaluate.encoders import (
+    EncoderSpec,
+    FrozenEncoder,
+    Pool,
+    VitEncoder,
+    from_card,
+    from_run,
+    open_encoder,
+    untrained,
+)
+from pretrain.evaluate.features import Work
+from pretrain.evaluate.labelled import DataSet, Divided
+from pretrain.evaluate.protocols import Answer, AnyProtocol, ask
+from pretrain.evaluate.table import percent
+from pretrain.export import load_export
+from pretrain.run import writing
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """kNN accuracy of a pretrained and of an untrained encoder of the same architecture."""
+    """What several encoders answered on one data set."""
 
-    encoder: str
-    objective: str
-    step: int
-    data: str
-    classes: int
-    train_images: int
-    test_images: int
-    pool: str
-    temperature: float
-    pretrained: dict[int, float]
-    untrained: dict[int, float]
+    data: Divided
+    encoders: list[FrozenEncoder]
+    answers: list[dict[str, Answer]]
+    """Per encoder, protocol to answer."""
+
+    def lines(self) -> list[str]:
+        """What was asked and answered, for a terminal."""
+        some = next(iter(self.answers[0].values()))
+        left_out = f"; {len(some.unreadable)} could not be read: {', '.join(some.unreadable[:5])}"
+        return [
+            f"{some.train_images:,} training and {some.test_images:,} test images in {len(self.data.images.classes)} "
+            f"classes{left_out if some.unreadable else ''}",
+            *(f"{each.name}: {in_words(each)}" for each in self.encoders),
+            "accuracy and 95 % interval of a bootstrap over the test images:",
+            *self._table(),
+        ]
+
+    def _table(self) -> list[str]:
+        wide = [max(len(encoder.name), 21) for encoder in self.encoders]
+        first = max(map(len, self.answers[0])) + 2
+        heads = "  ".join(f"{each.name:>{width}}" for each, width in zip(self.encoders, wide, strict=True))
+        rows = [" " * first + heads]
+        for protocol in self.answers[0]:
+            cells = [percent(answers[protocol].accuracy) for answers in self.answers]
+            rows.append(
+                f"{protocol:<{first}}" + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, wide, strict=True))
+            )
+        return rows
+
+    def write(self, path: Path, dataset: DataSet, protocols: Mapping[str, AnyProtocol]) -> None:
+        """Write everything as JSON."""
+        encoders = [
+            {"name": encoder.name, "identity": encoder.identity, "input": in_words(encoder),
+             "answers": {protocol: answer.as_json() for protocol, answer in answers.items()}}
+            for encoder, answers in zip(self.encoders, self.answers, strict=True)
+        ]  # fmt: skip
+        about = {
+            "data": dataset.model_dump(mode="json"), "classes": self.data.images.classes, "encoders": encoders,
+            "protocols": {name: protocol.model_dump(mode="json") for name, protocol in protocols.items()},
+        }  # fmt: skip
+        with writing(path) as aside:
+            aside.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How encoders are compared."""
-
-    ks: tuple[int, ...] = (1, 5, 20)
-    train_share: float = 0.5
-    pool: Pool = "mean"
-    temperature: float = 0.07
-    seed: int = 0
-
-
-def load_encoder(run: Path | None, weights: Path | None) -> tuple[VisionTransformer, Card]:
-    """An encoder from a run's newest checkpoint, or from exported weights."""
-    if weights is not None:
-        return load_export(weights)
-    assert run is not None
-    model, config, state = load_run(run)
-    return model.encoder, card_of(model, config, state)
+def in_words(encoder: FrozenEncoder) -> str:
+    """How images are prepared and what is taken of the encoder."""
+    size, mean, std = encoder.input[:3]
+    numbers = [", ".join(f"{value:g}" for value in values) for values in (mean, std)]
+    return (
+        f"central square, bicubic to {size} x {size} px, mean ({numbers[0]}), deviation ({numbers[1]}); "
+        f"{encoder.in_words}"
+    )
 
 
-def untrained(config: EncoderConfig, seed: int) -> VisionTransformer:
-    """An encoder of the same architecture as it is before training."""
-    torch.manual_seed(seed)
-    return build_encoder(config).eval()
+def chosen_encoders(
+    run: Path | None, weights: Path | None, specs: Sequence[str], pool: Pool, seed: int
+) -> list[FrozenEncoder]:
+    """The encoders of a command line; one of ours is set beside the same before training.
+
+    Raises:
+        InputError: see :func:`pretrain.evaluate.encoders.open_encoder`.
+    """
+    ours: list[VitEncoder] = []
+    if run is not None:
+        ours = [from_run(run, pool)]
+    elif weights is not None:
+        ours = [from_card(weights.name, *load_export(weights), pool)]
+    others = [open_encoder(EncoderSpec(spec=spec, seed=seed), pool) for spec in specs]
+    return [*ours, *(untrained(each, seed) for each in ours), *others]
 
 
 def compare(
-    encoder: VisionTransformer, card: Card, data: Path, protocol: Protocol,
-    test_data: Path | None = None, done: Callable[[int], None] = lambda count: None,
-) -> Comparison:  # fmt: skip
-    """Compare by weighted kNN on frozen features.
-
-    Args:
-        encoder: the pretrained one.
-        card: what it is.
-        data: labelled images; split unless ``test_data`` is given.
-        protocol: how to compare.
-        test_data: labelled images with the same classes.
-        done: told how many images were done.
+    encoders: Sequence[FrozenEncoder],
+    data: Divided,
+    protocols: Mapping[str, AnyProtocol],
+    work: Work | None = None,
+) -> Comparison:
+    """Ask several encoders on the same images.
 
     Raises:
-        InputError: see :func:`pretrain.evaluate.features.open_labelled`.
+        InputError: see :func:`pretrain.evaluate.protocols.ask`.
     """
-    train, test = _parts(data, test_data, protocol)
-    prepare = Preparation(card.input_size, card.mean, card.std)
-    encoders = [encoder, untrained(card.encoder, protocol.seed)]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    features = [extract(encoders, part, prepare, protocol.pool, device=device, done=done) for part in (train, test)]
-    labels = [torch.from_numpy(part.labels) for part in (train, test)]
-    results = [
-        knn_accuracy(seen, labels[0], asked, labels[1], list(protocol.ks), protocol.temperature)
-        for seen, asked in zip(*features, strict=True)
-    ]
-    return Comparison(
-        card.encoder.name, card.objective, card.step, str(data), len(train.classes), len(train.places),
-        len(test.places), protocol.pool, protocol.temperature, *results,
-    )  # fmt: skip
-
-
-def image_count(data: Path, test_data: Path | None) -> int:
-    """Images that will be read, for a progress display."""
-    folders = [data] if test_data is None else [data, test_data]
-    return sum(len(open_labelled(folder).places) for folder in folders)
-
-
-def _parts(data: Path, test_data: Path | None, protocol: Protocol) -> tuple[Labelled, Labelled]:
-    train = open_labelled(data)
-    if test_data is None:
-        return split(train, protocol.train_share, protocol.seed)
-    test = open_labelled(test_data)
-    if test.classes != train.classes:
-        only = sorted(set(test.classes) ^ set(train.classes))
-        raise InputError(f"{test_data}: its classes differ from those of {data}: {', '.join(only[:5])}")
-    return train, test
-
-
-def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Write a comparison as JSON."""
-    with writing(path) as aside:
-        aside.write_text(json.dumps(asdict(comparison), indent=1) + "\n", encoding="utf-8")
+    work = work or Work()
+    answers = [{name: ask(encoder, data, each, work) for name, each in protocols.items()} for encoder in encoders]
+    return Comparison(data, list(encoders), answers)

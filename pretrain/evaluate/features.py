@@ -1,160 +1,278 @@
-"""Labelled images and their features."""
+"""Frozen features of labelled images: decoded in workers, kept on disk, and written for anyone."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from curation.shards.format import INDEX_FILE, open_index
+from curation.base.files import digest
 from pretrain.data.augment import resize_whole
-from pretrain.data.noise import bits
 from pretrain.data.reader import EVALUATION_FORMATS, decode
 from pretrain.errors import InputError, UnreadableImage
+from pretrain.evaluate.encoders import FrozenEncoder
+from pretrain.evaluate.labelled import Labelled
+from pretrain.run import writing
 
-Pool = Literal["mean", "token"]
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
-
-
-class Place(NamedTuple):
-    """Where an image lies."""
-
-    path: Path
-    offset: int
-    size: int
-    """-1: the whole file."""
-
-    def read(self) -> bytes:
-        """The image's bytes."""
-        if self.size < 0:
-            return self.path.read_bytes()
-        with self.path.open("rb") as file:
-            return os.pread(file.fileno(), self.size, self.offset)
+CACHE_VERSION = 1
+_FEW = 256
+"""Images for which starting a worker takes longer than decoding them."""
+_ASKED = 101
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Images with a class each."""
+class Features:
+    """Features of labelled images, row by row."""
 
-    places: list[Place]
-    labels: npt.NDArray[np.int64]
-    classes: list[str]
+    values: npt.NDArray[np.float32]
+    """(N, D); zeros where the image could not be read."""
+    unreadable: dict[int, str]
+    """Row to reason."""
+    seconds: float
+    """What computing them took; as it was then, where they come from the cache."""
 
-    def take(self, where: npt.NDArray[np.int64]) -> Labelled:
-        """Some of the images."""
-        return Labelled([self.places[index] for index in where], self.labels[where], self.classes)
-
-
-def open_labelled(folder: Path) -> Labelled:
-    """Labelled images of a folder tree (class = first folder), or of shards (class = the raw image's folder).
-
-    Raises:
-        InputError: the folder is absent, holds no images, or fewer than two classes.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give a folder with one folder of images per class, or shards")
-    pairs = sorted(_from_shards(folder) if (folder / INDEX_FILE).is_file() else _from_tree(folder))
-    classes = sorted({name for name, _ in pairs})
-    if len(classes) < 2:
-        raise InputError(
-            f"{folder}: {len(pairs)} images in {len(classes)} classes; there must be a folder of images per class"
-        )
-    numbers = {name: number for number, name in enumerate(classes)}
-    return Labelled([place for _, place in pairs], np.array([numbers[name] for name, _ in pairs]), classes)
+    def readable(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Those of the rows whose image could be read."""
+        return rows[~np.isin(rows, list(self.unreadable))]
 
 
-def _from_tree(folder: Path) -> Iterator[tuple[str, Place]]:
-    for path in folder.glob("*/**/*"):
-        if path.suffix.lower() in _SUFFIXES and path.is_file():
-            yield path.relative_to(folder).parts[0], Place(path, 0, -1)
+class View(NamedTuple):
+    """How large images are shown."""
+
+    size: int
+    """Side in pixels."""
+    scale: float = 1.0
+    """Where the GSD is not known, a pixel is told to be 1 m at scale 1, and 1 / scale otherwise."""
 
 
-def _from_shards(folder: Path) -> Iterator[tuple[str, Place]]:
-    index, paths = open_index(folder)
-    columns = ["image_offset", "image_size", "json_offset", "json_size"]
-    with index:
-        for number, path in enumerate(paths):
-            for row in index.read_row_group(number, columns=columns).to_pylist():
-                meta = json.loads(Place(path, row["json_offset"], row["json_size"]).read()) if row["json_size"] else {}
-                yield Path(str(meta.get("image", ""))).parent.name, Place(path, row["image_offset"], row["image_size"])
+@dataclass(frozen=True)
+class Work:
+    """Where and how features are computed; changes no number beyond rounding."""
+
+    batch_size: int | None = None
+    """Images at a time; by default 256 on a GPU and 32 on a CPU, whose caches hold no more."""
+    workers: int | None = None
+    """Decoding processes; by default as many as there are cores but one, at most eight, and none for few images."""
+    device: str = "auto"
+    cache: Path | None = None
+    """Folder in which features are kept; without one they are kept in memory."""
+    done: Callable[[int], None] = lambda count: None
+    """Told how many images were done."""
+    memory: dict[str, Features] = field(default_factory=dict)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that was asked for, or the GPU where there is one."""
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(automatic if self.device == "auto" else self.device)
+
+    @property
+    def batch(self) -> int:
+        """Images at a time."""
+        return self.batch_size or (256 if self.torch_device.type == "cuda" else 32)
+
+    def workers_for(self, count: int) -> int:
+        """Decoding processes for so many images."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if count < _FEW else min(8, max(1, len(os.sched_getaffinity(0)) - 1))
 
 
-def split(labelled: Labelled, train_share: float, seed: int = 0) -> tuple[Labelled, Labelled]:
-    """Split every class alike, by a fixed permutation; a class with two images or more is in both parts.
+def extract(encoder: FrozenEncoder, images: Labelled, view: View | None = None, work: Work | None = None) -> Features:
+    """Features of all images, computed or taken from the cache.
+
+    Each image is cut to its central square and resized, antialiased and bicubic, to ``view.size``.
 
     Args:
-        labelled: the images.
-        train_share: share of each class that becomes training data.
-        seed: of the permutation.
+        encoder: what computes them; in bfloat16 on a GPU.
+        images: the images.
+        view: by default the encoder's input size.
+        work: where and how.
+
+    Raises:
+        InputError: the size does not fit the encoder, no image can be read, or a feature is not finite; names the
+            image.
     """
-    train: list[int] = []
-    test: list[int] = []
-    for label in range(len(labelled.classes)):
-        members = np.flatnonzero(labelled.labels == label)
-        members = members[np.argsort(bits(seed, 0, label, n=len(members)), kind="stable")]
-        cut = min(max(round(train_share * len(members)), 1), max(len(members) - 1, 1))
-        train += members[:cut].tolist()
-        test += members[cut:].tolist()
-    return labelled.take(np.array(sorted(train))), labelled.take(np.array(sorted(test), dtype=np.int64))
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How images become the encoder's input."""
-
-    size: int
-    mean: list[float]
-    std: list[float]
+    view, work = view or View(encoder.input.size), work or Work()
+    if view.size % encoder.input.patch:
+        raise InputError(f"{encoder.name}: {view.size} px is no multiple of its patch of {encoder.input.patch} px")
+    key = digest([CACHE_VERSION, encoder.identity, images.digest(), view, work.torch_device.type])
+    if key in work.memory:
+        return work.memory[key]
+    kept = work.cache / f"{key}.npz" if work.cache is not None else None
+    if kept is not None and kept.is_file():
+        work.done(len(images.places))
+        return _load(kept)
+    features = _compute(encoder, images, view, work)
+    _refuse_nonsense(encoder.name, images, features)
+    if kept is None:
+        work.memory[key] = features
+    else:
+        _keep(features, kept)
+    return features
 
 
 @torch.no_grad()
-def extract(
-    encoders: Sequence[VisionTransformer], labelled: Labelled, prepare: Preparation, pool: Pool = "mean", *,
-    batch_size: int = 64, device: torch.device | None = None, done: Callable[[int], None] = lambda count: None,
-) -> list[Tensor]:  # fmt: skip
-    """Features of images, (N, D) float32 on the CPU, of several encoders that share one decoding.
+def _compute(encoder: FrozenEncoder, images: Labelled, view: View, work: Work) -> Features:
+    start, device = time.perf_counter(), work.torch_device
+    moved = encoder.to(device)
+    parts: list[npt.NDArray[np.float32]] = []
+    unreadable: dict[int, str] = {}
+    for first, batch in _batches(images, view, work):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            values = moved.features(batch.images.to(device), batch.gsd.to(device)).float().cpu().numpy()
+        bad = {row: why for row, why in enumerate(batch.reasons) if why}
+        values[list(bad)] = 0
+        parts.append(values)
+        unreadable |= {first + row: why for row, why in bad.items()}
+        work.done(len(values))
+    return Features(np.concatenate(parts), unreadable, time.perf_counter() - start)
+
+
+class _Batch(NamedTuple):
+    images: Tensor
+    gsd: Tensor
+    reasons: list[str]
+    """Why an image could not be read; empty where it could."""
+
+
+class _Decoded(Dataset[tuple[Tensor, float, str]]):
+    """Images as uint8 (3, S, S), their metres per pixel, and why one could not be read."""
+
+    def __init__(self, images: Labelled, view: View) -> None:
+        self.images, self.view = images, view
+
+    def __len__(self) -> int:
+        return len(self.images.places)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, float, str]:
+        size = self.view.size
+        try:
+            rgb = decode(self.images.places[row].read(), EVALUATION_FORMATS)
+        except (UnreadableImage, OSError) as error:
+            return torch.zeros(3, size, size, dtype=torch.uint8), 1.0, str(error)
+        gsd = float(self.images.gsd[row]) * min(rgb.shape[:2]) / size
+        return resize_whole(rgb, size), gsd if gsd == gsd else 1 / self.view.scale, ""
+
+
+def _batches(images: Labelled, view: View, work: Work) -> Iterator[tuple[int, _Batch]]:
+    loader = DataLoader(
+        _Decoded(images, view), work.batch, num_workers=work.workers_for(len(images.places)),
+        collate_fn=_collate, worker_init_fn=_one_thread,
+    )  # fmt: skip
+    first = 0
+    for batch in loader:
+        yield first, batch
+        first += len(batch.reasons)
+
+
+def _collate(rows: Sequence[tuple[Tensor, float, str]]) -> _Batch:
+    images, gsd, reasons = zip(*rows, strict=True)
+    return _Batch(torch.stack(images), torch.tensor(gsd), list(reasons))
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _refuse_nonsense(name: str, images: Labelled, features: Features) -> None:
+    if len(features.unreadable) == len(images.places):
+        row, why = next(iter(features.unreadable.items()))
+        raise InputError(f"{images.places[row].path}: {why}; nor can any other image of the data be read")
+    bad = np.flatnonzero(~np.isfinite(features.values).all(1))
+    if len(bad):
+        raise InputError(
+            f"{name}: its features are not finite for {len(bad)} images, first {images.places[bad[0]].path}; the "
+            "weights are damaged or overflow"
+        )
+
+
+def _keep(features: Features, path: Path) -> None:
+    about = json.dumps({"unreadable": features.unreadable, "seconds": features.seconds})
+    with writing(path) as aside, aside.open("wb") as file:
+        np.savez(file, values=features.values, about=np.frombuffer(about.encode(), np.uint8))
+
+
+def _load(path: Path) -> Features:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values, about = arrays["values"], json.loads(arrays["about"].tobytes())
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: features cannot be read ({error}); delete it, they are computed again") from None
+    return Features(values, {int(row): why for row, why in about["unreadable"].items()}, about["seconds"])
+
+
+def scaled_view(encoder: FrozenEncoder, images: Labelled, scale: float) -> View:
+    """Images shown at a share of their own side, rounded to whole patches (Scale-MAE, section 4.1).
 
     Args:
-        encoders: timm ViTs of one input size.
-        labelled: the images; each is cropped to its central square and resized.
-        prepare: size and normalisation.
-        pool: mean over the patch tokens, or the class token.
-        batch_size: images at a time.
-        device: where to compute.
-        done: told how many images were done.
+        encoder: whose patch it is.
+        images: their own side is the median of the shorter sides of a hundred of them.
+        scale: share of the side.
+    """
+    patch = encoder.input.patch
+    return View(max(1, round(scale * typical_side(images) / patch)) * patch, scale)
+
+
+def typical_side(images: Labelled) -> int:
+    """Median of the shorter sides of a hundred images, in pixels."""
+    step = max(1, len(images.places) // _ASKED)
+    sides = []
+    for place in images.places[::step]:
+        try:
+            with Image.open(io.BytesIO(place.read()), formats=EVALUATION_FORMATS) as image:
+                sides.append(min(image.size))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue
+    if not sides:
+        raise InputError(f"{images.places[0].path}: cannot be decoded, nor can the others that were tried")
+    return int(np.median(sides))
+
+
+def write_features(features: Features, images: Labelled, path: Path, about: dict[str, str]) -> None:
+    """Write features as Parquet (``image, label, part, readable, feature``) or as a plain ``.npy`` matrix.
+
+    Args:
+        features: of all the images.
+        images: what they are of.
+        path: ends in ``.parquet`` or ``.npy``; the latter holds all rows, zeros where an image could not be read.
+        about: becomes the Parquet file's metadata.
 
     Raises:
-        InputError: an image cannot be read; names it.
+        InputError: the path ends otherwise, or cannot be written.
     """
-    device = device or torch.device("cpu")
-    moved = [encoder.to(device).eval() for encoder in encoders]
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (prepare.mean, prepare.std))
-    features: list[list[Tensor]] = [[] for _ in moved]
-    for start in range(0, len(labelled.places), batch_size):
-        places = labelled.places[start : start + batch_size]
-        images = torch.stack([_load(place, prepare.size) for place in places]).to(device)
-        inputs = (images.float() / 255 - mean) / std
-        for encoder, parts in zip(moved, features, strict=True):
-            parts.append(_pool(encoder, encoder.forward_features(inputs), pool).float().cpu())
-        done(len(places))
-    return [torch.cat(parts) for parts in features]
+    if path.suffix not in (".parquet", ".npy"):
+        raise InputError(f"{path}: must end in .parquet or .npy")
+    with writing(path) as aside:
+        if path.suffix == ".npy":
+            with aside.open("wb") as file:
+                np.save(file, features.values, allow_pickle=False)
+            return
+        pq.write_table(_table(features, images).replace_schema_metadata(about), aside)
 
 
-def _pool(encoder: VisionTransformer, tokens: Tensor, pool: Pool) -> Tensor:
-    return tokens[:, encoder.num_prefix_tokens :].mean(1) if pool == "mean" else tokens[:, 0]
-
-
-def _load(place: Place, size: int) -> Tensor:
-    try:
-        return resize_whole(decode(place.read(), EVALUATION_FORMATS), size)
-    except (UnreadableImage, OSError) as error:
-        raise InputError(f"{place.path}: {error}; remove the image, or repair it") from None
+def _table(features: Features, images: Labelled) -> pa.Table:
+    width = features.values.shape[1]
+    return pa.table(
+        {
+            "image": [place.name for place in images.places],
+            "label": [images.classes[label] for label in images.labels],
+            "part": images.parts,
+            "readable": [row not in features.unreadable for row in range(len(images.places))],
+            "feature": pa.FixedSizeListArray.from_arrays(pa.array(features.values.ravel()), width),
+        }
+    )

@@ -1,45 +1,49 @@
-"""Weighted nearest neighbours on frozen features (Wu et al., Instance Discrimination, CVPR 2018, section 3.4)."""
+"""Nearest neighbours on features, weighted (Wu et al., Instance Discrimination, CVPR 2018, section 3.4) or plain."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pretrain.errors import InputError
+
+Votes = Literal["weighted", "plain"]
+_CHUNK_BYTES = 1 << 26
+"""Of similarities that are held at a time."""
+
 
 def knn_scores(
-    train: Tensor, labels: Tensor, test: Tensor, k: int, classes: int, temperature: float = 0.07, chunk: int = 1024
-) -> Tensor:
-    """Class scores: the k most similar training samples vote with exp(cosine / temperature).
+    train: Tensor, labels: Tensor, test: Tensor, k: int, classes: int, votes: Votes = "weighted",
+    temperature: float = 0.07, chunk: int | None = None,
+) -> Tensor:  # fmt: skip
+    """Class scores: the k most similar training samples vote, with exp(cosine / temperature) or with one vote each.
 
     Args:
         train: (N, D) features.
         labels: (N,) int64.
         test: (M, D) features.
-        k: neighbours, at most N.
+        k: neighbours.
         classes: number of classes.
-        temperature: of the votes.
-        chunk: test samples at a time.
+        votes: weighted or plain. Plain votes that tie go to the lowest class, as in scikit-learn.
+        temperature: of weighted votes.
+        chunk: test samples at a time; by default as many as 64 MB of similarities hold.
 
     Returns:
         (M, classes) float64.
+
+    Raises:
+        InputError: ``k`` is more than N.
     """
-    train, test = F.normalize(train.double(), dim=1), F.normalize(test.double(), dim=1)
+    if k > len(train):
+        raise InputError(f"k {k}: there are {len(train)} images to train on; give --k {len(train)} at most")
+    train, test = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
     scores = torch.zeros(len(test), classes, dtype=torch.float64, device=test.device)
+    chunk = chunk or max(1, _CHUNK_BYTES // (4 * len(train)))
     for start in range(0, len(test), chunk):
         similarity, near = (test[start : start + chunk] @ train.T).topk(k, dim=1)
-        scores[start : start + chunk].scatter_add_(1, labels[near], (similarity / temperature).exp())
+        weights = (similarity.double() / temperature).exp() if votes == "weighted" else torch.ones_like(near).double()
+        scores[start : start + chunk].scatter_add_(1, labels[near], weights)
     return scores
-
-
-def knn_accuracy(
-    train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, ks: list[int], temperature: float = 0.07
-) -> dict[int, float]:
-    """Share of test samples whose best-scored class is right, per ``k``; values of ``k`` above N are left out."""
-    classes = int(torch.cat([labels, test_labels]).max()) + 1
-    accuracy = {}
-    for k in ks:
-        if k <= len(train):
-            guess = knn_scores(train, labels, test, k, classes, temperature).argmax(1)
-            accuracy[k] = float((guess == test_labels).double().mean())
-    return accuracy

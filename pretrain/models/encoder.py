@@ -7,6 +7,7 @@ same name. Position tables are frozen sin-cos tables (MAE, He et al. 2022, appen
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import timm
 import torch
@@ -30,9 +31,7 @@ def build_encoder(config: EncoderConfig) -> VisionTransformer:
     if not timm.is_model(config.name):
         raise InputError(f"encoder.name: timm has no model {config.name!r}; see timm.list_models('vit_*')")
     try:
-        model = timm.create_model(
-            config.name, pretrained=False, **{"num_classes": 0, "global_pool": "token", "fc_norm": False, **config.args}
-        )
+        model = timm.create_model(config.name, pretrained=False, **timm_args(config))
     except (TypeError, AssertionError, ValueError) as error:
         _refuse_by_kind(config)
         hint = "only timm's VisionTransformer works here, for example 'vit_base_patch16_224'"
@@ -41,6 +40,11 @@ def build_encoder(config: EncoderConfig) -> VisionTransformer:
     initialise(vit)
     _set_positions(vit)
     return vit
+
+
+def timm_args(config: EncoderConfig) -> dict[str, Any]:
+    """All keyword arguments of ``timm.create_model`` that make the encoder, its name apart."""
+    return {"num_classes": 0, "global_pool": "token", "fc_norm": False, **config.args}
 
 
 def _refuse_by_kind(config: EncoderConfig) -> None:

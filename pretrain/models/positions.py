@@ -27,6 +27,13 @@ def sincos_2d(grid: tuple[int, int], dim: int) -> Tensor:
     return _table(grid, frequencies(dim), torch.ones(1, dtype=torch.float64))[0].float()
 
 
+def is_sincos(table: Tensor, grid: tuple[int, int]) -> bool:
+    """Whether a table (N, D) of patch positions is the fixed sin-cos table of a grid (released ones are float32)."""
+    if table.shape[1] % 4:
+        return False
+    return bool((table - sincos_2d(grid, table.shape[1]).to(table)).abs().max() < 1e-4)
+
+
 def gsd_sincos_2d(grid: tuple[int, int], dim: int, gsd: Tensor) -> Tensor:
     """One table per sample with positions multiplied by its GSD over a reference of 1 m (Scale-MAE, section 3.1).
 

@@ -42,14 +42,21 @@ def test_the_chain(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["plot", *run, "--out", str(tmp_path / "loss.svg")]) == 0
     assert "<svg" in (tmp_path / "loss.svg").read_text()
     assert main(["export", *run, "--out", str(tmp_path / "encoder")]) == 0
-    assert "timm.create_model('vit_tiny_patch16_224', num_classes=0" in capsys.readouterr().out
+    assert f"timm.create_model('local-dir:{tmp_path / 'encoder'}', pretrained=True)" in capsys.readouterr().out
     data = ["--data", str(labelled(tmp_path / "labelled")), "--k", "1", "3", "--out", str(tmp_path / "knn.json")]
     assert main(["evaluate", *run, *data]) == 0
-    first = json.loads((tmp_path / "knn.json").read_text())
-    assert first["pretrained"].keys() == first["untrained"].keys() == {"1", "3"}
-    assert (first["classes"], first["train_images"], first["test_images"]) == (2, 6, 6)
-    assert main(["evaluate", "--weights", str(tmp_path / "encoder"), *data]) == 0
-    assert json.loads((tmp_path / "knn.json").read_text())["pretrained"] == first["pretrained"]
+    assert "6 training and 6 test images in 2 classes" in capsys.readouterr().out
+    first = json.loads((tmp_path / "knn.json").read_text())["encoders"]
+    assert [sorted(each["answers"]) for each in first] == [["kNN 1", "kNN 3", "linear"]] * 2
+    weights = ["--weights", str(tmp_path / "encoder"), "--encoder", "histogram", "--cache", str(tmp_path / "cache")]
+    assert main(["evaluate", *weights, *data]) == 0
+    again = json.loads((tmp_path / "knn.json").read_text())["encoders"]
+    assert [each["identity"] for each in again[:2]] == [each["identity"] for each in first]
+    assert again[0]["answers"]["kNN 3"]["guesses"] == first[0]["answers"]["kNN 3"]["guesses"]
+    assert again[2]["answers"]["linear"]["accuracy"]["mean"] == 1  # one class is eight times darker
+    features = ["features", "--encoder", f"run:{tmp_path / 'run'}", *data[:2], "--out", str(tmp_path / "f.npy")]
+    assert main(features) == 0
+    assert np.load(tmp_path / "f.npy").shape == (12, 24)
 
 
 def test_tars_that_webdataset_wrote_can_be_trained_on(config_file: Path, tmp_path: Path) -> None:
@@ -77,6 +84,10 @@ def test_tars_that_webdataset_wrote_can_be_trained_on(config_file: Path, tmp_pat
         (["train", "{config}", "--out", "{config}"], "is a file, or lies below one; give a folder"),
         (["export", "--run", "{tmp}/gone", "--out", "{tmp}/x"], "gone: no run of rs-pretrain train"),
         (["evaluate", "--weights", "{tmp}/gone", "--data", "{tmp}"], "card.json: no such file"),
+        (["evaluate", "--encoder", "histogram"], "no images to evaluate on; give --data"),
+        (["evaluate", "--data", "{tmp}"], "no encoder to evaluate; give --run DIR"),
+        (["evaluate", "--encoder", "histogram", "--data", "{tmp}"], "there must be a folder of images per class"),
+        (["evaluate", "--encoder", "histogram", "--data", "{tmp}", "--gsd", "0"], "the data options: gsd_m: Input"),
         (["plot", "--run", "{tmp}", "--out", "{tmp}/x.png"], "has no log.jsonl"),
         (["plot", "--run", "{tmp}", "--out", "{tmp}/x.gif"], "must end in .png or .svg"),
     ],
@@ -93,7 +104,7 @@ def test_mistakes_give_one_line_and_code_2(
 
 
 def test_what_argparse_refuses_is_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for line in ("train", "plot x=1 --run a --out b", "train demo --out x --fast", "evaluate --data x"):
+    for line in ("train", "plot x=1 --run a --out b", "train demo --out x --fast", "features --encoder x"):
         with pytest.raises(SystemExit) as stopped:
             main(line.split())
         assert stopped.value.code == 2

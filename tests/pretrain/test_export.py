@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+import yaml
 from imagery import MakeShards
 from safetensors.torch import load_file
 from small_run import Quiet, config
@@ -24,15 +27,45 @@ def run(make_shards: MakeShards, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_timm_takes_the_weights_strictly(run: Path, tmp_path: Path) -> None:
+_TIMM_ALONE = """
+import sys, timm, torch
+model = timm.create_model("local-dir:encoder", pretrained=True).eval()
+data = timm.data.resolve_model_data_config(model)
+assert (data["input_size"], data["interpolation"], data["crop_pct"]) == ((3, 32, 32), "bicubic", 1.0), data
+assert tuple(data["mean"]) == (0.485, 0.456, 0.406), data
+torch.save(model(torch.load("images.pt")), "features.pt")
+larger = timm.create_model("local-dir:encoder", pretrained=True, img_size=48)
+assert larger.pos_embed.shape[1] == 37
+assert not {"pretrain", "curation"} & sys.modules.keys()
+"""
+
+
+def test_timm_alone_loads_the_folder(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "encoder")
-    card = json.loads((tmp_path / "encoder" / "card.json").read_text())
-    model = timm.create_model(card["encoder"]["name"], num_classes=0, **card["encoder"]["args"]).eval()
-    model.load_state_dict(load_file(tmp_path / "encoder" / "model.safetensors"), strict=True)
     images = torch.randn(2, 3, 32, 32)
+    torch.save(images, tmp_path / "images.pt")
+    subprocess.run([sys.executable, "-I", "-c", _TIMM_ALONE], cwd=tmp_path, check=True)
     trained, _, _ = load_run(run)
-    torch.testing.assert_close(model(images), trained.encoder(images))
-    assert card["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    torch.testing.assert_close(torch.load(tmp_path / "features.pt"), trained.encoder(images), atol=1e-6, rtol=0)
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True)
+    assert loaded.state_dict().keys() == load_file(tmp_path / "encoder" / "model.safetensors").keys()
+    assert load_export(tmp_path / "encoder")[1].parameters == sum(each.numel() for each in loaded.parameters())
+
+
+def test_the_model_card_names_what_a_reader_needs(run: Path, tmp_path: Path) -> None:
+    card = export(run, tmp_path / "encoder")
+    text = (tmp_path / "encoder" / "README.md").read_text()
+    _, head, body = text.split("---\n", 2)
+    assert yaml.safe_load(head)["library_name"] == "timm"
+    assert card.data is not None
+    for told in (
+        "| source0 | 8 |",
+        "| CC0-1.0 | 13 |",
+        card.data.fingerprint,
+        "| mean of RGB in 0 to 1 | 0.485, 0.456, 0.406 |",
+    ):
+        assert told in body
+    assert yaml.safe_load(body.rpartition("```yaml\n")[2].removesuffix("```\n")) == card.config
 
 
 def test_the_card_names_data_normalisation_and_config(run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,306 @@
+"""Fine-tuning for classification with the published recipe (MAE, He et al. 2022, appendix A.1, table 9).
+
+Layer decay, mixup, cutmix, drop path, random augmentation are timm's; crops, flips and the order are functions of seed,
+epoch and image as in pretraining, so that a run that was stopped goes on exactly.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+from PIL import Image
+from pydantic import Field
+from timm.data import Mixup
+from timm.data.auto_augment import rand_augment_transform
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from curation.base.settings import Strict
+from pretrain import checkpoint
+from pretrain.config import OptimConfig
+from pretrain.data.augment import NOISE_SIZE, CropRule, crop_and_resize, crop_box, resize_whole
+from pretrain.data.noise import Purpose, bits, permutation, uniform
+from pretrain.data.reader import EVALUATION_FORMATS, decode
+from pretrain.errors import InputError, UnreadableImage, WorkError
+from pretrain.evaluate.encoders import FrozenEncoder, Input, Pool, TimmEncoder, VitEncoder, normalised
+from pretrain.evaluate.labelled import Divided, Labelled, Rows
+from pretrain.schedule import learning_rate
+
+_HELD_BYTES = 4 << 30
+"""Of decoded images that are held in memory; the others are decoded again in each epoch."""
+
+
+class Finetune(Strict):
+    """Fine-tuning of all weights, with a linear head on the mean of the patch tokens or the class token."""
+
+    name: Literal["finetune"] = "finetune"
+    epochs: int = Field(100, ge=1)
+    batch: int = Field(64, ge=2, multiple_of=2)
+    base_lr: float = Field(5e-4, gt=0)
+    """Learning rate of the head for 256 images a step."""
+    warmup_epochs: float = Field(5, ge=0)
+    """At most a quarter of the epochs."""
+    weight_decay: float = Field(0.05, ge=0)
+    layer_decay: float = Field(0.75, gt=0, le=1)
+    """Each block learns so much more slowly than the one after it."""
+    drop_path: float = Field(0.1, ge=0, lt=1)
+    mixup: float = Field(0.8, ge=0)
+    cutmix: float = Field(1.0, ge=0)
+    smoothing: float = Field(0.1, ge=0, lt=1)
+    augment: str | None = "rand-m9-mstd0.5-inc1"
+    """timm's name of a random augmentation."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    hflip: float = Field(0.5, ge=0, le=1)
+    vflip: float = Field(0.0, ge=0, le=1)
+    pool: Pool = "mean"
+    save_every: int = Field(1, ge=1)
+    """Epochs between checkpoints, where there is a folder for them."""
+    seed: int = Field(0, ge=0)
+
+    @property
+    def rates(self) -> OptimConfig:
+        """The schedule, in the terms of pretraining."""
+        return OptimConfig(base_lr=self.base_lr, warmup_epochs=min(self.warmup_epochs, self.epochs / 4))
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What fine-tuning came to."""
+
+    guesses: npt.NDArray[np.int64]
+    """Classes of the test images that could be read."""
+    test: Rows
+    """Their rows."""
+    train_images: int
+    unreadable: list[str]
+    losses: list[float]
+    """Mean training loss of each epoch since this process began."""
+
+
+def finetune(
+    encoder: FrozenEncoder, data: Divided, recipe: Finetune, device: torch.device, workers: int = 0,
+    folder: Path | None = None,
+) -> Tuned:  # fmt: skip
+    """Fine-tune a copy of an encoder on the training images and classify the test images.
+
+    The test sees whole central squares. Positions are those of the encoder's table, for Scale-MAE those of 1 m a pixel.
+
+    Args:
+        encoder: where to start; it is not changed.
+        data: the images.
+        recipe: how.
+        device: where to compute; in bfloat16 on a GPU.
+        workers: decoding processes.
+        folder: for checkpoints, from which the same call goes on; removed at the end.
+
+    Raises:
+        InputError: the encoder has no weights, or too few images can be read.
+        WorkError: the loss is no longer finite.
+    """
+    if not isinstance(encoder, VitEncoder | TimmEncoder):
+        raise InputError(f"{encoder.name}: cannot be fine-tuned; leave it out of this protocol")
+    images = _Images(data.images)
+    train, test = (images.readable(rows) for rows in (data.train, data.test))
+    if len(train) < 2 or not len(test):
+        raise InputError(f"{len(train)} images to train on and {len(test)} to test on can be read; too few")
+    torch.manual_seed(recipe.seed)  # of the head's start
+    model = classifier(encoder, len(data.images.classes), recipe).to(device)
+    job = _Job(model, images, encoder.input, recipe, device, workers, len(data.images.classes))
+    losses = _train(job, train, folder)
+    guesses = _classify(job, test)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Tuned(guesses, test, len(train), images.unreadable(), losses)
+
+
+def classifier(encoder: VitEncoder | TimmEncoder, classes: int, recipe: Finetune) -> nn.Module:
+    """A timm classifier with the encoder's weights.
+
+    For the mean of the patch tokens the final norm moves behind the pooling and starts anew, as in MAE's release.
+    """
+    args = dict(encoder.config.args) | {"num_classes": classes, "drop_path_rate": recipe.drop_path}
+    if isinstance(encoder, TimmEncoder):
+        model, state = timm.create_model(encoder.config.name, **args), encoder.model.state_dict()
+    else:
+        if recipe.pool == "both":
+            raise InputError("pool both: a classifier is tuned on the mean or on the token; give one of them")
+        pooled = {"global_pool": "avg", "fc_norm": True} if recipe.pool == "mean" else {"global_pool": "token"}
+        model, state = timm.create_model(encoder.config.name, **args | pooled), encoder.vit.state_dict()
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    odd = [name for name in missing if not name.startswith(("head", "fc_norm", "fc", "classifier"))]
+    odd += [name for name in unexpected if not name.startswith(("norm.", "fc_norm"))]
+    if odd:
+        raise InputError(f"{encoder.name}: {odd[0]} fits no classifier of {encoder.config.name}")
+    head = model.get_classifier()
+    nn.init.trunc_normal_(head.weight, std=2e-5)
+    nn.init.zeros_(head.bias)
+    return model
+
+
+@dataclass
+class _Job:
+    model: nn.Module
+    images: _Images
+    input: Input
+    recipe: Finetune
+    device: torch.device
+    workers: int
+    classes: int
+
+
+class _Images:
+    """Decoded images, held as far as memory is set aside for them."""
+
+    def __init__(self, images: Labelled) -> None:
+        self.images, self._held, self._bytes = images, dict[int, npt.NDArray[np.uint8]](), 0
+        self._bad: set[int] = set()
+
+    def readable(self, rows: Rows) -> Rows:
+        """Those of the rows that can be read; decodes all of them once."""
+        for row in rows.tolist():
+            try:
+                rgb = self[row]
+            except (UnreadableImage, OSError):
+                self._bad.add(row)
+                continue
+            if self._bytes + rgb.nbytes <= _HELD_BYTES:
+                self._held[row], self._bytes = rgb, self._bytes + rgb.nbytes
+        return rows[~np.isin(rows, list(self._bad))]
+
+    def unreadable(self) -> list[str]:
+        """Names of the images that could not be read."""
+        return [self.images.places[row].name for row in sorted(self._bad)]
+
+    def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
+        held = self._held.get(row)
+        return decode(self.images.places[row].read(), EVALUATION_FORMATS) if held is None else held
+
+
+class _Crops(Dataset[tuple[Tensor, int]]):
+    """Random crops, mirrored and augmented, in the order of all epochs to come: uint8 (3, S, S) and the class."""
+
+    def __init__(self, job: _Job, rows: Rows, first_epoch: int) -> None:
+        self.images, self.recipe, self.rows, self.first = job.images, job.recipe, rows, first_epoch
+        self.rule = CropRule(job.input.size, job.recipe.crop_scale, (3 / 4, 4 / 3), max_upsample=1e9)
+        self.size = even_batch(job.recipe.batch, len(rows))
+        self.per_epoch = len(rows) // self.size * self.size
+        self._known = -1, rows
+        self.augment: Callable[[Image.Image], Image.Image] | None = None
+        if job.recipe.augment is not None:
+            self.augment = rand_augment_transform(job.recipe.augment, {"translate_const": int(0.45 * job.input.size)})
+
+    def __len__(self) -> int:
+        return (self.recipe.epochs - self.first) * self.per_epoch
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        seed, epoch = self.recipe.seed, self.first + number // self.per_epoch
+        row = int(self.rows[self._order(epoch)[number % self.per_epoch]])
+        rgb = self.images[row]
+        crop = crop_box(rgb.shape[1], rgb.shape[0], self.rule, uniform(seed, Purpose.CROP, epoch, row, NOISE_SIZE))
+        image = crop_and_resize(rgb, crop, self.rule.size)
+        if self.augment is not None:
+            _seed(seed, epoch, row)
+            pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
+            image = torch.from_numpy(np.array(self.augment(pixels))).permute(2, 0, 1)
+        across, down = uniform(seed, Purpose.FLIP, epoch, row, 2) < (self.recipe.hflip, self.recipe.vflip)
+        axes = [axis for axis, wanted in ((2, across), (1, down)) if wanted]
+        return image.flip(axes).contiguous(), int(self.images.images.labels[row])
+
+    def _order(self, epoch: int) -> Rows:
+        if self._known[0] != epoch:
+            self._known = epoch, permutation(self.recipe.seed, Purpose.SAMPLE_ORDER, epoch, n=len(self.rows))
+        return self._known[1]
+
+
+def _seed(*words: int) -> None:
+    """Seed the global generators of Python, NumPy and torch, from which timm's augmentations draw."""
+    drawn = int(bits(words[0], Purpose.STEP, *words[1:], n=1)[0] >> 33)
+    random.seed(drawn)
+    np.random.seed(drawn)  # noqa: NPY002
+    torch.manual_seed(drawn)
+
+
+def even_batch(batch: int, images: int) -> int:
+    """Images per step: mixup wants an even number."""
+    return min(batch, images) // 2 * 2
+
+
+def _train(job: _Job, rows: Rows, folder: Path | None) -> list[float]:
+    recipe, model = job.recipe, job.model
+    optimizer = create_optimizer_v2(
+        model, "adamw", lr=recipe.base_lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+    )
+    done = _restore(job, optimizer, folder)
+    crops = _Crops(job, rows, done)
+    if done == recipe.epochs:
+        return []
+    mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=job.classes)
+    loader = iter(DataLoader(crops, crops.size, num_workers=job.workers))
+    losses = []
+    for epoch in range(done, recipe.epochs):
+        losses.append(_epoch(job, optimizer, loader, mixup, epoch, crops.per_epoch // crops.size))
+        if folder is not None and ((epoch + 1) % recipe.save_every == 0 or epoch + 1 == recipe.epochs):
+            state = checkpoint.State(epoch + 1, recipe.epochs, "", recipe.model_dump(mode="json"))
+            checkpoint.save(folder, model, optimizer, state, keep=1)
+    return losses
+
+
+def _restore(job: _Job, optimizer: torch.optim.Optimizer, folder: Path | None) -> int:
+    """Load the newest checkpoint, if there is one; returns the epochs that are done."""
+    kept = checkpoint.found(folder) if folder is not None else []
+    if not kept:
+        return 0
+    checkpoint.load_model(kept[-1], job.model)
+    checkpoint.load_optimizer(kept[-1], job.model, optimizer)
+    return checkpoint.read_state(kept[-1]).step
+
+
+def _epoch(
+    job: _Job, optimizer: torch.optim.Optimizer, loader: Iterator[list[Tensor]], mixup: Mixup, epoch: int, steps: int
+) -> float:
+    """One epoch; returns the mean loss."""
+    recipe, loss_of = job.recipe, SoftTargetCrossEntropy()
+    job.model.train()
+    total = torch.zeros((), device=job.device)
+    for step in range(steps):
+        number = epoch * steps + step
+        images, labels = next(loader)
+        _seed(recipe.seed, number, len(labels))  # of mixup, cutmix and drop path
+        inputs, targets = mixup(normalised(images.to(job.device), job.input), labels.to(job.device))
+        rate = learning_rate(recipe.rates, even_batch(recipe.batch, len(labels)), number, steps, recipe.epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        with torch.autocast(job.device.type, torch.bfloat16, enabled=job.device.type == "cuda"):
+            logits = job.model(inputs)
+        loss = loss_of(logits.float(), targets)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        total += loss.detach()
+    mean = float(total) / steps
+    if not np.isfinite(mean):
+        raise WorkError(f"fine-tuning: the loss is no longer finite in epoch {epoch + 1}; set base_lr lower")
+    return mean
+
+
+@torch.no_grad()
+def _classify(job: _Job, rows: Rows) -> npt.NDArray[np.int64]:
+    job.model.eval()
+    guesses = []
+    for start in range(0, len(rows), job.recipe.batch):
+        chosen = rows[start : start + job.recipe.batch].tolist()
+        images = torch.stack([resize_whole(job.images[row], job.input.size) for row in chosen]).to(job.device)
+        with torch.autocast(job.device.type, torch.bfloat16, enabled=job.device.type == "cuda"):
+            guesses.append(job.model(normalised(images, job.input)).argmax(1).cpu())
+    return torch.cat(guesses).numpy()

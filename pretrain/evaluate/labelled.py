@@ -1,0 +1,277 @@
+"""Labelled images: where they lie, which class each has, and which are for training and which for testing.
+
+Three layouts are read: a folder with one folder of images per class, shards (class = the raw image's folder), and a
+CSV list ``image,label[,part][,gsd_m]`` whose paths are relative to it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from curation.base.files import digest
+from curation.base.settings import Strict
+from curation.shards.format import INDEX_FILE, open_index
+from pretrain.data.noise import bits
+from pretrain.errors import InputError
+
+Rows = npt.NDArray[np.int64]
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+_UNKNOWN = float("nan")
+
+
+class Place(NamedTuple):
+    """Where an image lies."""
+
+    path: Path
+    offset: int
+    size: int
+    """-1: the whole file."""
+    name: str
+    """As a list of a split names it: relative to the data folder."""
+
+    def read(self) -> bytes:
+        """The image's bytes."""
+        if self.size < 0:
+            return self.path.read_bytes()
+        with self.path.open("rb") as file:
+            return os.pread(file.fileno(), self.size, self.offset)
+
+
+class Sample(NamedTuple):
+    """One labelled image."""
+
+    label: str
+    place: Place
+    gsd_m: float = _UNKNOWN
+    part: str = ""
+    """``train``, ``test``, or empty where nobody said."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with a class each."""
+
+    places: list[Place]
+    labels: Rows
+    classes: list[str]
+    gsd: npt.NDArray[np.float64]
+    """(N,) metres per pixel of the raw image; NaN where unknown."""
+    parts: list[str]
+
+    def digest(self) -> str:
+        """Changes with any image's name, size or time of change, and with any GSD; labels play no part."""
+        stamps: dict[Path, int] = {}
+        for place in self.places:
+            stamps.setdefault(place.path, place.path.stat().st_mtime_ns)
+        rows = [
+            (place.name, place.offset, place.size if place.size >= 0 else place.path.stat().st_size, stamps[place.path])
+            for place in self.places
+        ]
+        return digest([rows, [str(value) for value in self.gsd]])
+
+
+class DataSet(Strict):
+    """Labelled images and how they are divided for training and testing a classifier."""
+
+    path: Path
+    """Folder with one folder of images per class, shards, or a CSV list."""
+    test_path: Path | None = None
+    """The same for testing; by default ``path`` is divided."""
+    train_list: Path | None = None
+    """Text file with the name of one training image per line, as ``airport/airport_001.jpg``."""
+    test_list: Path | None = None
+    train_share: float = Field(0.5, gt=0, lt=1)
+    """Where no list and no CSV says: share of each class to train on."""
+    seed: int = 0
+    """Of that split."""
+    gsd_m: float | None = Field(None, gt=0)
+    """Metres per pixel of the raw images, where the data does not say."""
+
+    @model_validator(mode="after")
+    def _one_division(self) -> DataSet:
+        if (self.train_list is None) != (self.test_list is None):
+            raise ValueError("train_list and test_list belong together; give both")
+        if self.test_path is not None and self.train_list is not None:
+            raise ValueError("test_path and lists exclude each other; give one of them")
+        return self
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Labelled images and the rows of both parts."""
+
+    images: Labelled
+    train: Rows
+    test: Rows
+
+    def marked(self) -> Labelled:
+        """The images, each with the part in which it is."""
+        parts = np.full(len(self.images.places), "", dtype=object)
+        parts[self.train], parts[self.test] = "train", "test"
+        return replace(self.images, parts=parts.tolist())
+
+    def digest(self) -> str:
+        """Changes with the images, their labels and the division."""
+        parts = [rows.tolist() for rows in (self.images.labels, self.train, self.test)]
+        return digest([self.images.digest(), self.images.classes, parts])
+
+
+def open_dataset(config: DataSet) -> Divided:
+    """Open and divide labelled images.
+
+    Raises:
+        InputError: see :func:`open_labelled`; the classes of both folders differ, a list names an image that is not
+            there or that the other list has too, or a part is empty.
+    """
+    samples = _samples(config.path)
+    if config.test_path is not None:
+        samples = [sample._replace(part="train") for sample in samples]
+        samples += _tests(config.path, config.test_path, samples)
+    images = _gather(config.path, samples, config.gsd_m)
+    if config.train_list is not None and config.test_list is not None:
+        train, test = (_listed(path, images) for path in (config.train_list, config.test_list))
+        if both := np.intersect1d(train, test).tolist():
+            raise InputError(f"{config.test_list}: {images.places[both[0]].name} is in {config.train_list} as well")
+    elif any(images.parts):
+        train, test = (np.flatnonzero(np.array(images.parts) == part) for part in ("train", "test"))
+    else:
+        train, test = split(images.labels, config.train_share, config.seed)
+    if not len(train) or not len(test):
+        raise InputError(f"{config.path}: {len(train)} images to train on and {len(test)} to test on; both are needed")
+    return Divided(images, train, test)
+
+
+def open_labelled(path: Path) -> Labelled:
+    """All images of a folder tree, of shards or of a CSV list.
+
+    Raises:
+        InputError: the path is absent, is no such list, holds no images, or fewer than two classes.
+    """
+    return _gather(path, _samples(path), None)
+
+
+def _samples(path: Path) -> list[Sample]:
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return sorted(_from_csv(path))
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: no such folder; give a folder with one folder of images per class, shards, or a CSV list"
+        )
+    return sorted(_from_shards(path) if (path / INDEX_FILE).is_file() else _from_tree(path))
+
+
+def _tests(path: Path, test_path: Path, train: list[Sample]) -> list[Sample]:
+    test = [sample._replace(part="test") for sample in _samples(test_path)]
+    if only := sorted({sample.label for sample in test} ^ {sample.label for sample in train}):
+        raise InputError(f"{test_path}: its classes differ from those of {path}: {', '.join(only[:5])}")
+    return test
+
+
+def _gather(path: Path, samples: list[Sample], gsd_m: float | None) -> Labelled:
+    classes = sorted({sample.label for sample in samples})
+    if len(classes) < 2:
+        raise InputError(
+            f"{path}: {len(samples)} images in {len(classes)} classes; there must be a folder of images per class"
+        )
+    numbers = {name: number for number, name in enumerate(classes)}
+    gsd = np.array([sample.gsd_m for sample in samples], dtype=np.float64)
+    return Labelled(
+        [sample.place for sample in samples], np.array([numbers[sample.label] for sample in samples]), classes,
+        gsd if gsd_m is None else np.where(np.isnan(gsd), gsd_m, gsd), [sample.part for sample in samples],
+    )  # fmt: skip
+
+
+def _from_tree(folder: Path) -> Iterator[Sample]:
+    for path in folder.glob("*/**/*"):
+        if path.suffix.lower() in _SUFFIXES and path.is_file():
+            name = path.relative_to(folder)
+            yield Sample(name.parts[0], Place(path, 0, -1, name.as_posix()))
+
+
+def _from_shards(folder: Path) -> Iterator[Sample]:
+    index, paths = open_index(folder)
+    columns = ["image_offset", "image_size", "json_offset", "json_size", "gsd_m"]
+    with index:
+        for number, path in enumerate(paths):
+            for row in index.read_row_group(number, columns=columns).to_pylist():
+                about = Place(path, row["json_offset"], row["json_size"], "")
+                image = str(json.loads(about.read()).get("image", "") if about.size else "")
+                place = Place(path, row["image_offset"], row["image_size"], image)
+                yield Sample(Path(image).parent.name, place, float(row["gsd_m"]))
+
+
+def _from_csv(path: Path) -> Iterator[Sample]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        known, needed = {"image", "label", "part", "gsd_m"}, {"image", "label"}
+        found = set(rows.fieldnames or ())
+        if not needed <= found <= known:
+            raise InputError(f"{path}: has columns {', '.join(sorted(found))}; expected image,label[,part][,gsd_m]")
+        for number, row in enumerate(rows, start=2):
+            yield _from_row(path, number, row)
+
+
+def _from_row(path: Path, number: int, row: dict[str, str]) -> Sample:
+    image, part = path.parent / row["image"], row.get("part") or ""
+    if part not in ("", "train", "test"):
+        raise InputError(f"{path}, line {number}: part {part!r}; expected train or test")
+    if not image.is_file():
+        raise InputError(f"{path}, line {number}: {image}: no such file")
+    try:
+        gsd_m = float(row.get("gsd_m") or _UNKNOWN)
+    except ValueError:
+        raise InputError(f"{path}, line {number}: gsd_m {row['gsd_m']!r}; expected metres, or nothing") from None
+    return Sample(row["label"], Place(image, 0, -1, row["image"]), gsd_m, part)
+
+
+def _listed(path: Path, images: Labelled) -> Rows:
+    """Rows of the images that a list names, by their whole name, or by the file's name where that is enough."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give a text file with an image's name per line") from None
+    rows: dict[str, list[int]] = {}
+    for row, place in enumerate(images.places):
+        for name in {place.name, place.name.rpartition("/")[2]}:
+            rows.setdefault(name, []).append(row)
+    chosen = []
+    for number, line in enumerate(lines, start=1):
+        found = rows.get(line.replace("\\", "/"), []) if line else [-1]
+        if len(found) != 1:
+            known = f"for example {images.places[0].name}"
+            raise InputError(f"{path}, line {number}: {line} names {len(found)} images of the data; {known}")
+        chosen += [row for row in found if row >= 0]
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def split(labels: Rows, train_share: float, seed: int = 0) -> tuple[Rows, Rows]:
+    """Split every class alike, by a fixed permutation; a class with two images or more is in both parts.
+
+    Args:
+        labels: (N,) class numbers.
+        train_share: share of each class that becomes training data.
+        seed: of the permutation.
+
+    Returns:
+        Rows of both parts, ascending.
+    """
+    train: list[int] = []
+    test: list[int] = []
+    for label in range(int(labels.max()) + 1):
+        members = np.flatnonzero(labels == label)
+        members = members[np.argsort(bits(seed, 0, label, n=len(members)), kind="stable")]
+        cut = min(max(round(train_share * len(members)), 1), max(len(members) - 1, 1))
+        train += members[:cut].tolist()
+        test += members[cut:].tolist()
+    return np.array(sorted(train), dtype=np.int64), np.array(sorted(test), dtype=np.int64)

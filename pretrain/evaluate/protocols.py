@@ -1,0 +1,180 @@
+"""Protocols: how an encoder is asked what it knows, and what it answered."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from curation.base.files import digest
+from curation.base.settings import Strict
+from pretrain.evaluate.encoders import FrozenEncoder, Pool
+from pretrain.evaluate.features import Features, View, Work, extract, scaled_view
+from pretrain.evaluate.finetune import Finetune, finetune
+from pretrain.evaluate.knn import Votes, knn_scores
+from pretrain.evaluate.labelled import Divided, Rows
+from pretrain.evaluate.linear import RATES, Classifier, fit_lars, fit_swept, swept
+from pretrain.evaluate.score import Interval, bootstrap, per_class
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Knn(Strict):
+    """Nearest neighbours by cosine."""
+
+    name: Literal["knn"] = "knn"
+    k: int = Field(20, ge=1)
+    votes: Votes = "weighted"
+    temperature: float = Field(0.07, gt=0)
+    pool: Pool = "mean"
+    scales: list[Share] = []
+    """Shares of the images' own side at which they are shown, training and test images alike; accuracy is the mean
+    over them (Scale-MAE, section 4.1). Empty: shown at the encoder's input size."""
+
+
+class LinearProbe(Strict):
+    """A linear classifier on frozen features."""
+
+    name: Literal["linear"] = "linear"
+    solver: Literal["lbfgs", "lars"] = "lbfgs"
+    """Logistic regression to its optimum with a swept penalty, or MAE's recipe with a swept learning rate."""
+    pool: Pool = "mean"
+    held_out: float = Field(0.2, gt=0, lt=1)
+    """Share of the training images on which the penalty or rate is chosen."""
+    epochs: int = Field(90, ge=1)
+    """Of ``lars``."""
+    batch: int = Field(256, ge=1)
+    """Of ``lars``."""
+    seed: int = 0
+
+
+AnyProtocol = Knn | LinearProbe | Finetune
+Protocol = Annotated[AnyProtocol, Field(discriminator="name")]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one encoder answered on one data set."""
+
+    accuracy: Interval
+    """Of the test images that could be read, with the 95 % interval of a bootstrap over them."""
+    per_class: list[float | None]
+    right: list[float]
+    """Per test image that could be read: whether it was classified rightly; the share of the scales where there are
+    several."""
+    guesses: list[int]
+    """Their classes, at the last scale."""
+    train_images: int
+    test_images: int
+    unreadable: list[str]
+    """Names of the images that were left out on both sides."""
+    feature_seconds: float
+    """What computing the features cost, also where they came from the cache."""
+    classifier_seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"accuracy": self.accuracy._asdict()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Answer:
+        """What :meth:`as_json` gave."""
+        return cls(**value | {"accuracy": Interval(**value["accuracy"])})
+
+
+def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) -> Answer:
+    start = time.perf_counter()
+    key = digest([encoder.identity, data.digest(), recipe.model_dump(mode="json")])
+    folder = work.cache / f"finetune-{key}" if work.cache is not None else None
+    tuned = finetune(encoder, data, recipe, work.torch_device, work.workers_for(len(data.images.places)), folder)
+    truth = data.images.labels[tuned.test]
+    right = tuned.guesses == truth
+    return Answer(
+        bootstrap(right), per_class(tuned.guesses, truth, len(data.images.classes)), right.astype(float).tolist(),
+        tuned.guesses.tolist(), tuned.train_images, len(truth), tuned.unreadable, 0.0,
+        round(time.perf_counter() - start, 2), {"losses": [round(loss, 4) for loss in tuned.losses]},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Features and labels of both parts, without what could not be read."""
+
+    train: Tensor
+    labels: Tensor
+    test: Tensor
+    truth: Rows
+    classes: int
+
+
+def ask(encoder: FrozenEncoder, data: Divided, protocol: AnyProtocol, work: Work | None = None) -> Answer:
+    """Ask one encoder on one data set.
+
+    Raises:
+        InputError: see :func:`pretrain.evaluate.features.extract`, :func:`pretrain.evaluate.knn.knn_scores` and
+            :func:`pretrain.evaluate.finetune.finetune`.
+    """
+    work = work or Work()
+    if isinstance(protocol, Finetune):
+        return _tuned(encoder, data, protocol, work)
+    views = [View(encoder.input.size)]
+    if isinstance(protocol, Knn) and protocol.scales:
+        views = [scaled_view(encoder, data.images, scale) for scale in protocol.scales]
+    right, feature_seconds, start = [], 0.0, 0.0
+    seconds = 0.0
+    details: dict[str, Any] = {}
+    for view in views:
+        features = extract(encoder, data.images, view, work)
+        feature_seconds += features.seconds
+        sides = _sides(features, data, work.torch_device)
+        start = time.perf_counter()
+        guesses, told = _guess(protocol, sides)
+        seconds += time.perf_counter() - start
+        right.append(guesses == sides.truth)
+        details |= told
+    if len(views) > 1:
+        details["scales"] = {str(view.size): float(each.mean()) for view, each in zip(views, right, strict=True)}
+    scores = np.mean(right, axis=0)
+    return Answer(
+        bootstrap(scores), per_class(guesses, sides.truth, sides.classes), scores.tolist(), guesses.tolist(),
+        len(sides.labels), len(sides.truth), [data.images.places[row].name for row in features.unreadable],
+        round(feature_seconds, 2), round(seconds, 2), details | {"sides": [view.size for view in views]},
+    )  # fmt: skip
+
+
+def _sides(features: Features, data: Divided, device: torch.device) -> _Sides:
+    train, test = (features.readable(rows) for rows in (data.train, data.test))
+    labels = torch.from_numpy(data.images.labels)
+    values = torch.from_numpy(features.values)
+    return _Sides(
+        values[train].to(device), labels[train].to(device), values[test].to(device), data.images.labels[test],
+        len(data.images.classes),
+    )  # fmt: skip
+
+
+def _guess(protocol: Knn | LinearProbe, sides: _Sides) -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
+    if isinstance(protocol, Knn):
+        scores = knn_scores(
+            sides.train, sides.labels, sides.test, protocol.k, sides.classes, protocol.votes, protocol.temperature
+        )
+        return scores.argmax(1).cpu().numpy(), {}
+    if protocol.solver == "lars":
+        return _guess_by_lars(protocol, sides)
+    linear = fit_swept(sides.train, sides.labels, sides.classes, protocol.held_out, protocol.seed)
+    return linear.logits(sides.test).argmax(1).cpu().numpy(), {"penalty": linear.penalty}
+
+
+def _guess_by_lars(protocol: LinearProbe, sides: _Sides) -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
+    def fitted(x: Tensor, y: Tensor, rate: float) -> Classifier:
+        return fit_lars(x, y, sides.classes, rate, epochs=protocol.epochs, batch=protocol.batch, seed=protocol.seed)
+
+    rate = swept(fitted, RATES, sides.train, sides.labels, protocol.held_out, protocol.seed)
+    probe = fitted(sides.train, sides.labels, rate)
+    return probe(sides.test).argmax(1).cpu().numpy(), {"base_lr": rate}

@@ -1,0 +1,148 @@
+"""Encoders x data sets x protocols: one table, computed cell by cell, each kept under the hash of what it depends on.
+
+OUT/cells/<key>.json     one answer
+OUT/features/<key>.npz   features, shared by the protocols
+OUT/table.md, .json      the table
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import Field, model_validator
+
+from curation import __version__
+from curation.base.files import digest
+from curation.base.locks import hold
+from curation.base.settings import Strict
+from pretrain.errors import InputError
+from pretrain.evaluate.encoders import EncoderSpec, FrozenEncoder, open_encoder
+from pretrain.evaluate.features import Work
+from pretrain.evaluate.finetune import Finetune
+from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
+from pretrain.evaluate.protocols import Answer, AnyProtocol, ask
+from pretrain.evaluate.protocols import Protocol as HowAsked
+from pretrain.evaluate.table import Cell, as_markdown, as_records, percent
+from pretrain.run import writing
+
+CELL_VERSION = 1
+
+
+class Suite(Strict):
+    """What is asked of whom."""
+
+    encoders: dict[str, EncoderSpec] = Field(min_length=1)
+    """Label to encoder: ``random: random:vit_tiny_patch16_224``, or a mapping with ``spec``, ``args``, ``seed``."""
+    datasets: dict[str, DataSet] = Field(min_length=1)
+    protocols: dict[str, HowAsked] = Field(min_length=1)
+    baseline: str | None = None
+    """Label of the encoder with which the others are compared, image by image."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _baseline_is_there(self) -> Suite:
+        if self.baseline is not None and self.baseline not in self.encoders:
+            raise ValueError(f"baseline {self.baseline!r} is none of the encoders {', '.join(self.encoders)}")
+        return self
+
+
+class Listener(Protocol):
+    """Who is told what was done."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One cell before it is asked."""
+
+    encoder: str
+    dataset: str
+    protocol: str
+    spec: EncoderSpec
+    data: Divided
+    how: AnyProtocol
+
+
+def run_suite(config: Suite, out: Path, listener: Listener) -> list[Path]:
+    """Ask what is not known yet, then write the tables; returns their paths.
+
+    Raises:
+        InputError: a data set cannot be opened; or cells could not be asked, after all others were and are in the
+            tables; names them.
+    """
+    work = Work(workers=config.workers, device=config.device, cache=out / "features")
+    cells, failed = [], []
+    with hold(out):
+        for question in _questions(config):
+            where = f"{question.dataset}, {question.encoder}, {question.protocol}"
+            try:
+                answer, fresh = _answer(question, out / "cells", work)
+            except InputError as error:
+                failed.append(f"{where}: {error}")
+                listener.say(failed[-1])
+                continue
+            cells.append(Cell(question.encoder, question.dataset, question.protocol, answer))
+            listener.say(f"{where}: {percent(answer.accuracy)}{'' if fresh else ', known before'}")
+        paths = _write(config, cells, out)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(failed) + len(cells)} cells could not be asked: {failed[0]}")
+    return paths
+
+
+def _questions(config: Suite) -> Iterator[_Question]:
+    data = {name: open_dataset(each) for name, each in config.datasets.items()}
+    for dataset, divided in data.items():
+        for encoder, spec in config.encoders.items():
+            for protocol, how in config.protocols.items():
+                if not (isinstance(how, Finetune) and spec.spec == "histogram"):  # there is nothing to tune
+                    yield _Question(encoder, dataset, protocol, spec, divided, how)
+
+
+def _answer(question: _Question, folder: Path, work: Work) -> tuple[Answer, bool]:
+    """The answer, and whether it was asked now."""
+    encoder = open_encoder(question.spec, question.how.pool)
+    asked = {
+        "version": CELL_VERSION, "encoder": encoder.identity, "data": question.data.digest(),
+        "protocol": question.how.model_dump(mode="json"),
+    }  # fmt: skip
+    path = folder / f"{digest(asked)}.json"
+    if path.is_file():
+        return _read(path), False
+    answer = ask(encoder, question.data, question.how, work)
+    with writing(path) as aside:
+        aside.write_text(json.dumps(asked | _in_words(question, encoder) | {"answer": answer.as_json()}) + "\n")
+    return answer, True
+
+
+def _in_words(question: _Question, encoder: FrozenEncoder) -> dict[str, Any]:
+    return {
+        "made_by": f"rscorpus {__version__}", "labels": [question.encoder, question.dataset, question.protocol],
+        "spec": question.spec.model_dump(mode="json"), "name": encoder.name, "input": encoder.input._asdict(),
+        "features": encoder.in_words,
+    }  # fmt: skip
+
+
+def _read(path: Path) -> Answer:
+    try:
+        return Answer.from_json(json.loads(path.read_text(encoding="utf-8"))["answer"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error!r}); delete it, it is asked again") from None
+
+
+def _write(config: Suite, cells: list[Cell], out: Path) -> list[Path]:
+    records = as_records(cells, config.baseline)
+    texts = {
+        "table.md": as_markdown(cells, config.baseline),
+        "table.json": json.dumps({"config": config.model_dump(mode="json"), "cells": records}, indent=1) + "\n",
+    }
+    for name, text in texts.items():
+        with writing(out / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+    return [out / name for name in texts]

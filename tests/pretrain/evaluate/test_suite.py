@@ -1,0 +1,85 @@
+"""The suite: one table, nothing asked twice, nothing lost when a cell cannot be asked."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from imagery import encode, picture
+from small_run import Quiet
+
+from curation.base.errors import InputError
+from curation.base.settings import load
+from pretrain.cli import main
+from pretrain.evaluate.suite import Suite, run_suite
+
+ARGS = {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    for number in range(24):
+        path = tmp_path / "images" / ("waves", "night")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(picture(number, 40, 40) // (1 + number % 2 * 8), "png"))
+    settings = {
+        "encoders": {"untrained": {"spec": "untrained:vit_tiny_patch16_224", "args": ARGS}, "colours": "histogram"},
+        "datasets": {"tiny": {"path": str(tmp_path / "images")}},
+        "protocols": {"kNN": {"name": "knn", "k": 3}, "linear": {"name": "linear"}},
+        "baseline": "untrained",
+    }
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+def test_the_table_and_its_cells(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["evaluate", "suite", str(config), "--out", str(out)]) == 0
+    text = (out / "table.md").read_text()
+    assert "## tiny\n\n12 training and 12 test images; 0 could not be read." in text
+    assert (
+        "| encoder | kNN | linear | features s | classifiers s |\n| --- | --- | --- | --- | --- |\n| untrained |"
+        in text
+    )
+    assert "| colours | 100.0 % (100.0 - 100.0) | 100.0 % (100.0 - 100.0) |" in text
+    cells = json.loads((out / "table.json").read_text())["cells"]
+    assert [(cell["encoder"], cell["protocol"]) for cell in cells] == [
+        ("untrained", "kNN"), ("untrained", "linear"), ("colours", "kNN"), ("colours", "linear"),
+    ]  # fmt: skip
+    assert cells[2]["difference"]["mean"] == pytest.approx(1 - cells[0]["accuracy"]["mean"])
+    assert len(list((out / "features").iterdir())) == 2  # shared by the protocols
+
+
+def test_only_what_is_new_is_asked(config: Path, tmp_path: Path) -> None:
+    out, quiet = tmp_path / "out", Quiet()
+    run_suite(load(Suite, config), out, quiet)
+    stamps = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    again = Quiet()
+    run_suite(load(Suite, config, ["protocols.kNN.k=1"]), out, again)
+    assert [text.endswith("known before") for text in again.said] == [False, True, False, True]
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert len(list((out / "cells").iterdir())) == 6
+
+
+def test_a_cell_that_cannot_be_asked_loses_no_other(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["evaluate", "suite", str(config), "--out", str(out), "protocols.kNN.k=13"]
+    assert main(command) == 2
+    assert "2 of 4 cells could not be asked: tiny, untrained, kNN: k 13: there are 12 images" in capsys.readouterr().err
+    assert {cell["protocol"] for cell in json.loads((out / "table.json").read_text())["cells"]} == {"linear"}
+
+
+def test_a_config_that_is_wrong_is_told(config: Path) -> None:
+    for change, message in {
+        "baseline=nobody": "baseline 'nobody' is none of the encoders untrained, colours",
+        "protocols.kNN.kk=1": "protocols.kNN.kk: unknown key; did you mean 'k'?",
+        "encoders={}": "encoders: Dictionary should have at least 1 item",
+    }.items():
+        with pytest.raises(InputError, match=re.escape(message)):
+            load(Suite, config, [change])
