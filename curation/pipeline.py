@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,9 +25,9 @@ from curation.base.locks import hold
 from curation.base.progress import Observer
 from curation.base.terminal import local_folder
 from curation.catalogue import open_table
-from curation.record import Made, Needs, note, note_made, read_record
+from curation.record import Made, Needs, note, note_changed, note_made, read_changed, read_record
 from curation.shards.shard_folder import REPLACE, ShardFolder
-from curation.sources.recipe import Recipe, ResolvedSource, check_splits, resolve
+from curation.sources.recipe import Recipe, ResolvedSource, check_apart, check_splits, resolve
 
 if TYPE_CHECKING:
     from curation.executor.executor import Executor
@@ -141,6 +143,7 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
     data = local_folder(data) if data is not None else None
     sources = resolve(recipe, data)
     check_splits(recipe, sources)
+    check_apart(out, sources)
     with ExitStack() as stack:
         stack.enter_context(hold(out))
         finished = ShardFolder.open(out / "shards", options.replace)
@@ -206,13 +209,14 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
     if prints is None and recipe.guard.fingerprints is None and state.data is not None:
         prints = state.data / ".fingerprints"
     fingerprints = guard.fingerprint_files(recipe, prints, options.unguarded)
+    changed = read_changed(state.out) if options.relist else {}
     parts = {}
     for source in state.sources:
         job = scan_parts.ScanJob.of(source, recipe)
         key = keys.key("scan", job.rules())
         folder = state.stage(f"scan.{source.id}", key)
         if options.relist:
-            afresh.forget(folder, job.scene is not None, ())
+            afresh.forget(folder, job.scene is not None, changed.get(source.id, ()))
         parts[source.id] = scan_parts.plan_parts(listings[source.id], folder, job)
         state.needs.scans[source.id] = key
     work = {source: scan_parts.unfinished(planned) for source, planned in parts.items()}
@@ -319,12 +323,14 @@ def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) 
     key = job.key_of_all(parts)
     state.shards.allow([write.written(part, job) for part in parts], key, state.options.replace)
     work = [part for part in parts if write.place_of(part, job, state.shards) is None]
-    write.check_room(sum(part.bytes for part in work), state.out)
-    changed: dict[str, None] = {}
+    write.check_room(work, state.recipe.shards, state.out)
+    changed: dict[tuple[str, str], str] = {}
     for found in state.map("write", "tiles", partial(write.write_part, job=job), work, lambda part: part.samples):
-        changed |= dict.fromkeys(found)
+        changed |= {(each.source, each.image): each.text for each in found}
+    by_source = groupby(sorted(changed), key=itemgetter(0))
+    note_changed(state.out, {source: [image for _, image in images] for source, images in by_source})
     if changed:
-        raise WorkError(write.say_changed(list(changed), state.out))
+        raise WorkError(write.say_changed(list(changed.values()), state.out))
     if not work:
         state.worked.append("write")  # renamed, fewer, or without their index
     made = [write.found(part, job, state.shards) for part in parts]
@@ -367,7 +373,7 @@ def _trial(state: _Run, select_key: str, listings: Mapping[str, Path], catalogue
     place(catalogue, folder / "catalogue.parquet")
     place(page.file, folder / page.file.name)
     page.place_sheets(folder)
-    note(state.out, latest=state.needs)  # or clean would take its stages for waste
+    note(state.out, trial=state.needs)  # or clean would take its stages for waste
     counts = trial.count(catalogue)
     for line in trial.compare(counts, state.out / "catalogue.parquet"):
         state.observer.say(line)

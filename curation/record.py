@@ -7,6 +7,7 @@ Kept in ``.stages/runs.json``. It tells before hours of scanning that finished s
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from curation.base.errors import InputError
 from curation.base.files import atomic
 
-_MADE = "made.json"
+_MADE, _CHANGED = "made.json", "changed.json"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,25 @@ class Made:
     data: str | None
     fingerprints: str | None
     unguarded: list[str]
+
+
+def note_changed(out: Path, images: Mapping[str, Collection[str]]) -> None:
+    """Note, by source, images that are not what was scanned, so that ``--relist`` opens them again; none: forget."""
+    path = out / ".stages" / _CHANGED
+    if not images:
+        path.unlink(missing_ok=True)
+        return
+    with atomic(path) as aside:
+        aside.write_text(json.dumps({source: sorted(names) for source, names in images.items()}), encoding="utf-8")
+
+
+def read_changed(out: Path) -> dict[str, list[str]]:
+    """What :func:`note_changed` noted."""
+    try:
+        changed: dict[str, list[str]] = json.loads((out / ".stages" / _CHANGED).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return changed
 
 
 def note_made(out: Path, made: Made) -> None:

@@ -239,6 +239,8 @@ class Image:
         """
         width = min(window.width, self.width - window.col_off)
         height = min(window.height, self.height - window.row_off)
+        if width < 1 or height < 1:
+            raise UnreadableImage(f"{self.width} x {self.height} pixels do not reach the window {tuple(window)}")
         if (width, height) != (window.width, window.height):
             return padded(*self.read(Window(window.col_off, window.row_off, width, height)), window)
         pixels, valid = self._native(window)

@@ -86,7 +86,7 @@ def rebuild(
         parts = plan_shards(lock.catalogue, listings, plan, lock.recipe.shards)
         job = write.WriteJob(lock.recipe, sources, plan, stages / "write")
         work = [part for part in parts if write.place_of(part, job, finished) is None]
-        write.check_room(sum(part.bytes for part in work), out)
+        write.check_room(work, lock.recipe.shards, out)
         with progress("rebuild", sum(part.samples for part in work), "tiles") as display:
             for part, _ in map_parts(partial(write.write_part, job=job), work):
                 display.advance(part.samples)

@@ -20,6 +20,7 @@ from PIL import Image
 from curation.base.errors import InputError
 from curation.base.progress import Progress
 from curation.shards.format import (
+    INDEX_FILE,
     ShardInfo,
     index_rows,
     meta_columns,
@@ -55,6 +56,8 @@ def index_folder(folder: Path, progress: Callable[[int], Progress]) -> list[Shar
         raise InputError(f"{folder}: holds no .tar file; give the folder in which they lie")
     held = read_checksums(folder, missing_ok=True)
     if held is not None and held.key:
+        if not (folder / INDEX_FILE).exists():
+            raise InputError(f"{folder}: rs-curate run wrote these shards; the same command again writes their index")
         raise InputError(f"{folder}: these shards have the index that rs-curate run wrote; there is nothing to do")
     infos = []
     with progress(len(tars)) as display:

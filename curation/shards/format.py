@@ -293,7 +293,10 @@ def open_index(folder: Path) -> tuple[pq.ParquetFile, list[Path]]:
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; `rs-curate index {folder}` makes it for tars from elsewhere") from None
+        raise InputError(
+            f"{path}: no such file; the same rs-curate run again makes it, or for tars from elsewhere "
+            f"`rs-curate index {folder}`"
+        ) from None
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     metadata = file.schema_arrow.metadata or {}

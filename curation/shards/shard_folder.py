@@ -43,9 +43,17 @@ class ShardFolder:
 
     def holds(self, key: str) -> list[ShardInfo] | None:
         """The shards of a key when they are all there, whole; ``rs-curate verify`` reads them, this only looks."""
-        if self.done is None or self.done.key != key:
+        if self.done is None or self.done.key != key or not self._has_index():
             return None
         return self.done.shards if all(_has_size(self.path / each.file, each) for each in self.done.shards) else None
+
+    def _has_index(self) -> bool:
+        """Whether the index is there and this release reads it; it is made again from the tars' own rows."""
+        try:
+            shard_format.open_index(self.path)[0].close()
+        except InputError:
+            return False
+        return True
 
     def tar_of(self, info: ShardInfo) -> Path | None:
         """The tar here that has the bytes of ``info``, perhaps under another name."""

@@ -70,11 +70,20 @@ class WriteJob:
         return digest(["shards", [(self.name(part), self.key(part)) for part in parts]], 6)
 
 
-def write_part(part: ShardPart, job: WriteJob) -> list[str]:
+class Changed(NamedTuple):
+    """An image that is not what it was when it was scanned, or is gone."""
+
+    source: str
+    image: str
+    text: str
+    """Its file, and what is wrong."""
+
+
+def write_part(part: ShardPart, job: WriteJob) -> list[Changed]:
     """Write one shard; its index rows are kept beside it last, so that their presence means: this shard is done.
 
     Returns:
-        What is gone or has changed since it was scanned, a line each; then there is no shard.
+        What is gone or has changed since it was scanned; then there is no shard.
     """
     from curation.imagery.versions import versions
 
@@ -82,8 +91,8 @@ def write_part(part: ShardPart, job: WriteJob) -> list[str]:
     tar = job.tar(part)
     try:
         info = shard_format.write_shard(_samples(rows, job), tar)
-    except _Changed as changed:
-        return changed.files
+    except _SomeChanged as error:
+        return error.images
     shard_format.write_info(info, tar.with_suffix(".parquet"), versions())
     return []
 
@@ -118,15 +127,21 @@ def found(part: ShardPart, job: WriteJob, finished: ShardFolder) -> tuple[ShardI
     return place
 
 
-def check_room(needed: int, folder: Path) -> None:
-    """Check that the disk has room for what is about to be written.
+_LARGER = {"jpg": 1.0, "webp": 3.5, "png": 4.5}
+"""Bytes of lossless encodings, as multiples of what the plan predicts for JPEG."""
+
+
+def check_room(parts: Sequence[ShardPart], rules: ShardRules, folder: Path) -> None:
+    """Check that the disk has room for the shards that are about to be written.
 
     Raises:
         WorkError: it has not.
     """
     free = shutil.disk_usage(folder).free
+    needed = sum(part.bytes * (_LARGER[rules.encoder] if part.encoded else 1.0) for part in parts)
     if needed > free:
-        sizes = (f"{size / 1e9:,.1f} GB" for size in (needed, free, needed - free))
+        unit, name = (1e9, "GB") if needed > 1e9 else (1e6, "MB")
+        sizes = (f"{size / unit:,.1f} {name}" for size in (needed, free, needed - free))
         raise WorkError(
             "{}: the shards need about {}, {} are free: {} are missing; ".format(folder, *sizes)
             + f"free some space (see rs-curate clean {folder}) and run again, or give another --out"
@@ -143,12 +158,12 @@ def say_changed(files: Sequence[str], out: Path) -> str:
     return f"{told}; restore what has changed, or run again with --relist to take the files as they are"
 
 
-class _Changed(Exception):
+class _SomeChanged(Exception):
     """Some raw files are not what they were."""
 
-    def __init__(self, files: list[str]) -> None:
+    def __init__(self, images: list[Changed]) -> None:
         super().__init__()
-        self.files = files
+        self.images = images
 
 
 class Fault(NamedTuple):
@@ -161,17 +176,18 @@ def _samples(rows: list[dict[str, Any]], job: WriteJob) -> Iterator[Sample]:
     """Samples in position order.
 
     Raises:
-        _Changed: after the last row, so that every changed file is found.
+        _SomeChanged: after the last row, so that every changed file is found.
     """
-    changed: dict[str, None] = {}
+    changed: dict[tuple[str, str], Changed] = {}
     for row, made in outcomes(rows, job):
         if isinstance(made, Fault):
+            image = row["source"], row["image"]
             file = job.sources[row["source"]].root / row["file"] / (row["member"] or "")
-            changed[f"{file}: {made.text}"] = None
+            changed.setdefault(image, Changed(*image, f"{file}: {made.text}"))
         elif not changed:
             yield made
     if changed:
-        raise _Changed(list(changed))
+        raise _SomeChanged(list(changed.values()))
 
 
 def outcomes(rows: list[dict[str, Any]], job: WriteJob) -> Iterator[tuple[dict[str, Any], Sample | Fault]]:

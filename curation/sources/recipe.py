@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, 
 
 from curation.base.errors import InputError
 from curation.base.settings import Strict, load, validate
+from curation.base.terminal import local_folder
 from curation.sources.source import Identifier, Source, load_source, shipped, shipped_path
 
 RecipeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
@@ -295,7 +296,8 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
     """Give every source of a recipe its manifest and its folder below ``data``; folders are not touched here.
 
     Raises:
-        InputError: an id without manifest and without path, or a manifest field that the recipe sets wrongly.
+        InputError: a URL for a folder, an id without manifest and without path, or a manifest field that the recipe
+            sets wrongly.
     """
     resolved: list[ResolvedSource] = []
     for entry in recipe.sources:
@@ -312,6 +314,7 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
             base = load_source(entry.id).model_dump(exclude_unset=True)
         source = validate(Source, {**base, **entry.manifest}, f"recipe {recipe.name}: sources: {entry.id}")
         root = Path(entry.path or entry.id).expanduser()
+        local_folder(root)
         if not root.is_absolute():
             if data is None:
                 raise InputError(f"source {entry.id}: its folder {root} is relative; say where with --data DIR")
@@ -331,3 +334,14 @@ def check_splits(recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
     for split in recipe.exclude.splits:
         if split not in known:
             raise InputError(f"recipe {recipe.name}: exclude.splits: no source has a split {split!r}; {there}")
+
+
+def check_apart(out: Path, sources: Sequence[ResolvedSource]) -> None:
+    """Refuse an output folder that the next listing would take for raw images.
+
+    Raises:
+        InputError: it lies in a source's folder, or is one.
+    """
+    for source in sources:
+        if source.root.resolve() in (out.resolve(), *out.resolve().parents):
+            raise InputError(f"--out {out}: lies where source {source.id} has its images ({source.root}); give another")

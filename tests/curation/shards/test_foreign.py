@@ -34,5 +34,6 @@ def test_a_folder_without_tars_and_one_that_is_ours_are_refused(
     assert "holds no .tar file" in capsys.readouterr().err
     write_checksums([], tmp_path, "the key of a run")
     (tmp_path / "corpus-000000.tar").touch()
+    (tmp_path / "index.parquet").touch()
     assert main(["index", str(tmp_path)]) == 2
     assert "there is nothing to do" in capsys.readouterr().err

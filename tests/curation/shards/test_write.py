@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from textures import texture
 
+from curation.base.errors import WorkError
 from curation.catalogue import read_table
 from curation.cli import main
 from curation.shards import write
+from curation.shards.shard_plan import ShardPart
 from curation.shards.write import encode
 from curation.sources.recipe import ShardRules
 
@@ -100,6 +105,63 @@ def test_every_changed_file_is_named(
     # What the message advises works.
     assert main([*command, "shards.max_samples=8", "--replace", "seed=3", "--relist"]) == 0
     assert main(["verify", str(tmp_path / "out/shards")]) == 0
+
+
+def test_relist_opens_again_what_changed_under_an_equal_size_and_time(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "mine/e.bmp"
+    texture(9).save(path)
+    assert main(command) == 0
+    time, size = path.stat().st_mtime_ns, path.stat().st_size
+    OTHER.save(path)
+    os.utime(path, ns=(time, time))
+    assert path.stat().st_size == size
+    again = [*command, "shards.quality=80", "--replace"]
+    assert main(again) == 1
+    assert main(again) == 1
+    assert main([*again, "--relist"]) == 0
+    assert not (tmp_path / "out/.stages/changed.json").exists()
+    assert main(["verify", str(tmp_path / "out/shards")]) == 0
+
+
+def test_a_raster_that_shrank_is_named_and_the_other_shards_finish(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    texture(9, 300).save(tmp_path / "mine/e.tif")
+    sliced = [*command, "slice.mode=grid", "slice.tile=128", "slice.whole_up_to=200"]
+    assert main(sliced) == 0
+    texture(9, 100).save(tmp_path / "mine/e.tif")
+    assert main([*sliced, "shards.quality=80", "--replace"]) == 1
+    message = capsys.readouterr().err
+    assert message.count("mine/e.tif: ") == 1
+    assert "do not reach the window" in message or "other pixels" in message
+    made = list((tmp_path / "out/.stages/write").glob("*.tar"))
+    assert len(made) == 2  # of c.png and d.png; a.jpg and b.jpg are copied, so no quality changes them
+
+
+def test_a_lost_index_is_written_again(tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command) == 0
+    before, shards = shards_of(tmp_path), tmp_path / "out/shards"
+    (shards / "index.parquet").unlink()
+    assert main(["index", str(shards)]) == 2
+    assert "the same command again writes their index" in capsys.readouterr().err
+    assert main(command) == 0
+    assert shards_of(tmp_path) == before
+
+
+def test_an_output_folder_among_the_images_is_refused(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside = [*command[:-3], str(tmp_path / "mine/out"), *command[-2:]]
+    assert main(inside) == 2
+    assert "lies where source mine has its images" in capsys.readouterr().err
+
+
+def test_room_is_asked_for_before_a_lossless_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = ShardPart(number=0, rows="", row_group=0, samples=1, bytes=1_000_000, digest="", sources=(), encoded=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2_000_000))
+    write.check_room([part], ShardRules(), tmp_path)
+    with pytest.raises(WorkError, match=r"about 4.5 MB, 2.0 MB are free: 2.5 MB are missing"):
+        write.check_room([part], ShardRules(encoder="png"), tmp_path)
 
 
 def test_only_tars_that_differ_are_made_again(tmp_path: Path, command: list[str]) -> None:
