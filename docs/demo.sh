@@ -36,6 +36,6 @@ Made:
   $out/corpus/report.html         the same as a page: what was kept, what was rejected and why
   $out/reconstructions.png        original, chosen tokens, reconstruction
   $out/loss.png                   loss curve
-  $out/evaluation.json            kNN accuracy, pretrained against untrained
-  $out/encoder/                   weights for timm.create_model(..., num_classes=0).load_state_dict(...)
+  $out/evaluation.json            neighbours and a linear probe, pretrained against untrained
+  $out/encoder/                   weights for timm.create_model("local-dir:$out/encoder", pretrained=True)
 TEXT

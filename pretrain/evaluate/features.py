@@ -78,6 +78,8 @@ class Work:
     def torch_device(self) -> torch.device:
         """The device that was asked for, or the GPU where there is one."""
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "cuda" != automatic:
+            raise InputError("device: cuda, but PyTorch sees no GPU here; set device=cpu")
         return torch.device(automatic if self.device == "auto" else self.device)
 
     @property
@@ -89,7 +91,8 @@ class Work:
         """Decoding processes for so many images."""
         if self.workers is not None:
             return self.workers
-        return 0 if count < _FEW else min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return 0 if count < _FEW else min(8, max(1, cores - 1))
 
 
 def extract(encoder: FrozenEncoder, images: Labelled, view: View | None = None, work: Work | None = None) -> Features:

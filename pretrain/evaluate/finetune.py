@@ -10,6 +10,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -198,7 +199,7 @@ class _Crops(Dataset[tuple[Tensor, int]]):
         self._known = -1, rows
         self.augment: Callable[[Image.Image], Image.Image] | None = None
         if job.recipe.augment is not None:
-            self.augment = rand_augment_transform(job.recipe.augment, {"translate_const": int(0.45 * job.input.size)})
+            self.augment = _augmentation(job.recipe.augment, job.input.size)
 
     def __len__(self) -> int:
         return (self.recipe.epochs - self.first) * self.per_epoch
@@ -223,6 +224,18 @@ class _Crops(Dataset[tuple[Tensor, int]]):
         return self._known[1]
 
 
+def _augmentation(name: str, side: int) -> Callable[[Image.Image], Image.Image]:
+    transform = rand_augment_transform(name, {"translate_const": int(0.45 * side)})
+    for op in transform.ops:
+        if op.name.startswith("Posterize"):  # timm's strongest leaves no bit, which Pillow refuses
+            op.level_fn = partial(_one_bit_at_least, op.level_fn)
+    return transform
+
+
+def _one_bit_at_least(bits_of: Callable[..., tuple[int]], level: float, parameters: object) -> tuple[int]:
+    return (max(1, bits_of(level, parameters)[0]),)
+
+
 def _seed(*words: int) -> None:
     """Seed the global generators of Python, NumPy and torch, from which timm's augmentations draw."""
     drawn = int(bits(words[0], Purpose.STEP, *words[1:], n=1)[0] >> 33)
@@ -245,7 +258,8 @@ def _train(job: _Job, rows: Rows, folder: Path | None) -> list[float]:
     crops = _Crops(job, rows, done)
     if done == recipe.epochs:
         return []
-    mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=job.classes)
+    mixes = float(recipe.mixup + recipe.cutmix > 0)
+    mixup = Mixup(recipe.mixup, recipe.cutmix, prob=mixes, label_smoothing=recipe.smoothing, num_classes=job.classes)
     loader = iter(DataLoader(crops, crops.size, num_workers=job.workers))
     losses = []
     for epoch in range(done, recipe.epochs):

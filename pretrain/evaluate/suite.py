@@ -19,7 +19,7 @@ from curation import __version__
 from curation.base.files import digest
 from curation.base.locks import hold
 from curation.base.settings import Strict
-from pretrain.errors import InputError
+from pretrain.errors import InputError, RscorpusError
 from pretrain.evaluate.encoders import EncoderSpec, FrozenEncoder, open_encoder
 from pretrain.evaluate.features import Work
 from pretrain.evaluate.finetune import Finetune
@@ -74,25 +74,27 @@ def run_suite(config: Suite, out: Path, listener: Listener) -> list[Path]:
     """Ask what is not known yet, then write the tables; returns their paths.
 
     Raises:
-        InputError: a data set cannot be opened; or cells could not be asked, after all others were and are in the
-            tables; names them.
+        InputError: a data set cannot be opened.
+        RscorpusError: cells could not be asked, after all others were and are in the tables; names the first.
     """
     work = Work(workers=config.workers, device=config.device, cache=out / "features")
-    cells, failed = [], []
+    cells: list[Cell] = []
+    failed: list[tuple[str, RscorpusError]] = []
     with hold(out):
         for question in _questions(config):
             where = f"{question.dataset}, {question.encoder}, {question.protocol}"
             try:
                 answer, fresh = _answer(question, out / "cells", work)
-            except InputError as error:
-                failed.append(f"{where}: {error}")
-                listener.say(failed[-1])
+            except RscorpusError as error:
+                failed.append((where, error))
+                listener.say(f"{where}: {error}")
                 continue
             cells.append(Cell(question.encoder, question.dataset, question.protocol, answer))
             listener.say(f"{where}: {percent(answer.accuracy)}{'' if fresh else ', known before'}")
         paths = _write(config, cells, out)
     if failed:
-        raise InputError(f"{len(failed)} of {len(failed) + len(cells)} cells could not be asked: {failed[0]}")
+        where, first = failed[0]
+        raise type(first)(f"{len(failed)} of {len(failed) + len(cells)} cells could not be asked: {where}: {first}")
     return paths
 
 

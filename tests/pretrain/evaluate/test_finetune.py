@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from imagery import encode, picture
+from PIL import Image
 from timm.optim import create_optimizer_v2
 
 from curation.base.errors import InputError
 from pretrain import checkpoint
 from pretrain.evaluate.encoders import EncoderSpec, open_encoder
-from pretrain.evaluate.finetune import Finetune, Tuned, classifier, finetune
+from pretrain.evaluate.finetune import Finetune, Tuned, _augmentation, classifier, finetune
 from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
 
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ def assert_same(one: Tuned, other: Tuned) -> None:
 
 
 def test_it_learns_and_leaves_out_what_cannot_be_read(data: Divided) -> None:
-    tuned = finetune(VIT, data, RECIPE.model_copy(update={"epochs": 12, "augment": None}), CPU)
+    tuned = finetune(VIT, data, RECIPE.model_copy(update={"epochs": 12, "augment": None, "mixup": 0, "cutmix": 0}), CPU)
     truth = data.images.labels[tuned.test]
     assert (tuned.guesses == truth).mean() > 0.9
     assert tuned.unreadable == ["waves/48.png"]
@@ -79,6 +80,14 @@ def test_each_layer_has_the_rate_of_the_recipe() -> None:
     }.items():
         assert scales[id(named[name])] == pytest.approx(0.75**power), name
     assert scales[id(named["head.weight"])] == 1
+
+
+def test_the_strongest_augmentation_is_one_that_pillow_takes() -> None:
+    augment = _augmentation("rand-m10-inc1", 32)
+    augment.ops = [op for op in augment.ops if op.name == "PosterizeIncreasing"]
+    augment.ops[0].prob = 1.0
+    pixels = np.array(augment(Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))))
+    assert set(np.unique(pixels)) == {0, 128}  # one bit
 
 
 def test_what_cannot_be_tuned_is_told(data: Divided) -> None:
