@@ -23,11 +23,14 @@ once() {
 
 step rs-curate run manifests/recipes/demo.yaml --data manifests/demo --out "$out/corpus"
 step rs-pretrain train pretrain/configs/demo.yaml "data.shards=$out/corpus/shards" --out "$out/run" --resume
-once "$out/evaluation.json" rs-pretrain evaluate --run "$out/run" --data manifests/demo/labelled --out "$out/evaluation.json"
 once "$out/reconstructions.png" rs-pretrain visualise --run "$out/run" --out "$out/reconstructions.png"
 once "$out/loss.png" rs-pretrain plot --run "$out/run" --out "$out/loss.png"
 once "$out/encoder/card.json" rs-pretrain export --run "$out/run" --out "$out/encoder"
 
+once "$out/speed.json" rs-pretrain bench step --encoder vit_small_patch16_224 --batch 4 --precision fp32 --repeats 3 \
+    --threads 2 --json "$out/speed.json"
+
+python docs/demo_faults.py "$out/corpus/catalogue.parquet"
 cat <<TEXT
 
 Made:
@@ -36,6 +39,12 @@ Made:
   $out/corpus/report.html         the same as a page: what was kept, what was rejected and why
   $out/reconstructions.png        original, chosen tokens, reconstruction
   $out/loss.png                   loss curve
-  $out/evaluation.json            neighbours and a linear probe, pretrained against untrained
   $out/encoder/                   weights for timm.create_model("local-dir:$out/encoder", pretrained=True)
+
+This training saw a thousand tiles for a minute: enough to see every part at work, not for better features. Those take
+about a quarter of an hour on one core: 1,400 scenes of RSSCN7 for 60 epochs lift the nearest-neighbour accuracy of a
+small encoder from 56.9 to 69.1 % (MAE) and 67.7 % (SelectiveMAE, as long); docs/benchmarks/learning.md has the
+commands. On data of your own:
+
+  rs-curate run FOLDER --out corpus
 TEXT

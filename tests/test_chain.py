@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,13 @@ def test_every_planted_fault_is_caught_with_its_reason(made: Path) -> None:
     verdicts = ledger(catalogue)
     assert verdicts["neon_16bit"]["tile"]["nodata"] > 0
     assert verdicts["blue_marble"]["tile"]["blank"] > 0
+
+
+def test_the_demo_says_what_it_found_and_that_nothing_else_was_left_out(made: Path, repository: Path) -> None:
+    line = [sys.executable, str(repository / "docs/demo_faults.py"), str(made / "corpus/catalogue.parquet")]
+    told = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert "Planted faults: 7 of 7 found" in told
+    assert "Wrongly left out: none of the other 47 images" in told
 
 
 def test_the_ledger_balances(made: Path, repository: Path) -> None:

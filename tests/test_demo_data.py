@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -43,13 +44,23 @@ def test_every_file_is_documented(demo: Path) -> None:
     patterns += [re.compile(rf"labelled/{label}/{label}_\d+\.jpg") for label in CLASSES]
     for path in sorted(demo.rglob("*")):
         name = path.relative_to(demo).as_posix()
-        if path.is_file() and name != "SOURCES.md":
+        if path.is_file() and name not in ("SOURCES.md", "planted.csv"):
             assert any(pattern.fullmatch(name) for pattern in patterns), name
 
 
 def _glob(name: str) -> re.Pattern[str]:
     braces = re.sub(r"\\\{([^}]*)\\\}", lambda found: f"({found[1].replace(',', '|')})", re.escape(name))
     return re.compile(braces.replace(r"\*", "[^/]*"))
+
+
+def test_planted_faults_are_those_that_are_documented(demo: Path) -> None:
+    with (demo / "planted.csv").open(newline="") as file:
+        listed = {row["file"]: row["verdict"] for row in csv.DictReader(file)}
+    assert listed == PLANTED | {"neon_chips/OSBS/OSBS_029.jpg": "duplicate"}
+    table = (demo / "SOURCES.md").read_text(encoding="utf-8").partition("## Planted faults")[2].partition("\n## ")[0]
+    for file, verdict in listed.items():
+        (line,) = [line for line in table.splitlines() if line.startswith(f"| `{file}`")]
+        assert f"`{verdict}`" in line
 
 
 def test_recipe_names_every_source_and_not_the_labels(demo: Path) -> None:
