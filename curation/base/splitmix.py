@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]
 
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
+GAMMA, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+"""What the state grows by, and what it is multiplied by in the two steps of the finalising mix."""
 
 
 def splitmix64(seed: int, *counters: int | Words) -> Words:
@@ -32,7 +31,9 @@ def splitmix64(seed: int, *counters: int | Words) -> Words:
     """
     state = np.atleast_1d(np.array(seed, dtype=np.uint64))
     for counter in counters:
-        state = _scramble(state + (np.atleast_1d(np.asarray(counter, dtype=np.uint64)) + np.uint64(1)) * _GAMMA)
+        state = scramble(
+            state + (np.atleast_1d(np.asarray(counter, dtype=np.uint64)) + np.uint64(1)) * np.uint64(GAMMA)
+        )
     return state
 
 
@@ -41,7 +42,10 @@ def permutation(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
     return np.argsort(splitmix64(seed, epoch, np.arange(count, dtype=np.uint64)), kind="stable")
 
 
-def _scramble(z: Words) -> Words:
-    z = (z ^ (z >> np.uint64(30))) * _FIRST
-    z = (z ^ (z >> np.uint64(27))) * _SECOND
-    return z ^ (z >> np.uint64(31))
+def scramble(state: npt.ArrayLike) -> Words:
+    """The output for a state that was advanced already: the finalising mix, element by element."""
+    with np.errstate(over="ignore"):
+        z = np.asarray(state, dtype=np.uint64)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(FIRST)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(SECOND)
+        return z ^ (z >> np.uint64(31))

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from curation.base.splitmix import FIRST, GAMMA, SECOND, scramble
+
 UInts = npt.NDArray[np.uint64]
 
-_GAMMA, _MUL1, _MUL2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _TWO24 = 2.0**-24
 
 
@@ -32,32 +33,23 @@ class Purpose(IntEnum):
     STEP = 6
 
 
-def splitmix64(state: npt.ArrayLike) -> UInts:
-    """The SplitMix64 output for a state that was advanced already: its finalising mix, element by element."""
-    with np.errstate(over="ignore"):
-        z = np.asarray(state, dtype=np.uint64)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(_MUL1)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(_MUL2)
-        return z ^ (z >> np.uint64(31))
-
-
 def _advance(state: UInts, steps: npt.ArrayLike = 1) -> UInts:
     with np.errstate(over="ignore"):
-        return state + np.uint64(_GAMMA) * np.asarray(steps, dtype=np.uint64)
+        return state + np.uint64(GAMMA) * np.asarray(steps, dtype=np.uint64)
 
 
 def stream_key(seed: int, purpose: int, *words: npt.ArrayLike) -> UInts:
     """The state from which a stream starts; ``words`` broadcast against each other."""
     key: UInts = np.zeros((), np.uint64)
     for word in (seed, purpose, *words):
-        key = splitmix64(_advance(key ^ np.asarray(word).astype(np.uint64)))
+        key = scramble(_advance(key ^ np.asarray(word).astype(np.uint64)))
     return key
 
 
 def bits(seed: int, purpose: int, *words: npt.ArrayLike, n: int) -> UInts:
     """``n`` 64-bit numbers per element of the broadcast ``words``: shape (..., n)."""
     key = stream_key(seed, purpose, *words)
-    return splitmix64(_advance(key[..., None], np.arange(1, n + 1)))
+    return scramble(_advance(key[..., None], np.arange(1, n + 1)))
 
 
 def uniform(
@@ -95,15 +87,15 @@ def torch_uniform(seed: int, purpose: int, epoch: Tensor, sample_id: Tensor, n: 
     """
     key = torch.zeros_like(sample_id)
     for word in (seed, purpose, epoch, sample_id, crop):
-        key = _torch_mix((key ^ word) + _signed(_GAMMA))
-    steps = torch.arange(1, n + 1, device=key.device) * _signed(_GAMMA)
+        key = _torch_mix((key ^ word) + _signed(GAMMA))
+    steps = torch.arange(1, n + 1, device=key.device) * _signed(GAMMA)
     top = _shift(_torch_mix(key[:, None] + steps), 40)
     return top.to(torch.float32) * _TWO24
 
 
 def _torch_mix(z: Tensor) -> Tensor:
-    z = (z ^ _shift(z, 30)) * _signed(_MUL1)
-    z = (z ^ _shift(z, 27)) * _signed(_MUL2)
+    z = (z ^ _shift(z, 30)) * _signed(FIRST)
+    z = (z ^ _shift(z, 27)) * _signed(SECOND)
     return z ^ _shift(z, 31)
 
 
