@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
 from curation.base.errors import InputError
+from curation.catalogue import Window
+from curation.scan.slicing import windows
 from curation.sources.fetch import BY_SCRIPT
 from curation.sources.globs import compile_globs
 from curation.sources.inventory import SourceListing, list_images, patterns_of
@@ -93,6 +95,18 @@ def test_recipes(name: str, target: int, repository: Path) -> None:
     assert {key: int(value.replace(",", "")) for key, value in predicted.items()} == {
         entry.id: entry.predicted_tiles for entry in recipe.sources
     }
+
+
+@pytest.mark.parametrize("size", ["4m", "13m"])
+def test_the_published_corpus_is_fetched_whole_and_cut_no_further(size: str) -> None:
+    recipe = load_recipe(f"opticalrs-published-{size}")
+    (source,) = resolve(recipe, Path("data"))
+    assert source.source.obtain.repository == f"initiacms/OpticalRS-{size.upper()}"
+    volumes = [f"OpticalRS-{size.upper()}.{end}" for end in ("z01", "z99", "z100", "zip")]
+    assert all(any(PurePath(name).match(glob) for glob in source.source.obtain.wanted) for name in volumes)
+    assert not PurePath("README.md").match(source.source.obtain.wanted[0])
+    assert windows(Window(0, 0, 1024, 1024), source.slice, 0, "s", "i") == [Window(0, 0, 1024, 1024)]
+    assert set(recipe.guard.benchmarks) == set(load_recipe(f"opticalrs-{size}").guard.benchmarks)
 
 
 def test_the_real_rsscn7_is_whole(shared: Path, tmp_path: Path) -> None:
