@@ -177,7 +177,7 @@ def _inventory(state: _Run) -> dict[str, Path]:
         if state.options.relist or not is_whole(path):
             state.worked.append("inventory")
             for listing in write_inventory([source], path, strict=state.options.strict):
-                state.observer.say(f"{listing.id}: {listing.found:,} images listed")
+                state.observer.say(str(listing))
                 for warning in listing.warnings:
                     state.observer.say(f"warning: {warning}")
         listings[source.id] = path

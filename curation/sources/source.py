@@ -171,6 +171,9 @@ class Source(Strict):
     images: tuple[str, ...] = (EVERY_IMAGE,)
     leave: tuple[str, ...] = ()
     """Masks, labels, SAR, elevation, second renderings."""
+    follow_links: str | None = None
+    """Folder outside of the source's, relative to it, into which symbolic links are followed: ``../../blobs`` of a
+    snapshot of the Hugging Face Hub."""
     splits: dict[str, tuple[str, ...]] = {}
     """Split name to globs; a path that none takes has no split."""
     label_from: Literal["parent"] | None = None
@@ -204,6 +207,10 @@ class Source(Strict):
         if value == 0 or not 0 < low <= high:
             raise ValueError("metres per pixel must be above 0, a range [low, high] in that order")
         return value
+
+    def linked(self, root: Path) -> Path | None:
+        """The folder of ``follow_links``, without symbolic links."""
+        return None if self.follow_links is None else (root / Path(self.follow_links).expanduser()).resolve()
 
     @property
     def gsd(self) -> float | None:

@@ -59,7 +59,7 @@ CHANGED: dict[str, Any] = {
 
 UNTRIED = {
     "sources.id", "sources.path", "sources.files", "sources.container", "sources.image_column", "sources.readable",
-    "sources.bands_in_files",  # each asks for other files
+    "sources.bands_in_files", "sources.follow_links",  # each asks for other files
     "guard.benchmarks", "guard.fingerprints",  # ask for a benchmark's fingerprints
 }  # fmt: skip
 
