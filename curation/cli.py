@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -35,11 +36,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rscorpus {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_groups, _add_verify,
-        _add_index, _add_clean, release_commands.add,
+        _add_init, _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_groups,
+        _add_verify, _add_index, _add_clean, release_commands.add,
     ):  # fmt: skip
         add(commands)
     return parser
+
+
+def _add_init(commands: Commands) -> None:
+    init = commands.add_parser("init", help="look at a folder and write the recipe that follows", description=_INIT)
+    init.add_argument("folder", type=Path, metavar="FOLDER", help="folder with your imagery, unpacked or in archives")
+    init.add_argument("--out", type=Path, default=Path("recipe.yaml"), help="recipe to write (default: recipe.yaml)")
+    init.set_defaults(command=_init)
+
+
+_INIT = """Look at a folder for at most some twenty seconds, however large it is, and write a recipe in which every
+line has the fact that it follows from: what are images, bands, bits, GSD, masks, splits, and what is not read."""
+
+
+def _init(options: argparse.Namespace) -> None:
+    from curation.start.init import init
+
+    print(init(options.folder, options.out))
+    run = f"rs-curate run {shlex.quote(str(options.out))} --out CORPUS"
+    print(f"\nNext, after a look at {options.out}:\n  {run} --dry-run\n  {run}")
 
 
 def _add_sources(commands: Commands) -> None:
@@ -153,7 +173,11 @@ def _fingerprint(options: argparse.Namespace) -> None:
 
 def _add_run(commands: Commands) -> None:
     run = commands.add_parser("run", help="raw files in, shards, catalogue and report out", description=_RUN)
-    run.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    run.add_argument(
+        "recipe",
+        metavar="RECIPE|FOLDER",
+        help="a YAML file, the name of a shipped recipe, or a folder, for which `init` writes OUT/recipe.yaml",
+    )
     run.add_argument(
         "assignments", nargs="*", metavar="key=value", help="fields of the recipe to set, e.g. slice.tile=256"
     )
@@ -206,8 +230,12 @@ again resumes, and after a change only what depends on it is done anew."""
 def _run(options: argparse.Namespace) -> None:
     from curation.pipeline import RunOptions, run
     from curation.sources.recipe import load_recipe
+    from curation.start.init import recipe_of
 
-    recipe = load_recipe(options.recipe, options.assignments)
+    path, summary = recipe_of(options.recipe, options.out)
+    if summary:
+        print(f"{summary}\n\nrecipe: {path}")
+    recipe = load_recipe(path, options.assignments)
     result = run(
         recipe,
         options.data,

@@ -34,6 +34,23 @@ def rgb_bands(names: Sequence[str | None], interpretations: Sequence[str] = ()) 
     return _by_word(names) or _by_number(names)
 
 
+def advice(source: str, files: int, bands: int) -> str:
+    """Warning that nothing says which bands are red, green and blue, with the line that ends it.
+
+    Args:
+        source: its id.
+        files: how many images say nothing.
+        bands: how many bands they have.
+    """
+    return (
+        f"{source}: {files:,} of the images opened have {bands} bands and do not say which are red, green and blue, so "
+        f"that bands 1, 2, 3 are taken; set, under the source, bands: [RED, GREEN, BLUE], counted from 1 ({_ORDERS})"
+    )
+
+
+_ORDERS = "Sentinel-2 in its own order and Landsat 8 and 9: [4, 3, 2]; Landsat 4 to 7: [3, 2, 1]; NAIP: [1, 2, 3]"
+
+
 def _by_word(names: Sequence[str | None]) -> Bands | None:
     found = []
     for colour in _COLOURS:
