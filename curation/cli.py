@@ -219,6 +219,10 @@ def _add_run(commands: Commands) -> None:
         "--share", action="store_true",
         help="make report-share.html, without pixels of sources that may not be redistributed",
     )  # fmt: skip
+    run.add_argument("--limit", type=_positive, metavar="N", help="take N images, drawn by the seed, instead of all")
+    run.add_argument(
+        "--dry-run", action="store_true", help="list, scan some images, and say what the run would take; then stop"
+    )
     run.add_argument("--performance-report", type=Path, metavar="FILE", help="write Dask's performance report (HTML)")
     run.set_defaults(command=_run)
 
@@ -252,11 +256,17 @@ def _run(options: argparse.Namespace) -> None:
             until=options.until,
             pictures=options.pictures,
             share=options.share,
+            limit=options.limit,
+            dry_run=options.dry_run,
         ),
         Terminal(),
     )
+    if options.dry_run:
+        return
     if not result.worked:
-        print("nothing to do: everything was made before")
+        print(
+            "nothing to do: everything was made before (--relist looks for files that were added, changed or removed)"
+        )
     shards = "; no shard was touched" if options.until else f" in {counted(result.shards, 'shard')}"
     print(f"{result.images:,} images -> {result.kept:,} tiles{shards}")
     for name in result.made:

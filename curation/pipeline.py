@@ -7,6 +7,7 @@ a changed rule runs only the stages that depend on it. Inventory and scan are ke
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from curation.executor.executor import Executor
     from curation.report.page import Page
     from curation.scan import parts as scan_parts
-    from curation.scan.findings import Findings
     from curation.shards import write
     from curation.shards.format import ShardInfo
     from curation.shards.shard_plan import ShardPart
@@ -57,6 +57,10 @@ class RunOptions:
     """Make the report as ``report-share.html``, without pixels of sources that may not be redistributed."""
     until: Literal["select"] | None = None
     """Stop after this stage: catalogue and report are made beside the finished ones, and no shard is touched."""
+    limit: int | None = None
+    """Take so many images, drawn by the seed, instead of all."""
+    dry_run: bool = False
+    """List the sources, scan some drawn images, and say what the run would take."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class _Run:
     """What was finished before."""
     needs: Needs = field(default_factory=Needs)
     worked: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What the report says first."""
     _executor: Executor | None = None
 
     def stage(self, name: str, key: str) -> Path:
@@ -148,19 +154,22 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         stack.enter_context(hold(out))
         finished = ShardFolder.open(out / "shards", options.replace)
         state = _Run(recipe, sources, data, out, options, observer, stack, finished)
-        listings = _inventory(state)
-        plan = _plan(state, listings)
+        listings = _drawn(state, _inventory(state), options.limit)
+        if options.dry_run:
+            return _dry_run(state, listings)
+        plan = _plan(state, listings, options.limit)
         _refuse_early(state, plan)
         _scan(state, plan)
         key, catalogue = _select(state, plan)
         if options.until == "select":
             return _trial(state, key, listings, catalogue)
         infos = _write(state, key, catalogue, listings)
-        images = sum(open_table(path, "images").metadata.num_rows for path in listings.values())
         _report(state, key, listings, infos)
         note(out, latest=state.needs, finished=state.needs)
         note_made(out, _made(state))
-    return RunResult(given, images, sum(info.samples for info in infos), len(infos), tuple(dict.fromkeys(state.worked)))
+    return RunResult(
+        given, _count(listings), sum(info.samples for info in infos), len(infos), tuple(dict.fromkeys(state.worked))
+    )
 
 
 # ------------------------------------------------------------------------------------------------ stages
@@ -184,6 +193,40 @@ def _inventory(state: _Run) -> dict[str, Path]:
     return listings
 
 
+def _count(listings: Mapping[str, Path]) -> int:
+    return sum(open_table(path, "images").metadata.num_rows for path in listings.values())
+
+
+def _drawn(state: _Run, listings: Mapping[str, Path], limit: int | None) -> Mapping[str, Path]:
+    """Listings of some images instead of all."""
+    if limit is None:
+        return listings
+    from curation.start.sample import draw
+
+    key = keys.key("draw", [file_digest(path) for path in listings.values()], limit, state.recipe.seed)
+    drawn = draw(
+        listings, limit, state.recipe.seed, lambda source: state.stage(f"draw.{source}", key) / "images.parquet"
+    )
+    if drawn is not listings:
+        state.notes.append(f"{limit:,} of {_count(listings):,} images drawn by seed {state.recipe.seed}")
+        state.observer.say(state.notes[-1])
+    return drawn
+
+
+def _dry_run(state: _Run, listings: Mapping[str, Path]) -> RunResult:
+    """Scan some images, and say what the run would take."""
+    from curation.start.estimate import DRAWN, estimate
+
+    plan = _plan(state, listings, state.options.limit)
+    drawn = _plan(state, _drawn(state, listings, DRAWN), DRAWN)
+    done = _scan(state, drawn)
+    parts, sample = ([part for each in one.parts.values() for part in each] for one in (plan, drawn))
+    found = estimate(_count(listings), len(parts), sample, done, state.recipe.shards)
+    for line in found.lines(state.options.workers or len(os.sched_getaffinity(0)), state.out):
+        state.observer.say(line)
+    return RunResult(state.out, _count(listings), 0, 0, tuple(state.worked), ())
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What the scan will make, known before any pixel is read."""
@@ -194,8 +237,10 @@ class _Plan:
     fingerprints: Mapping[str, Path]
 
 
-def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
+def _plan(state: _Run, listings: Mapping[str, Path], limit: int | None = None) -> _Plan:
     """Parts of the scan; refuses here, before hours of work, what would be refused in the end.
+
+    Those of a ``limit`` lie apart: a folder holds the parts of one listing, and loses all others.
 
     Raises:
         InputError: fingerprints of a guarded benchmark are absent.
@@ -213,7 +258,7 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
     parts = {}
     for source in state.sources:
         job = scan_parts.ScanJob.of(source, recipe)
-        key = keys.key("scan", job.rules())
+        key = keys.key("scan", job.rules(), *([] if limit is None else [limit]))
         folder = state.stage(f"scan.{source.id}", key)
         if options.relist:
             afresh.forget(folder, job.scene is not None, changed.get(source.id, ()))
@@ -240,7 +285,7 @@ def _refuse_early(state: _Run, plan: _Plan) -> None:
         note(state.out, latest=state.needs)
 
 
-def _scan(state: _Run, plan: _Plan) -> None:
+def _scan(state: _Run, plan: _Plan) -> list[scan_parts.PartSummary]:
     from curation.scan import findings, scan
     from curation.scan import parts as scan_parts
 
@@ -249,21 +294,16 @@ def _scan(state: _Run, plan: _Plan) -> None:
     for parts in plan.parts.values():
         scan_parts.sweep(parts)
     found = {source: findings.of(parts) for source, parts in plan.parts.items()}
+    told = [line for source in state.sources for line in found[source.id].advice(source.source)]
+    state.notes += told
     if work:
         state.observer.say(findings.say_verdicts(found.values()))
         state.observer.say(findings.say_speed(done))
-        _warn_of_stretch(state, found)
+        for line in told:
+            state.observer.say(f"warning: {line}")
     for source in state.sources:
         _stop_if_too_bad(source, found[source.id].verdicts, state.recipe.exclude.max_unreadable)
-
-
-def _warn_of_stretch(state: _Run, found: Mapping[str, Findings]) -> None:
-    """One line for each source whose images of more than 8 bits have no stretch in common."""
-    from curation.imagery import stretch
-
-    for source in state.sources:
-        if source.source.stretch is None and (text := stretch.advice(source.id, found[source.id].own_limits)):
-            state.observer.say(f"warning: {text}")
+    return done
 
 
 def _stop_if_too_bad(source: ResolvedSource, counts: Counter[str], limit: float) -> None:
@@ -355,11 +395,15 @@ def _page(
     pictures = state.stage("pictures", keys.key("pictures", PICTURES_VERSION, select_key, *how))
     shards = [(info.file, info.sha256) for info in infos]
     rules = state.recipe.model_dump(mode="json")
-    key = keys.key(name, REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded), *how)
+    key = keys.key(
+        name, REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded), *how, state.notes
+    )
     page = Page(state.stage(name, key) / ("report-share.html" if state.options.share else "report.html"), pictures)
     if not page.file.exists():
         state.worked.append("report")
-        facts = Facts(state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded, *how)
+        facts = Facts(
+            state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded, *how, state.notes
+        )
         write_report(facts, page, state.pictures)
     return page
 

@@ -207,7 +207,8 @@ def _warnings(survey: Survey, drafts: Sequence[Draft]) -> Iterator[str]:
 
 
 def _advice(one: Draft, name: str) -> str:
-    return band_names.advice(name, len(one.unnamed), max(look.bands for look in one.unnamed))
+    files = f"{len(one.unnamed):,} of the images opened"
+    return band_names.advice(name, files, max(look.bands for look in one.unnamed))
 
 
 def notes(survey: Survey, drafts: Sequence[Draft]) -> list[str]:
