@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 from curation import __version__, release_commands
-from curation.base.terminal import Terminal, counted, parse, refuse_urls, run_command
+from curation.base.terminal import (
+    Parser,
+    Terminal,
+    counted,
+    give_examples,
+    parse,
+    refuse_urls,
+    run_command,
+    width,
+)
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -30,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="rs-curate", description="Rebuild remote-sensing pretraining corpora from raw public sources.",
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"rscorpus {__version__}")
@@ -40,7 +49,25 @@ def _parser() -> argparse.ArgumentParser:
         _add_verify, _add_index, _add_clean, release_commands.add,
     ):  # fmt: skip
         add(commands)
+    give_examples(commands, EXAMPLES)
     return parser
+
+
+EXAMPLES = {
+    "init": "rs-curate init /data/images --out mine.yaml",
+    "sources": "rs-curate sources --task detection",
+    "plan": "rs-curate plan opticalrs-4m",
+    "fetch": "rs-curate fetch uc_merced --data raw",
+    "check": "rs-curate check uc_merced --data raw",
+    "fingerprint": "rs-curate fingerprint --benchmark aid --data raw",
+    "run": "rs-curate run mine.yaml --out corpus",
+    "why": "rs-curate why corpus city/tile_1.tif",
+    "groups": "rs-curate groups corpus --csv",
+    "verify": "rs-curate verify corpus/shards",
+    "index": "rs-curate index my_tars",
+    "clean": "rs-curate clean corpus --dry-run",
+}
+"""What the help of each command ends with."""
 
 
 def _add_init(commands: Commands) -> None:
@@ -78,7 +105,7 @@ def _sources(options: argparse.Namespace) -> None:
     from curation.sources.plan import format_sources, list_sources
 
     found = list_sources(options.task, options.licence, options.redistributable, options.obtain)
-    print(format_sources(found, options.json))
+    print(format_sources(found, options.json, width()))
 
 
 def _add_plan(commands: Commands) -> None:
@@ -95,13 +122,14 @@ def _plan(options: argparse.Namespace) -> None:
     from curation.sources.recipe import load_recipe
 
     plan = make_plan(load_recipe(options.recipe, options.assignments), options.data)
-    print(json.dumps(as_rows(plan.rows), indent=2) if options.json else format_plan(plan))
+    told = format_plan(plan, options.recipe, options.data, width())
+    print(json.dumps(as_rows(plan.rows), indent=2) if options.json else told)
 
 
 def _add_fetch(commands: Commands) -> None:
     fetch = commands.add_parser("fetch", help="download sources; what a script cannot get is explained")
     fetch.add_argument("target", metavar="RECIPE|SOURCE", help="a recipe, or the id of a source or benchmark")
-    fetch.add_argument("--data", type=Path, required=True, help="folder of the raw sources, one folder each")
+    fetch.add_argument("--data", type=Path, help="folder of the raw sources, one folder each")
     fetch.add_argument("--connections", type=_positive, default=4, help="files that are downloaded at once (default 4)")
     fetch.add_argument(
         "--unpack", choices=("needed", "all"), default="needed", help="zip and tar are read in place, unless: all"
@@ -131,7 +159,7 @@ def _fetch(options: argparse.Namespace) -> int:
 def _add_check(commands: Commands) -> None:
     check = commands.add_parser("check", help="what is there of each source: found, expected, missing, surplus")
     check.add_argument("target", metavar="RECIPE|SOURCE", help="a recipe, or the id of a source or benchmark")
-    check.add_argument("--data", type=Path, required=True, help="folder of the raw sources, one folder each")
+    check.add_argument("--data", type=Path, help="folder of the raw sources, one folder each")
     check.add_argument("--json", action="store_true", help="the rows as JSON")
     check.set_defaults(command=_check)
 

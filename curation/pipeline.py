@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from curation import keys
 from curation.base.errors import InputError, WorkError
@@ -26,108 +26,19 @@ from curation.base.locks import hold
 from curation.base.progress import Observer
 from curation.base.terminal import local_folder
 from curation.catalogue import open_table
-from curation.record import Made, Needs, note, note_changed, note_made, read_changed, read_record
+from curation.record import Made, note, note_changed, note_made, read_changed, read_record
+from curation.run_state import Run, RunOptions, RunResult
 from curation.shards.shard_folder import REPLACE, ShardFolder
 from curation.sources.recipe import Recipe, ResolvedSource, check_apart, check_splits, resolve
 
+__all__ = ["RunOptions", "RunResult", "run"]
+
 if TYPE_CHECKING:
-    from curation.executor.executor import Executor
     from curation.report.page import Page
     from curation.scan import parts as scan_parts
     from curation.shards import write
     from curation.shards.format import ShardInfo
     from curation.shards.shard_plan import ShardPart
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run does besides its recipe; none of it changes what comes out."""
-
-    workers: int | None = None
-    scheduler: str | None = None
-    replace: bool = False
-    relist: bool = False
-    strict: bool = False
-    unguarded: tuple[str, ...] = ()
-    fingerprints: Path | None = None
-    performance_report: Path | None = None
-    pictures: int = 5_000
-    """About how many the report shows."""
-    share: bool = False
-    """Make the report as ``report-share.html``, without pixels of sources that may not be redistributed."""
-    until: Literal["select"] | None = None
-    """Stop after this stage: catalogue and report are made beside the finished ones, and no shard is touched."""
-    limit: int | None = None
-    """Take so many images, drawn by the seed, instead of all."""
-    dry_run: bool = False
-    """List the sources, scan some drawn images, and say what the run would take."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run made."""
-
-    out: Path
-    images: int
-    kept: int
-    shards: int
-    worked: tuple[str, ...]
-    """Stages that did any work; empty when everything was there already."""
-    made: tuple[str, ...] = ("shards", "catalogue.parquet", "report.html")
-    """What lies below ``out`` now."""
-
-
-@dataclass
-class _Run:
-    """State of one run: where it writes, who works for it, what it did."""
-
-    recipe: Recipe
-    sources: list[ResolvedSource]
-    data: Path | None
-    out: Path
-    options: RunOptions
-    observer: Observer
-    stack: ExitStack
-    shards: ShardFolder
-    """What was finished before."""
-    needs: Needs = field(default_factory=Needs)
-    worked: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """What the report says first."""
-    _executor: Executor | None = None
-
-    def stage(self, name: str, key: str) -> Path:
-        """Folder of a stage's results, noted as needed."""
-        self.needs.stages.append(f"{name}-{key}")
-        return self.out / ".stages" / f"{name}-{key}"
-
-    def executor(self) -> Executor:
-        """Workers, started by the first stage that has work for them."""
-        if self._executor is None:
-            from curation.executor.executor import Executor
-
-            options, folder = self.options, self.out / ".stages" / "workers"
-            executor = Executor(options.workers, options.scheduler, folder, options.performance_report)
-            self._executor = self.stack.enter_context(executor)
-            if self._executor.dashboard:
-                self.observer.say(f"dashboard: {self._executor.dashboard}")
-        return self._executor
-
-    def map(
-        self, what: str, unit: str, fn: Callable[[Any], Any], parts: Sequence[Any], size: Callable[[Any], int]
-    ) -> Iterator[Any]:
-        """Map ``fn`` over parts on the workers, showing progress; yields results as they come."""
-        if not parts:
-            return
-        self.worked.append(what)
-        with self.observer.progress(what, sum(size(part) for part in parts), unit) as progress:
-            for part, result in self.executor().map_parts(fn, parts):
-                progress.advance(size(part))
-                yield result
-
-    def pictures(self, fn: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
-        """Map ``fn`` over parts of the report's pictures."""
-        return self.map("report", "pictures", fn, parts, lambda part: len(part.rows))
 
 
 def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, observer: Observer) -> RunResult:
@@ -153,7 +64,7 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
     with ExitStack() as stack:
         stack.enter_context(hold(out))
         finished = ShardFolder.open(out / "shards", options.replace)
-        state = _Run(recipe, sources, data, out, options, observer, stack, finished)
+        state = Run(recipe, sources, data, out, options, observer, stack, finished)
         listings = _drawn(state, _inventory(state), options.limit)
         if options.dry_run:
             return _dry_run(state, listings)
@@ -175,8 +86,9 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
 # ------------------------------------------------------------------------------------------------ stages
 
 
-def _inventory(state: _Run) -> dict[str, Path]:
+def _inventory(state: Run) -> dict[str, Path]:
     from curation.sources import key_fields
+    from curation.sources.changes import changed_folder
     from curation.sources.inventory import write_inventory
 
     listings = {}
@@ -189,6 +101,11 @@ def _inventory(state: _Run) -> dict[str, Path]:
                 state.observer.say(str(listing))
                 for warning in listing.warnings:
                     state.observer.say(f"warning: {warning}")
+        elif (folder := changed_folder(path, source.root)) is not None:
+            state.observer.say(
+                f"warning: {source.id}: {source.root / folder} changed after it was listed; what was added, "
+                "replaced or removed there is seen with --relist"
+            )
         listings[source.id] = path
     return listings
 
@@ -197,7 +114,7 @@ def _count(listings: Mapping[str, Path]) -> int:
     return sum(open_table(path, "images").metadata.num_rows for path in listings.values())
 
 
-def _drawn(state: _Run, listings: Mapping[str, Path], limit: int | None) -> Mapping[str, Path]:
+def _drawn(state: Run, listings: Mapping[str, Path], limit: int | None) -> Mapping[str, Path]:
     """Listings of some images instead of all."""
     if limit is None:
         return listings
@@ -213,7 +130,7 @@ def _drawn(state: _Run, listings: Mapping[str, Path], limit: int | None) -> Mapp
     return drawn
 
 
-def _dry_run(state: _Run, listings: Mapping[str, Path]) -> RunResult:
+def _dry_run(state: Run, listings: Mapping[str, Path]) -> RunResult:
     """Scan some images, and say what the run would take."""
     from curation.start.estimate import DRAWN, estimate
 
@@ -237,7 +154,7 @@ class _Plan:
     fingerprints: Mapping[str, Path]
 
 
-def _plan(state: _Run, listings: Mapping[str, Path], limit: int | None = None) -> _Plan:
+def _plan(state: Run, listings: Mapping[str, Path], limit: int | None = None) -> _Plan:
     """Parts of the scan; refuses here, before hours of work, what would be refused in the end.
 
     Those of a ``limit`` lie apart: a folder holds the parts of one listing, and loses all others.
@@ -268,7 +185,7 @@ def _plan(state: _Run, listings: Mapping[str, Path], limit: int | None = None) -
     return _Plan(parts, work, fingerprints)
 
 
-def _refuse_early(state: _Run, plan: _Plan) -> None:
+def _refuse_early(state: Run, plan: _Plan) -> None:
     """Refuse before hours of scanning by other rules, or of another source, what would replace finished shards.
 
     Raises:
@@ -285,7 +202,7 @@ def _refuse_early(state: _Run, plan: _Plan) -> None:
         note(state.out, latest=state.needs)
 
 
-def _scan(state: _Run, plan: _Plan) -> list[scan_parts.PartSummary]:
+def _scan(state: Run, plan: _Plan) -> list[scan_parts.PartSummary]:
     from curation.scan import findings, scan
     from curation.scan import parts as scan_parts
 
@@ -315,7 +232,7 @@ def _stop_if_too_bad(source: ResolvedSource, counts: Counter[str], limit: float)
         )
 
 
-def _select(state: _Run, plan: _Plan) -> tuple[str, Path]:
+def _select(state: Run, plan: _Plan) -> tuple[str, Path]:
     """The catalogue and its key, which follows from what the scan found."""
     from curation.scan.parts import content_of_source
     from curation.select.select import select
@@ -334,7 +251,7 @@ def _select(state: _Run, plan: _Plan) -> tuple[str, Path]:
     return key, catalogue
 
 
-def _write(state: _Run, select_key: str, catalogue: Path, listings: Mapping[str, Path]) -> list[ShardInfo]:
+def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, Path]) -> list[ShardInfo]:
     """Write the tars that are missing; the catalogue gets its public name when the shards that it describes do."""
     from curation.shards import shard_plan, write
 
@@ -344,7 +261,9 @@ def _write(state: _Run, select_key: str, catalogue: Path, listings: Mapping[str,
     if not parts:
         state.shards.allow([], "", state.options.replace)
         _publish_file(catalogue, public)
-        raise WorkError(f"no tile was kept; {public} says why, row by row")
+        _report(state, select_key, listings, [])
+        note(state.out, latest=state.needs)
+        raise WorkError(_say_why_nothing(state, catalogue))
     job = write.WriteJob(
         state.recipe, {source.id: source for source in state.sources}, folder, state.out / ".stages" / "write"
     )
@@ -357,7 +276,20 @@ def _write(state: _Run, select_key: str, catalogue: Path, listings: Mapping[str,
     return infos
 
 
-def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) -> list[ShardInfo]:
+def _say_why_nothing(state: Run, catalogue: Path) -> str:
+    from curation.report import trial
+
+    counts = trial.count(catalogue)
+    reasons = counts["tile"] or counts["image"]
+    (reason, many), total = reasons.most_common(1)[0], reasons.total()
+    what = "tiles" if counts["tile"] else "images"
+    return (
+        f"no tile was kept: {many:,} of {total:,} {what} are {reason}; {state.out / 'report.html'} shows them, and "
+        f"rs-curate why {state.out} IMAGE tells of one by which rule"
+    )
+
+
+def _write_shards(state: Run, parts: Sequence[ShardPart], job: write.WriteJob) -> list[ShardInfo]:
     from curation.shards import write
 
     key = job.key_of_all(parts)
@@ -378,14 +310,14 @@ def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) 
     return [info for info, _ in made]
 
 
-def _report(state: _Run, select_key: str, listings: Mapping[str, Path], infos: Sequence[ShardInfo]) -> None:
+def _report(state: Run, select_key: str, listings: Mapping[str, Path], infos: Sequence[ShardInfo]) -> None:
     page = _page(state, "report", select_key, state.out / "catalogue.parquet", listings, infos)
     _publish_file(page.file, state.out / page.file.name)
     page.place_sheets(state.out)
 
 
 def _page(
-    state: _Run, name: str, select_key: str, catalogue: Path, listings: Mapping[str, Path], infos: Sequence[ShardInfo]
+    state: Run, name: str, select_key: str, catalogue: Path, listings: Mapping[str, Path], infos: Sequence[ShardInfo]
 ) -> Page:
     """The report of a catalogue, made where it is not there yet; its pictures are a stage of their own."""
     from curation.report.page import REPORT_VERSION, Facts, Page, write_report
@@ -408,7 +340,7 @@ def _page(
     return page
 
 
-def _trial(state: _Run, select_key: str, listings: Mapping[str, Path], catalogue: Path) -> RunResult:
+def _trial(state: Run, select_key: str, listings: Mapping[str, Path], catalogue: Path) -> RunResult:
     """Show what select decided beside what was finished before."""
     from curation.report import trial
 
@@ -425,7 +357,7 @@ def _trial(state: _Run, select_key: str, listings: Mapping[str, Path], catalogue
     return RunResult(state.out, counts["image"].total(), counts["tile"]["kept"], 0, tuple(state.worked), made)
 
 
-def _made(state: _Run) -> Made:
+def _made(state: Run) -> Made:
     options = state.options
     return Made(
         recipe=state.recipe.model_dump(mode="json"),

@@ -27,7 +27,7 @@ FLOORS = {
 SINGLE = {
     "curation": {
         "cli": ("cli", "release_commands"),
-        "pipeline": ("pipeline", "keys", "clean", "repair"),
+        "pipeline": ("pipeline", "run_state", "keys", "clean", "repair"),
         "catalogue": ("catalogue", "record"),
     },
     "pretrain": {

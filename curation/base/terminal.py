@@ -12,13 +12,15 @@ import logging
 import os
 import re
 import select
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any, NoReturn
 
 from curation.base.errors import NO_ROOM, InputError, RscorpusError
 from curation.base.progress import Progress
@@ -49,6 +51,33 @@ def tell(line: str) -> None:
 def counted(number: int, noun: str) -> str:
     """``1 shard``, ``2 shards``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line that ends with an example, instead of a block of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, with what to type instead, and exit with 2."""
+        missing = message.removeprefix("the following arguments are required: ")
+        told = message if missing == message else f"{missing} is missing"
+        tell(f"{self.prog}: {told}; {self.epilog or f'see {self.prog} --help'}")
+        raise SystemExit(2)
+
+
+def give_examples(commands: Any, examples: Mapping[str, str]) -> None:
+    """Let the help and the errors of every command end with its example.
+
+    Args:
+        commands: what argparse's ``add_subparsers`` gave.
+        examples: a command line for each; one without is a command nobody can try.
+    """
+    for name, parser in commands.choices.items():
+        parser.epilog = f"example: {examples[name]}"
+
+
+def width() -> int | None:
+    """Columns of the terminal that results are shown on; None where they go to a file or another program."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -20,7 +20,25 @@ from curation.base.errors import InputError
 from curation.base.settings import Strict, load
 from curation.containers import CONTAINERS
 
-Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
+
+def slug(name: str, between: str) -> str:
+    """A name as ids (``between`` being an underscore) and recipes (a hyphen) take it."""
+    return re.sub(r"[^a-z0-9]+", between, name.lower()).strip(between)[:60].strip(between) or "mine"
+
+
+def plain_words(pattern: str, between: str) -> BeforeValidator:
+    """Refuse a name with the one to type instead, where pydantic would tell a regular expression."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            mark = {"_": "underscores", "-": "hyphens"}[between]
+            raise ValueError(f"lower case letters, digits and {mark} only, such as {slug(value, between)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64), plain_words(r"[a-z0-9_]+", "_")]
 """A source or benchmark id: lower case letters, digits, underscore; it is a folder name and a column value."""
 
 

@@ -11,6 +11,7 @@ from statistics import median
 from curation.base.terminal import counted
 from curation.imagery import band_names
 from curation.sources.plan import table
+from curation.sources.source import slug
 from curation.start.draft import ENOUGH, HUGE, Draft
 from curation.start.survey import UNREAD, Met, Survey
 
@@ -78,11 +79,6 @@ def names(survey: Survey, drafts: Sequence[Draft]) -> list[str]:
         name = slug(f"{base}_{one.shape}{bits}{inside}", "_")
         found.append(name if name not in found else f"{name}_{len(found) + 1}")
     return found
-
-
-def slug(name: str, between: str) -> str:
-    """A name as ids and recipes take it."""
-    return re.sub(r"[^a-z0-9]+", between, name.lower()).strip(between)[:60].strip(between) or "mine"
 
 
 # ------------------------------------------------------------------------------------------------ one source
