@@ -26,7 +26,7 @@ FLOORS = {
 
 SINGLE = {
     "curation": {
-        "cli": ("cli", "release_commands"),
+        "cli": ("cli", "run_commands", "release_commands"),
         "pipeline": ("pipeline", "run_state", "keys", "clean", "repair"),
         "catalogue": ("catalogue", "record"),
     },

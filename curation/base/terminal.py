@@ -20,10 +20,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn, TypeAlias
 
 from curation.base.errors import NO_ROOM, InputError, RscorpusError
 from curation.base.progress import Progress
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What argparse's ``add_subparsers`` gives."""
 
 
 class Terminal:
@@ -64,15 +67,22 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def give_examples(commands: Any, examples: Mapping[str, str]) -> None:
-    """Let the help and the errors of every command end with its example.
-
-    Args:
-        commands: what argparse's ``add_subparsers`` gave.
-        examples: a command line for each; one without is a command nobody can try.
-    """
+def give_examples(commands: Commands, examples: Mapping[str, str]) -> None:
+    """Let the help and the errors of every command end with its example."""
     for name, parser in commands.choices.items():
         parser.epilog = f"example: {examples[name]}"
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number above 0."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above 0")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """An argument that is a whole number, 0 among them."""
+    return 0 if text == "0" else positive(text)
 
 
 def width() -> int | None:
