@@ -224,7 +224,7 @@ def _add_verify(commands: Commands) -> None:
     level = verify.add_mutually_exclusive_group()
     level.add_argument("--quick", action="store_true", help="only sizes and the index; no tar is read")
     level.add_argument("--decode", action="store_true", help="decode every image as well")
-    verify.add_argument("--workers", type=_positive, help="processes on this machine (default: one per core)")
+    verify.add_argument("--workers", type=positive, help="processes on this machine (default: one per core)")
     verify.add_argument("--repair", action="store_true", help="make damaged shards again from the sources of the run")
     verify.set_defaults(command=_verify)
 

@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 EXAMPLES = {
     "train": "rs-pretrain train demo data.shards=corpus/shards --out run",
     "evaluate": "rs-pretrain evaluate --run run --data labelled",
+    "features": "rs-pretrain features --encoder run --data labelled --out f.npy",
     "visualise": "rs-pretrain visualise --run run --out seen.png",
     "plot": "rs-pretrain plot --run run --out loss.png",
     "export": "rs-pretrain export --run run --out encoder",
