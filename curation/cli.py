@@ -9,12 +9,20 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
-from curation import __version__, release_commands
-from curation.base.terminal import Terminal, counted, parse, refuse_urls, run_command
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+from curation import __version__, release_commands, run_commands
+from curation.base.terminal import (
+    Commands,
+    Parser,
+    Terminal,
+    counted,
+    give_examples,
+    parse,
+    positive,
+    refuse_urls,
+    run_command,
+    width,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,17 +37,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="rs-curate", description="Rebuild remote-sensing pretraining corpora from raw public sources.",
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"rscorpus {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, _add_run, _add_why, _add_groups, _add_verify,
-        _add_index, _add_clean, release_commands.add,
+        run_commands.add_init, _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, run_commands.add_run,
+        _add_why, _add_groups, _add_verify, _add_index, _add_clean, release_commands.add,
     ):  # fmt: skip
         add(commands)
+    give_examples(commands, EXAMPLES)
     return parser
+
+
+EXAMPLES = {
+    "init": "rs-curate init /data/images --out mine.yaml",
+    "sources": "rs-curate sources --task detection",
+    "plan": "rs-curate plan opticalrs-4m",
+    "fetch": "rs-curate fetch uc_merced --data raw",
+    "check": "rs-curate check uc_merced --data raw",
+    "fingerprint": "rs-curate fingerprint --benchmark aid --data raw",
+    "run": "rs-curate run mine.yaml --out corpus",
+    "why": "rs-curate why corpus city/tile_1.tif",
+    "groups": "rs-curate groups corpus --csv",
+    "verify": "rs-curate verify corpus/shards",
+    "index": "rs-curate index my_tars",
+    "clean": "rs-curate clean corpus --dry-run",
+    "lock": "rs-curate lock corpus",
+    "rebuild": "rs-curate rebuild corpus/lock --data raw --out mine",
+    "diff": "rs-curate diff corpus corpus/trial/catalogue.parquet",
+    "footprints": "rs-curate footprints corpus",
+    "publish": "rs-curate publish corpus s3://bucket/corpus",
+}
+"""What the help of each command ends with."""
 
 
 def _add_sources(commands: Commands) -> None:
@@ -58,7 +89,7 @@ def _sources(options: argparse.Namespace) -> None:
     from curation.sources.plan import format_sources, list_sources
 
     found = list_sources(options.task, options.licence, options.redistributable, options.obtain)
-    print(format_sources(found, options.json))
+    print(format_sources(found, options.json, width()))
 
 
 def _add_plan(commands: Commands) -> None:
@@ -75,14 +106,15 @@ def _plan(options: argparse.Namespace) -> None:
     from curation.sources.recipe import load_recipe
 
     plan = make_plan(load_recipe(options.recipe, options.assignments), options.data)
-    print(json.dumps(as_rows(plan.rows), indent=2) if options.json else format_plan(plan))
+    told = format_plan(plan, options.recipe, options.data, width())
+    print(json.dumps(as_rows(plan.rows), indent=2) if options.json else told)
 
 
 def _add_fetch(commands: Commands) -> None:
     fetch = commands.add_parser("fetch", help="download sources; what a script cannot get is explained")
     fetch.add_argument("target", metavar="RECIPE|SOURCE", help="a recipe, or the id of a source or benchmark")
-    fetch.add_argument("--data", type=Path, required=True, help="folder of the raw sources, one folder each")
-    fetch.add_argument("--connections", type=_positive, default=4, help="files that are downloaded at once (default 4)")
+    fetch.add_argument("--data", type=Path, help="folder of the raw sources, one folder each")
+    fetch.add_argument("--connections", type=positive, default=4, help="files that are downloaded at once (default 4)")
     fetch.add_argument(
         "--unpack", choices=("needed", "all"), default="needed", help="zip and tar are read in place, unless: all"
     )
@@ -111,7 +143,7 @@ def _fetch(options: argparse.Namespace) -> int:
 def _add_check(commands: Commands) -> None:
     check = commands.add_parser("check", help="what is there of each source: found, expected, missing, surplus")
     check.add_argument("target", metavar="RECIPE|SOURCE", help="a recipe, or the id of a source or benchmark")
-    check.add_argument("--data", type=Path, required=True, help="folder of the raw sources, one folder each")
+    check.add_argument("--data", type=Path, help="folder of the raw sources, one folder each")
     check.add_argument("--json", action="store_true", help="the rows as JSON")
     check.set_defaults(command=_check)
 
@@ -132,7 +164,7 @@ def _add_fingerprint(commands: Commands) -> None:
     prints.add_argument("--data", type=Path, required=True, help="folder that holds the benchmark's folder")
     prints.add_argument("--recipe", help="a recipe whose grid cuts images that are larger than a tile")
     prints.add_argument("--out", type=Path, metavar="DIR", help="folder of fingerprints (default: DATA/.fingerprints)")
-    prints.add_argument("--workers", type=_positive, help="processes on this machine (default: one per core)")
+    prints.add_argument("--workers", type=positive, help="processes on this machine (default: one per core)")
     prints.set_defaults(command=_fingerprint)
 
 
@@ -149,90 +181,6 @@ def _fingerprint(options: argparse.Namespace) -> None:
     with Executor(options.workers, None, folder / ".workers") as executor:
         summary = fingerprint_benchmark(benchmark, options.data / benchmark.id, out, slices, executor.map_parts)
     print(f"{out}: {summary}")
-
-
-def _add_run(commands: Commands) -> None:
-    run = commands.add_parser("run", help="raw files in, shards, catalogue and report out", description=_RUN)
-    run.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
-    run.add_argument(
-        "assignments", nargs="*", metavar="key=value", help="fields of the recipe to set, e.g. slice.tile=256"
-    )
-    run.add_argument("--data", type=Path, help="folder of the raw sources, one folder each")
-    run.add_argument("--out", type=Path, required=True, help="folder for shards/, catalogue.parquet and report.html")
-    where = run.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=_positive, help="processes on this machine (default: one per core)")
-    where.add_argument(
-        "--scheduler", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://host:8786, instead of this machine"
-    )
-    run.add_argument("--replace", action="store_true", help="replace shards made by another recipe or from other data")
-    run.add_argument(
-        "--relist", action="store_true", help="list the sources anew: files were added, changed or removed"
-    )
-    run.add_argument(
-        "--strict", action="store_true", help="stop when a source lists far fewer or more images than expected"
-    )
-    run.add_argument(
-        "--fingerprints",
-        type=Path,
-        metavar="DIR",
-        help="fingerprints of the benchmarks to guard (default: DATA/.fingerprints)",
-    )
-    run.add_argument(
-        "--unguarded",
-        action="append",
-        default=[],
-        metavar="BENCHMARK",
-        help="go on without guarding this benchmark; the report says so",
-    )
-    run.add_argument(
-        "--until", choices=("select",), metavar="STAGE",
-        help="select: make catalogue and report in OUT/trial, compare them with the finished ones, touch no shard",
-    )  # fmt: skip
-    run.add_argument(
-        "--pictures", type=_count, default=5_000, metavar="N", help="about how many the report shows (default 5,000)"
-    )
-    run.add_argument(
-        "--share", action="store_true",
-        help="make report-share.html, without pixels of sources that may not be redistributed",
-    )  # fmt: skip
-    run.add_argument("--performance-report", type=Path, metavar="FILE", help="write Dask's performance report (HTML)")
-    run.set_defaults(command=_run)
-
-
-_RUN = """Run a recipe: list, scan, select, write, report. What exists is never made again: running the same command
-again resumes, and after a change only what depends on it is done anew."""
-
-
-def _run(options: argparse.Namespace) -> None:
-    from curation.pipeline import RunOptions, run
-    from curation.sources.recipe import load_recipe
-
-    recipe = load_recipe(options.recipe, options.assignments)
-    result = run(
-        recipe,
-        options.data,
-        options.out,
-        RunOptions(
-            workers=options.workers,
-            scheduler=options.scheduler,
-            replace=options.replace,
-            relist=options.relist,
-            strict=options.strict,
-            unguarded=tuple(options.unguarded),
-            fingerprints=options.fingerprints,
-            performance_report=options.performance_report,
-            until=options.until,
-            pictures=options.pictures,
-            share=options.share,
-        ),
-        Terminal(),
-    )
-    if not result.worked:
-        print("nothing to do: everything was made before")
-    shards = "; no shard was touched" if options.until else f" in {counted(result.shards, 'shard')}"
-    print(f"{result.images:,} images -> {result.kept:,} tiles{shards}")
-    for name in result.made:
-        print(f"  {result.out / name}")
 
 
 def _add_why(commands: Commands) -> None:
@@ -276,7 +224,7 @@ def _add_verify(commands: Commands) -> None:
     level = verify.add_mutually_exclusive_group()
     level.add_argument("--quick", action="store_true", help="only sizes and the index; no tar is read")
     level.add_argument("--decode", action="store_true", help="decode every image as well")
-    verify.add_argument("--workers", type=_positive, help="processes on this machine (default: one per core)")
+    verify.add_argument("--workers", type=positive, help="processes on this machine (default: one per core)")
     verify.add_argument("--repair", action="store_true", help="make damaged shards again from the sources of the run")
     verify.set_defaults(command=_verify)
 
@@ -344,16 +292,6 @@ def _clean(options: argparse.Namespace) -> None:
     total = f"{sum(each.bytes for each in waste) / 1e6:,.1f} MB"
     done = "would be freed" if options.dry_run else "freed"
     print(f"{total} {done}" if waste else "nothing to remove: all that is there is needed")
-
-
-def _count(text: str) -> int:
-    return 0 if text == "0" else _positive(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

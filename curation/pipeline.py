@@ -7,16 +7,17 @@ a changed rule runs only the stages that depend on it. Inventory and scan are ke
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from curation import keys
 from curation.base.errors import InputError, WorkError
@@ -25,103 +26,19 @@ from curation.base.locks import hold
 from curation.base.progress import Observer
 from curation.base.terminal import local_folder
 from curation.catalogue import open_table
-from curation.record import Made, Needs, note, note_changed, note_made, read_changed, read_record
+from curation.record import Made, note, note_changed, note_made, read_changed, read_record
+from curation.run_state import Run, RunOptions, RunResult
 from curation.shards.shard_folder import REPLACE, ShardFolder
 from curation.sources.recipe import Recipe, ResolvedSource, check_apart, check_splits, resolve
 
+__all__ = ["RunOptions", "RunResult", "run"]
+
 if TYPE_CHECKING:
-    from curation.executor.executor import Executor
     from curation.report.page import Page
     from curation.scan import parts as scan_parts
-    from curation.scan.findings import Findings
     from curation.shards import write
     from curation.shards.format import ShardInfo
     from curation.shards.shard_plan import ShardPart
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run does besides its recipe; none of it changes what comes out."""
-
-    workers: int | None = None
-    scheduler: str | None = None
-    replace: bool = False
-    relist: bool = False
-    strict: bool = False
-    unguarded: tuple[str, ...] = ()
-    fingerprints: Path | None = None
-    performance_report: Path | None = None
-    pictures: int = 5_000
-    """About how many the report shows."""
-    share: bool = False
-    """Make the report as ``report-share.html``, without pixels of sources that may not be redistributed."""
-    until: Literal["select"] | None = None
-    """Stop after this stage: catalogue and report are made beside the finished ones, and no shard is touched."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run made."""
-
-    out: Path
-    images: int
-    kept: int
-    shards: int
-    worked: tuple[str, ...]
-    """Stages that did any work; empty when everything was there already."""
-    made: tuple[str, ...] = ("shards", "catalogue.parquet", "report.html")
-    """What lies below ``out`` now."""
-
-
-@dataclass
-class _Run:
-    """State of one run: where it writes, who works for it, what it did."""
-
-    recipe: Recipe
-    sources: list[ResolvedSource]
-    data: Path | None
-    out: Path
-    options: RunOptions
-    observer: Observer
-    stack: ExitStack
-    shards: ShardFolder
-    """What was finished before."""
-    needs: Needs = field(default_factory=Needs)
-    worked: list[str] = field(default_factory=list)
-    _executor: Executor | None = None
-
-    def stage(self, name: str, key: str) -> Path:
-        """Folder of a stage's results, noted as needed."""
-        self.needs.stages.append(f"{name}-{key}")
-        return self.out / ".stages" / f"{name}-{key}"
-
-    def executor(self) -> Executor:
-        """Workers, started by the first stage that has work for them."""
-        if self._executor is None:
-            from curation.executor.executor import Executor
-
-            options, folder = self.options, self.out / ".stages" / "workers"
-            executor = Executor(options.workers, options.scheduler, folder, options.performance_report)
-            self._executor = self.stack.enter_context(executor)
-            if self._executor.dashboard:
-                self.observer.say(f"dashboard: {self._executor.dashboard}")
-        return self._executor
-
-    def map(
-        self, what: str, unit: str, fn: Callable[[Any], Any], parts: Sequence[Any], size: Callable[[Any], int]
-    ) -> Iterator[Any]:
-        """Map ``fn`` over parts on the workers, showing progress; yields results as they come."""
-        if not parts:
-            return
-        self.worked.append(what)
-        with self.observer.progress(what, sum(size(part) for part in parts), unit) as progress:
-            for part, result in self.executor().map_parts(fn, parts):
-                progress.advance(size(part))
-                yield result
-
-    def pictures(self, fn: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
-        """Map ``fn`` over parts of the report's pictures."""
-        return self.map("report", "pictures", fn, parts, lambda part: len(part.rows))
 
 
 def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, observer: Observer) -> RunResult:
@@ -147,27 +64,31 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
     with ExitStack() as stack:
         stack.enter_context(hold(out))
         finished = ShardFolder.open(out / "shards", options.replace)
-        state = _Run(recipe, sources, data, out, options, observer, stack, finished)
-        listings = _inventory(state)
-        plan = _plan(state, listings)
+        state = Run(recipe, sources, data, out, options, observer, stack, finished)
+        listings = _drawn(state, _inventory(state), options.limit)
+        if options.dry_run:
+            return _dry_run(state, listings)
+        plan = _plan(state, listings, options.limit)
         _refuse_early(state, plan)
         _scan(state, plan)
         key, catalogue = _select(state, plan)
         if options.until == "select":
             return _trial(state, key, listings, catalogue)
         infos = _write(state, key, catalogue, listings)
-        images = sum(open_table(path, "images").metadata.num_rows for path in listings.values())
         _report(state, key, listings, infos)
         note(out, latest=state.needs, finished=state.needs)
         note_made(out, _made(state))
-    return RunResult(given, images, sum(info.samples for info in infos), len(infos), tuple(dict.fromkeys(state.worked)))
+    return RunResult(
+        given, _count(listings), sum(info.samples for info in infos), len(infos), tuple(dict.fromkeys(state.worked))
+    )
 
 
 # ------------------------------------------------------------------------------------------------ stages
 
 
-def _inventory(state: _Run) -> dict[str, Path]:
+def _inventory(state: Run) -> dict[str, Path]:
     from curation.sources import key_fields
+    from curation.sources.changes import changed_folder
     from curation.sources.inventory import write_inventory
 
     listings = {}
@@ -177,11 +98,50 @@ def _inventory(state: _Run) -> dict[str, Path]:
         if state.options.relist or not is_whole(path):
             state.worked.append("inventory")
             for listing in write_inventory([source], path, strict=state.options.strict):
-                state.observer.say(f"{listing.id}: {listing.found:,} images listed")
+                state.observer.say(str(listing))
                 for warning in listing.warnings:
                     state.observer.say(f"warning: {warning}")
+        elif (folder := changed_folder(path, source.root)) is not None:
+            state.observer.say(
+                f"warning: {source.id}: {source.root / folder} changed after it was listed; what was added, "
+                "replaced or removed there is seen with --relist"
+            )
         listings[source.id] = path
     return listings
+
+
+def _count(listings: Mapping[str, Path]) -> int:
+    return sum(open_table(path, "images").metadata.num_rows for path in listings.values())
+
+
+def _drawn(state: Run, listings: Mapping[str, Path], limit: int | None) -> Mapping[str, Path]:
+    """Listings of some images instead of all."""
+    if limit is None:
+        return listings
+    from curation.start.sample import draw
+
+    key = keys.key("draw", [file_digest(path) for path in listings.values()], limit, state.recipe.seed)
+    drawn = draw(
+        listings, limit, state.recipe.seed, lambda source: state.stage(f"draw.{source}", key) / "images.parquet"
+    )
+    if drawn is not listings:
+        state.notes.append(f"{limit:,} of {_count(listings):,} images drawn by seed {state.recipe.seed}")
+        state.observer.say(state.notes[-1])
+    return drawn
+
+
+def _dry_run(state: Run, listings: Mapping[str, Path]) -> RunResult:
+    """Scan some images, and say what the run would take."""
+    from curation.start.estimate import DRAWN, estimate
+
+    plan = _plan(state, listings, state.options.limit)
+    drawn = _plan(state, _drawn(state, listings, DRAWN), DRAWN)
+    done = _scan(state, drawn)
+    parts, sample = ([part for each in one.parts.values() for part in each] for one in (plan, drawn))
+    found = estimate(_count(listings), len(parts), sample, done, state.recipe.shards)
+    for line in found.lines(state.options.workers or len(os.sched_getaffinity(0)), state.out):
+        state.observer.say(line)
+    return RunResult(state.out, _count(listings), 0, 0, tuple(state.worked), ())
 
 
 @dataclass(frozen=True)
@@ -194,8 +154,10 @@ class _Plan:
     fingerprints: Mapping[str, Path]
 
 
-def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
+def _plan(state: Run, listings: Mapping[str, Path], limit: int | None = None) -> _Plan:
     """Parts of the scan; refuses here, before hours of work, what would be refused in the end.
+
+    Those of a ``limit`` lie apart: a folder holds the parts of one listing, and loses all others.
 
     Raises:
         InputError: fingerprints of a guarded benchmark are absent.
@@ -213,7 +175,7 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
     parts = {}
     for source in state.sources:
         job = scan_parts.ScanJob.of(source, recipe)
-        key = keys.key("scan", job.rules())
+        key = keys.key("scan", job.rules(), *([] if limit is None else [limit]))
         folder = state.stage(f"scan.{source.id}", key)
         if options.relist:
             afresh.forget(folder, job.scene is not None, changed.get(source.id, ()))
@@ -223,7 +185,7 @@ def _plan(state: _Run, listings: Mapping[str, Path]) -> _Plan:
     return _Plan(parts, work, fingerprints)
 
 
-def _refuse_early(state: _Run, plan: _Plan) -> None:
+def _refuse_early(state: Run, plan: _Plan) -> None:
     """Refuse before hours of scanning by other rules, or of another source, what would replace finished shards.
 
     Raises:
@@ -240,7 +202,7 @@ def _refuse_early(state: _Run, plan: _Plan) -> None:
         note(state.out, latest=state.needs)
 
 
-def _scan(state: _Run, plan: _Plan) -> None:
+def _scan(state: Run, plan: _Plan) -> list[scan_parts.PartSummary]:
     from curation.scan import findings, scan
     from curation.scan import parts as scan_parts
 
@@ -249,21 +211,16 @@ def _scan(state: _Run, plan: _Plan) -> None:
     for parts in plan.parts.values():
         scan_parts.sweep(parts)
     found = {source: findings.of(parts) for source, parts in plan.parts.items()}
+    told = [line for source in state.sources for line in found[source.id].advice(source.source)]
+    state.notes += told
     if work:
         state.observer.say(findings.say_verdicts(found.values()))
         state.observer.say(findings.say_speed(done))
-        _warn_of_stretch(state, found)
+        for line in told:
+            state.observer.say(f"warning: {line}")
     for source in state.sources:
         _stop_if_too_bad(source, found[source.id].verdicts, state.recipe.exclude.max_unreadable)
-
-
-def _warn_of_stretch(state: _Run, found: Mapping[str, Findings]) -> None:
-    """One line for each source whose images of more than 8 bits have no stretch in common."""
-    from curation.imagery import stretch
-
-    for source in state.sources:
-        if source.source.stretch is None and (text := stretch.advice(source.id, found[source.id].own_limits)):
-            state.observer.say(f"warning: {text}")
+    return done
 
 
 def _stop_if_too_bad(source: ResolvedSource, counts: Counter[str], limit: float) -> None:
@@ -275,7 +232,7 @@ def _stop_if_too_bad(source: ResolvedSource, counts: Counter[str], limit: float)
         )
 
 
-def _select(state: _Run, plan: _Plan) -> tuple[str, Path]:
+def _select(state: Run, plan: _Plan) -> tuple[str, Path]:
     """The catalogue and its key, which follows from what the scan found."""
     from curation.scan.parts import content_of_source
     from curation.select.select import select
@@ -294,7 +251,7 @@ def _select(state: _Run, plan: _Plan) -> tuple[str, Path]:
     return key, catalogue
 
 
-def _write(state: _Run, select_key: str, catalogue: Path, listings: Mapping[str, Path]) -> list[ShardInfo]:
+def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, Path]) -> list[ShardInfo]:
     """Write the tars that are missing; the catalogue gets its public name when the shards that it describes do."""
     from curation.shards import shard_plan, write
 
@@ -304,7 +261,9 @@ def _write(state: _Run, select_key: str, catalogue: Path, listings: Mapping[str,
     if not parts:
         state.shards.allow([], "", state.options.replace)
         _publish_file(catalogue, public)
-        raise WorkError(f"no tile was kept; {public} says why, row by row")
+        _report(state, select_key, listings, [])
+        note(state.out, latest=state.needs)
+        raise WorkError(_say_why_nothing(state, catalogue))
     job = write.WriteJob(
         state.recipe, {source.id: source for source in state.sources}, folder, state.out / ".stages" / "write"
     )
@@ -317,7 +276,20 @@ def _write(state: _Run, select_key: str, catalogue: Path, listings: Mapping[str,
     return infos
 
 
-def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) -> list[ShardInfo]:
+def _say_why_nothing(state: Run, catalogue: Path) -> str:
+    from curation.report import trial
+
+    counts = trial.count(catalogue)
+    reasons = counts["tile"] or counts["image"]
+    (reason, many), total = reasons.most_common(1)[0], reasons.total()
+    what = "tiles" if counts["tile"] else "images"
+    return (
+        f"no tile was kept: {many:,} of {total:,} {what} are {reason}; {state.out / 'report.html'} shows them, and "
+        f"rs-curate why {state.out} IMAGE tells of one by which rule"
+    )
+
+
+def _write_shards(state: Run, parts: Sequence[ShardPart], job: write.WriteJob) -> list[ShardInfo]:
     from curation.shards import write
 
     key = job.key_of_all(parts)
@@ -338,14 +310,14 @@ def _write_shards(state: _Run, parts: Sequence[ShardPart], job: write.WriteJob) 
     return [info for info, _ in made]
 
 
-def _report(state: _Run, select_key: str, listings: Mapping[str, Path], infos: Sequence[ShardInfo]) -> None:
+def _report(state: Run, select_key: str, listings: Mapping[str, Path], infos: Sequence[ShardInfo]) -> None:
     page = _page(state, "report", select_key, state.out / "catalogue.parquet", listings, infos)
     _publish_file(page.file, state.out / page.file.name)
     page.place_sheets(state.out)
 
 
 def _page(
-    state: _Run, name: str, select_key: str, catalogue: Path, listings: Mapping[str, Path], infos: Sequence[ShardInfo]
+    state: Run, name: str, select_key: str, catalogue: Path, listings: Mapping[str, Path], infos: Sequence[ShardInfo]
 ) -> Page:
     """The report of a catalogue, made where it is not there yet; its pictures are a stage of their own."""
     from curation.report.page import REPORT_VERSION, Facts, Page, write_report
@@ -355,16 +327,20 @@ def _page(
     pictures = state.stage("pictures", keys.key("pictures", PICTURES_VERSION, select_key, *how))
     shards = [(info.file, info.sha256) for info in infos]
     rules = state.recipe.model_dump(mode="json")
-    key = keys.key(name, REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded), *how)
+    key = keys.key(
+        name, REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded), *how, state.notes
+    )
     page = Page(state.stage(name, key) / ("report-share.html" if state.options.share else "report.html"), pictures)
     if not page.file.exists():
         state.worked.append("report")
-        facts = Facts(state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded, *how)
+        facts = Facts(
+            state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded, *how, state.notes
+        )
         write_report(facts, page, state.pictures)
     return page
 
 
-def _trial(state: _Run, select_key: str, listings: Mapping[str, Path], catalogue: Path) -> RunResult:
+def _trial(state: Run, select_key: str, listings: Mapping[str, Path], catalogue: Path) -> RunResult:
     """Show what select decided beside what was finished before."""
     from curation.report import trial
 
@@ -381,7 +357,7 @@ def _trial(state: _Run, select_key: str, listings: Mapping[str, Path], catalogue
     return RunResult(state.out, counts["image"].total(), counts["tile"]["kept"], 0, tuple(state.worked), made)
 
 
-def _made(state: _Run) -> Made:
+def _made(state: Run) -> Made:
     options = state.options
     return Made(
         recipe=state.recipe.model_dump(mode="json"),

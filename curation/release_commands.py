@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TypeAlias
 
-from curation.base.terminal import Terminal, counted
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+from curation.base.terminal import Commands, Terminal, counted
 
 
 def add(commands: Commands) -> None:

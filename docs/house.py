@@ -26,8 +26,8 @@ FLOORS = {
 
 SINGLE = {
     "curation": {
-        "cli": ("cli", "release_commands"),
-        "pipeline": ("pipeline", "keys", "clean", "repair"),
+        "cli": ("cli", "run_commands", "release_commands"),
+        "pipeline": ("pipeline", "run_state", "keys", "clean", "repair"),
         "catalogue": ("catalogue", "record"),
     },
     "pretrain": {

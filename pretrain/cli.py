@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from curation import __version__
 from curation.base.errors import InputError
-from curation.base.terminal import Terminal, parse, run_command
+from curation.base.terminal import Parser, Terminal, give_examples, parse, run_command
 
 if TYPE_CHECKING:
     from pretrain.evaluate.labelled import DataSet
@@ -26,16 +26,40 @@ Commands = argparse._SubParsersAction
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parse(_parser(), arguments)
-    return run_command("rs-pretrain", lambda: options.command(options), "stopped")
+
+    def command() -> int | None:
+        try:
+            return options.command(options)
+        except ModuleNotFoundError as error:
+            if error.name not in ("torch", "timm", "safetensors", "matplotlib"):
+                raise
+            raise InputError(
+                f"rs-pretrain needs {error.name}; from the project's folder: pip install '.[pretrain]'"
+            ) from None
+
+    return run_command("rs-pretrain", command, "stopped")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rs-pretrain", description="Pretrain vision transformers on shards.")
+    parser: argparse.ArgumentParser = Parser(prog="rs-pretrain", description="Pretrain vision transformers on shards.")
     parser.add_argument("--version", action="version", version=f"rscorpus {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_train, _add_evaluate, _add_features, _add_visualise, _add_plot, _add_export, _add_bench):
         add(commands)
+    give_examples(commands, EXAMPLES)
     return parser
+
+
+EXAMPLES = {
+    "train": "rs-pretrain train demo data.shards=corpus/shards --out run",
+    "evaluate": "rs-pretrain evaluate --run run --data labelled",
+    "features": "rs-pretrain features --encoder run --data labelled --out f.npy",
+    "visualise": "rs-pretrain visualise --run run --out seen.png",
+    "plot": "rs-pretrain plot --run run --out loss.png",
+    "export": "rs-pretrain export --run run --out encoder",
+    "bench": "rs-pretrain bench step --threads 2",
+}
+"""What the help of each command ends with."""
 
 
 def _add_train(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -12,16 +12,21 @@ import logging
 import os
 import re
 import select
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn, TypeAlias
 
 from curation.base.errors import NO_ROOM, InputError, RscorpusError
 from curation.base.progress import Progress
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What argparse's ``add_subparsers`` gives."""
 
 
 class Terminal:
@@ -49,6 +54,40 @@ def tell(line: str) -> None:
 def counted(number: int, noun: str) -> str:
     """``1 shard``, ``2 shards``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line that ends with an example, instead of a block of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, with what to type instead, and exit with 2."""
+        missing = message.removeprefix("the following arguments are required: ")
+        told = message if missing == message else f"{missing} is missing"
+        tell(f"{self.prog}: {told}; {self.epilog or f'see {self.prog} --help'}")
+        raise SystemExit(2)
+
+
+def give_examples(commands: Commands, examples: Mapping[str, str]) -> None:
+    """Let the help and the errors of every command end with its example."""
+    for name, parser in commands.choices.items():
+        parser.epilog = f"example: {examples[name]}"
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number above 0."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above 0")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """An argument that is a whole number, 0 among them."""
+    return 0 if text == "0" else positive(text)
+
+
+def width() -> int | None:
+    """Columns of the terminal that results are shown on; None where they go to a file or another program."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +124,14 @@ class Child:
 
 
 class Nursery:
-    """The process that is forked; a new one takes over when it is gone, and children of the old one live on."""
+    """The process that is forked; a new one takes over when it is gone, and children of the old one live on.
 
-    def __init__(self) -> None:
+    Args:
+        preload: modules that it imports.
+    """
+
+    def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
+        self._preload = ",".join(preload)
         self._codes: dict[int, int] = {}
         self._groups: list[int] = []
         self._start()
@@ -139,7 +144,7 @@ class Nursery:
         )  # functions are found as they are here
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "curation.executor.nursery", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "curation.executor.nursery", str(theirs.fileno()), self._preload],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
                 env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
             )  # fmt: skip
@@ -235,11 +240,10 @@ def main() -> None:
     """Import what workers need, then fork at every request until the other end of the line is closed."""
     line = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if len(sys.argv) < 3:
-        for name in PRELOAD:
-            importlib.import_module(name)
-        if len(os.listdir("/proc/self/task")) > 1:  # a library started a thread, and no fork survives that
-            os.execv(sys.executable, [*sys.orig_argv, "bare"])
+    for name in filter(None, sys.argv[2].split(",")):
+        importlib.import_module(name)
+    if len(os.listdir("/proc/self/task")) > 1:  # a library started a thread, and no fork survives that
+        os.execv(sys.executable, [*sys.orig_argv[:-1], ""])
     gc.freeze()  # a collection in a child would copy all that is shared
     _serve(line)
     os.killpg(0, signal.SIGKILL)  # children that are stopped could not notice

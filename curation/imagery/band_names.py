@@ -34,6 +34,31 @@ def rgb_bands(names: Sequence[str | None], interpretations: Sequence[str] = ()) 
     return _by_word(names) or _by_number(names)
 
 
+def advice(source: str, files: str, bands: int) -> str:
+    """Warning that nothing says which bands are red, green and blue, with the line that ends it.
+
+    Args:
+        source: its id.
+        files: how many images say nothing, in words.
+        bands: how many bands they have.
+    """
+    return (
+        f"{source}: {files} have {bands} bands and do not say which are red, green and blue, so that bands 1, 2, 3 are "
+        f"taken; set, under the source, bands: [RED, GREEN, BLUE], counted from 1 ({_ORDERS})"
+    )
+
+
+def grey_advice(source: str, grey: int, files: int) -> str:
+    """Warning that images of one band are left out of a source of ``kind: rgb``, with the line that ends it."""
+    return (
+        f"{source}: {grey:,} of {files:,} images have one band, and a source of kind: rgb leaves those out as "
+        "not_optical; if they are panchromatic imagery set, under the source, kind: grey"
+    )
+
+
+_ORDERS = "Sentinel-2 in its own order and Landsat 8 and 9: [4, 3, 2]; Landsat 4 to 7: [3, 2, 1]; NAIP: [1, 2, 3]"
+
+
 def _by_word(names: Sequence[str | None]) -> Bands | None:
     found = []
     for colour in _COLOURS:

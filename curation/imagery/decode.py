@@ -173,6 +173,8 @@ def _by_pillow(data: bytes, image_format: str, max_pixels: int) -> Decoded:
         UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
         OverflowError, AttributeError, ZeroDivisionError, MemoryError, Image.DecompressionBombError,
     ) as error:  # what Pillow's parsers raise on damaged files  # fmt: skip
+        if isinstance(error, UnidentifiedImageError):  # whose words name an address in memory
+            raise UnreadableImage(f"{image_format}: cannot be identified") from None
         raise UnreadableImage(f"{image_format}: {error or type(error).__name__}") from None
 
 

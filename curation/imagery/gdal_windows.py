@@ -20,7 +20,7 @@ from rasterio.windows import Window as RasterWindow
 
 from curation.base.errors import UnreadableImage
 from curation.catalogue import Window
-from curation.imagery.band_names import rgb_bands
+from curation.imagery.band_names import Bands, rgb_bands
 from curation.imagery.georeference import Affine
 from curation.imagery.pixel_loops import differs, interleave
 from curation.imagery.sidecars import named
@@ -87,6 +87,11 @@ class Raster:
         """Rows and columns that are decoded together."""
         height, width = self.datasets[0].block_shapes[self.indexes[0] - 1]
         return int(height), int(width)
+
+    @property
+    def told(self) -> Bands | None:
+        """Bands that the file marks or names as red, green and blue."""
+        return _told(self.datasets[0])
 
     @property
     def crs(self) -> str | None:
@@ -224,10 +229,11 @@ def _wanted(data: Any, source: Source) -> tuple[int, ...]:
         if max(source.bands) > data.count:
             raise UnreadableImage(f"bands {source.bands} are asked for, the file has {data.count}")
         return source.bands
-    found = rgb_bands(data.descriptions, [kind.name for kind in data.colorinterp])
-    if found is not None:
-        return found
-    return (1, 2, 3) if data.count >= 3 else (1,)
+    return _told(data) or ((1, 2, 3) if data.count >= 3 else (1,))
+
+
+def _told(data: Any) -> Bands | None:
+    return rgb_bands(data.descriptions, [kind.name for kind in data.colorinterp])
 
 
 def _palette(data: Any, indexes: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:

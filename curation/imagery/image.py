@@ -159,7 +159,8 @@ class Image:
     def _sidecar(self) -> Sidecar:
         if self.location is None or (isinstance(self.pixels, Decoded) and self.pixels.turned):
             return Sidecar()
-        return beside(self.location.path(self.location.file), self.location.root)
+        linked = self.source.linked(self.location.root)
+        return beside(self.location.path(self.location.file), self.location.root, *([] if linked is None else [linked]))
 
     @cached_property
     def crs(self) -> str | None:

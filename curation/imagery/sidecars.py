@@ -10,6 +10,7 @@ import math
 import os
 import re
 import stat
+from collections.abc import Sequence
 from functools import lru_cache
 from html import unescape
 from pathlib import Path
@@ -31,12 +32,12 @@ class Sidecar(NamedTuple):
     affine: Affine | None = None
 
 
-def beside(path: Path, root: Path) -> Sidecar:
+def beside(path: Path, *roots: Path) -> Sidecar:
     """Read what lies beside an image; what cannot be read or makes no sense says nothing.
 
     Args:
         path: the image.
-        root: its source's folder; files outside of it, to which links may lead, are not read.
+        roots: its source's folder, and perhaps one that links are followed into; files outside of them are not read.
     """
     found = Sidecar()
     try:
@@ -44,7 +45,7 @@ def beside(path: Path, root: Path) -> Sidecar:
     except OSError:  # a folder may let its files be read and not be listed
         return found
     for kind in sorted(kinds, key=lambda kind: (kind.lower() != ".aux.xml", kind)):  # GDAL asks .aux.xml first, too
-        told = _read(path, kind, root)
+        told = _read(path, kind, roots)
         found = Sidecar(found.crs or told.crs, found.affine or told.affine)
     return found
 
@@ -70,24 +71,25 @@ def _is_world(suffix: str) -> bool:
     return suffix == ".wld" or (4 <= len(suffix) <= 6 and suffix[0] == "." and suffix[-1] == "w")
 
 
-def _read(path: Path, kind: str, root: Path) -> Sidecar:
+def _read(path: Path, kind: str, roots: Sequence[Path]) -> Sidecar:
     lower, own = kind.lower(), path.suffix.lower()
     if lower == ".aux.xml":
-        return _from_pam(_text(path.with_name(path.name + kind), root, MAX_BYTES[lower]))
+        return _from_pam(_text(path.with_name(path.name + kind), roots, MAX_BYTES[lower]))
     if lower == ".prj":
-        return Sidecar(crs=crs_of(_text(path.with_suffix(kind), root, MAX_BYTES[lower])))
+        return Sidecar(crs=crs_of(_text(path.with_suffix(kind), roots, MAX_BYTES[lower])))
     if lower in (".wld", f"{own}w", f"{own[:2]}{own[-1:]}w"):
-        return Sidecar(affine=_from_world(_text(path.with_suffix(kind), root, MAX_BYTES["world"])))
+        return Sidecar(affine=_from_world(_text(path.with_suffix(kind), roots, MAX_BYTES["world"])))
     return Sidecar()
 
 
-def _text(path: Path, root: Path, limit: int) -> str:
-    """The beginning of a plain file below ``root``; empty where there is none."""
+def _text(path: Path, roots: Sequence[Path], limit: int) -> str:
+    """The beginning of a plain file below one of ``roots``; empty where there is none."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a named pipe would wait for a writer
         try:
             plain = stat.S_ISREG(os.fstat(handle).st_mode)
-            inside = os.path.realpath(path).startswith(f"{os.path.realpath(root)}{os.sep}")
+            real = os.path.realpath(path)
+            inside = any(real.startswith(f"{os.path.realpath(root)}{os.sep}") for root in roots)
             data = os.read(handle, limit) if plain and inside else b""
         finally:
             os.close(handle)

@@ -46,6 +46,8 @@ class Facts:
     """About how many to show."""
     share: bool = False
     """Leave out the pixels of sources that may not be redistributed."""
+    notes: Sequence[str] = ()
+    """Warnings, and what else comes first."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def write_report(facts: Facts, page: Page, map_parts: thumbnails.MapParts) -> No
         totals=totals,
         leaks=found.leaks,
         unguarded=facts.unguarded,
+        notes=facts.notes,
         shards=facts.shards,
         sources=facts.sources,
         share=facts.share,

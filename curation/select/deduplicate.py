@@ -49,6 +49,11 @@ class Matches:
         return len(self.row)
 
 
+_NONE = Matches(
+    np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int8), np.zeros(0, np.float32)
+)
+
+
 def find_duplicates(
     rows: Rows, candidates: Ints, sources: Sequence[ResolvedSource], rules: DeduplicateRules, threads: int
 ) -> Matches:
@@ -64,7 +69,11 @@ def find_duplicates(
     Returns:
         The tiles that go, ascending, each with the tile that stays for it.
     """
+    if rules.method == "off":
+        candidates = candidates[:0]
     copy, original = equal_pixels(rows, candidates, sources, rules.keep)
+    if rules.method == "exact":
+        return _with_copies(_NONE, copy, original)
     single = candidates[~np.isin(candidates, copy, assume_unique=True)] if len(copy) else candidates
     near = _near(rows, textured(rows, single, rules.min_ac_energy), sources, rules, threads)
     return _with_copies(near, copy, original)

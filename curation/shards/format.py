@@ -293,6 +293,8 @@ def open_index(folder: Path) -> tuple[pq.ParquetFile, list[Path]]:
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
+        if (folder / "shards" / INDEX_FILE).exists():
+            raise InputError(f"{folder}: is the output of a run; its shards are {folder / 'shards'}") from None
         raise InputError(
             f"{path}: no such file; the same rs-curate run again makes it, or for tars from elsewhere "
             f"`rs-curate index {folder}`"

@@ -10,7 +10,7 @@ import heapq
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -49,7 +49,15 @@ class Found:
     """Those warnings that tell of folders, files and archives that could not be read."""
     unlisted: Counter[str] = field(default_factory=Counter)
     """Files that no glob takes or leaves, per suffix."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """Of those, the first file of each suffix."""
+    left: int = 0
+    """Files that a glob leaves."""
+    unused: set[str] = field(default_factory=set)
+    """Globs that should leave something and have not yet."""
     links: list[str] = field(default_factory=list)
+    outside: set[str] = field(default_factory=set)
+    """Folders that those links lead to which lead outside."""
     twins: list[str] = field(default_factory=list)
 
     def miss(self, warning: str) -> None:
@@ -62,13 +70,19 @@ class Found:
         if self.links:
             self.warnings.append(
                 f"{len(self.links)} symbolic links lead outside the folder, nowhere or in a circle and are left out: "
-                f"{_some(self.links)}"
+                f"{_some(self.links)}{self._follow()}"
             )
         if self.twins:
             self.warnings.append(
                 f"{len(self.twins)} files have the name of another one (after Unicode normalisation) and are left out; "
                 f"rename them: {_some(self.twins)}"
             )
+
+    def _follow(self) -> str:
+        if not self.outside:
+            return ""
+        common = os.path.commonpath(self.outside)
+        return f"; for those that lead outside set, under the source, follow_links: {common}"
 
 
 @dataclass(frozen=True)
@@ -79,16 +93,31 @@ class Walk:
     root: Path
     """Without symbolic links."""
     takes: Callable[[str], bool]
-    leaves: Callable[[str], bool]
+    left: Callable[[str], bool]
+    leave: Mapping[str, Callable[[str], bool]]
+    """Globs of what is left, each with its predicate; ``left`` is that of all."""
     found: Found
+    linked: Path | None = None
+    """Folder outside of ``root`` into which links are followed."""
+
+    def leaves(self, path: str) -> bool:
+        """Whether a glob leaves this file; a glob that does for the first time is no more unused."""
+        if not self.left(path):
+            return False
+        if self.found.unused:
+            self.found.unused -= {glob for glob in self.found.unused if self.leave[glob](path)}
+        return True
 
     def wants(self, path: str) -> bool:
         """Whether a file becomes an image; what no glob names is counted."""
         if self.leaves(path):
+            self.found.left += 1
             return False
         if self.takes(path):
             return True
-        self.found.unlisted[PurePosixPath(path).suffix.lower()] += 1
+        suffix = PurePosixPath(path).suffix.lower()
+        self.found.unlisted[suffix] += 1
+        self.found.examples.setdefault(suffix, path)
         return False
 
 
@@ -216,13 +245,20 @@ def _is_followed(walk: Walk, stack: Sequence[_Folder], item: _Item) -> bool:
     exists = Path(target).exists()
     if exists and not item.is_folder and not (walk.takes(item.path) or _opens(walk.source, item.relative)):
         return True  # no image in any case; it is counted like a file
-    good = exists and target.startswith(f"{walk.root}{os.sep}")
+    good = exists and _is_inside(walk, target)
+    if exists and not good and not walk.leaves(item.path):
+        walk.found.outside.add(target if item.is_folder else os.path.dirname(target))
     if good and item.is_folder:
         above = f"{stack[-1].real}{os.sep}".startswith(f"{target}{os.sep}")
         good = not above and target not in {folder.real for folder in stack} and stack[-1].links < MAX_LINKS
     if not good and not walk.leaves(item.path):
         walk.found.links.append(item.relative)
     return good
+
+
+def _is_inside(walk: Walk, target: str) -> bool:
+    roots = (walk.root,) if walk.linked is None else (walk.root, walk.linked)
+    return any(f"{target}{os.sep}".startswith(f"{root}{os.sep}") for root in roots)
 
 
 def _open_file(walk: Walk, item: _Item) -> Iterator[Entry]:

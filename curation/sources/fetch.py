@@ -128,6 +128,11 @@ def fetch_source(
     """
     result = result or FetchResult(source.id, root)
     tell = _one_at_a_time(progress)
+    if source.obtain.via == "local" and not source.files:
+        if not root.is_dir():
+            raise InputError(f"source {source.id}: {root} does not exist, and nothing says where to fetch it from")
+        result.notes.append("a folder of your own, nothing to fetch")
+        return result
     if not root.exists() and source.obtain.via not in BY_SCRIPT:
         result.missing = tuple(file.name for file in source.files)
         result.instructions = instructions(source, root)

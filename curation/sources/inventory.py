@@ -12,11 +12,12 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from curation.base.errors import InputError
-from curation.containers import CONTAINERS
+from curation.containers import CONTAINERS, container_of, list_members
 from curation.containers.archives import archive_of
 from curation.containers.registry import reason_in
 from curation.sources.entries import Entry, Found, Walk, list_entries, opened_in_place
@@ -31,6 +32,12 @@ BESIDE_IMAGES = {
     "wld", "aux", "ovr", "msk", "rrd", "ige", "hdr", "md5", "sha1", "sha256", "sha512", "lock", "",
 }  # fmt: skip
 """Suffixes of what usually lies beside images: annotations, georeferences, documents. They are not worth a warning."""
+
+MOST_COUNTED = 100_000
+"""Members of an archive that is not read that are counted."""
+
+_SUFFIXES = 8
+"""Suffixes that one line names."""
 
 TOLERANCE = 0.02
 """Share by which the number of images may differ from the expected one before it is worth a warning."""
@@ -50,9 +57,22 @@ class SourceListing:
     splits: dict[str, int] = field(default_factory=dict)
     unlisted: Counter[str] = field(default_factory=Counter)
     """Files that no glob takes or leaves, per suffix in lower case."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """Of those, the first file of each suffix."""
+    left: int = 0
+    """Files that a glob of ``leave`` matches."""
     warnings: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     """Those warnings that tell of folders, files and archives that could not be read."""
+
+    def __str__(self) -> str:
+        """One line: what was found, and what was not taken."""
+        untaken = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in self.unlisted.most_common()]
+        more = f" and {len(untaken) - _SUFFIXES} more suffixes" if len(untaken) > _SUFFIXES else ""
+        told = [f"{self.id}: {self.found:,} images listed"]
+        told += [f"{self.left:,} files match leave"] if self.left else []
+        told += [f"taken by no rule: {', '.join(untaken[:_SUFFIXES])}{more}"] if untaken else []
+        return "; ".join(told)
 
 
 # ------------------------------------------------------------------------------------------------ the table
@@ -111,8 +131,10 @@ def list_images(source: Source, root: Path, listing: SourceListing | None = None
     listing = listing if listing is not None else SourceListing(source.id)
     listing.expected = source.expected_images
     check_root(source, root)
+    found = Found(listing.warnings, listing.unread, listing.unlisted, listing.examples, unused=set(source.leave))
+    leave = {glob: compile_globs([glob]) for glob in source.leave}
     taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
-    walk = Walk(source, root.resolve(), taken, left, Found(listing.warnings, listing.unread, listing.unlisted))
+    walk = Walk(source, root.resolve(), taken, left, leave, found, source.linked(root))
     entries = _select(source, list_entries(walk), listing)
     rows = _group(source.bands_in_files, entries, listing) if source.bands_in_files else _single(entries)
     split_of = _splitter(source.splits)
@@ -123,6 +145,9 @@ def list_images(source: Source, root: Path, listing: SourceListing | None = None
         listing.splits[split or ""] = listing.splits.get(split or "", 0) + 1
         label = PurePosixPath(row["image"]).parent.name if source.label_from == "parent" else ""
         yield {"source": source.id, **row, "split": split, "label": label or None}
+    listing.left = found.left
+    if source.obtain.via == "local":  # a shipped manifest leaves what only some releases of a set hold
+        listing.warnings += [f"no file matches leave: {glob}" for glob in source.leave if glob in found.unused]
     _judge(source, root, listing)
 
 
@@ -177,10 +202,29 @@ def _untaken(source: Source, root: Path, listing: SourceListing) -> list[str]:
     was_fetched = (root / ".fetched").is_dir()
     told = []
     for suffix, count in listing.unlisted.most_common():
-        if suffix.lstrip(".") not in BESIDE_IMAGES and not (was_fetched and archive_of(f"x{suffix}")):
-            files = "1 file ends" if count == 1 else f"{count:,} files end"
-            told.append(f"{files} in {suffix}, which no rule takes; name them under images or leave")
+        if suffix.lstrip(".") in BESIDE_IMAGES or (was_fetched and archive_of(f"x{suffix}")):
+            continue
+        files = "1 file ends" if count == 1 else f"{count:,} files end"
+        packed = _packed(source, root, listing.examples[suffix])
+        told.append(f"{files} in {suffix}, which no rule takes; {packed or 'name them under images or leave'}")
     return told
+
+
+def _packed(source: Source, root: Path, file: str) -> str | None:
+    """What to set so that the images in an archive are read, where it holds any."""
+    kind = container_of(file)
+    if kind is None or kind.name == source.container or not (root / file).is_file():
+        return None
+    takes = compile_globs((EVERY_IMAGE,))
+    try:
+        members = islice(list_members(root / file, source.image_column), MOST_COUNTED)
+        count = sum(kind.is_table or takes(member.name) for member in members)
+    except InputError:
+        return None
+    if not count:
+        return None
+    many = f"{MOST_COUNTED:,} images or more" if count == MOST_COUNTED else f"{count:,} images"
+    return f"{many} in {file} are not read: add container: {kind.name} under the source"
 
 
 def _is_packed(source: Source, root: Path, file: RemoteFile) -> bool:

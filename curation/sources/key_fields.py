@@ -11,8 +11,11 @@ from typing import Any
 from curation.sources.source import Source
 
 LISTING = frozenset(
-    {"id", "files", "container", "image_column", "images", "leave", "splits", "label_from", "bands_in_files"}
-)
+    {
+        "id", "files", "container", "image_column", "images", "leave", "follow_links", "splits", "label_from",
+        "bands_in_files",
+    }
+)  # fmt: skip
 """What images there are, and where: the inventory. Of ``files``, only names and folders."""
 
 PIXELS = frozenset({"id", "bands", "nodata", "stretch", "trim", "gsd_m"})

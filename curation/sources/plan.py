@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from curation.sources.fetch import BY_SCRIPT, FetchResult, instructions
 from curation.sources.inventory import SourceListing, list_images
 from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, load_recipe, resolve
 from curation.sources.source import Benchmark, Source, load_benchmark, load_source, shipped
+
+_NARROWEST = 9
+"""Characters that a cut column keeps."""
 
 TILE_SIDE = 512
 """Side of a tile in the prediction of the shards' bytes."""
@@ -48,6 +52,8 @@ class Plan:
     shard_gigabytes: float
     pixels: int
     """Pixels per tile that the two figures above assume."""
+    needs_data: bool = True
+    """Whether a source's folder is relative to ``--data``."""
 
     @property
     def gigabytes(self) -> float:
@@ -160,7 +166,11 @@ def make_plan(recipe: Recipe, data: Path | None = None) -> Plan:
         tiles = min(tiles, recipe.balance.total)
     bytes_per_tile = TILE_SIDE**2 * recipe.shards.bytes_per_pixel
     samples = min(recipe.shards.max_samples, max(int(recipe.shards.max_bytes // bytes_per_tile), 1))
-    return Plan(recipe.name, tuple(rows), tiles, math.ceil(tiles / samples), tiles * bytes_per_tile / 1e9, TILE_SIDE**2)
+    relative = any(not Path(entry.path or entry.id).expanduser().is_absolute() for entry in recipe.sources)
+    return Plan(
+        recipe.name, tuple(rows), tiles, math.ceil(tiles / samples), tiles * bytes_per_tile / 1e9, TILE_SIDE**2,
+        relative or bool(recipe.guard.benchmarks),
+    )  # fmt: skip
 
 
 def _row(source: Source, root: Path, predicted: int | None, cap: int | None) -> PlanRow:
@@ -206,8 +216,8 @@ def check(sources: Sequence[ResolvedSource]) -> list[CheckRow]:
 # ------------------------------------------------------------------------------------------------ saying
 
 
-def format_sources(sources: Sequence[Source], as_json: bool = False) -> str:
-    """A table of sources, or every field as JSON."""
+def format_sources(sources: Sequence[Source], as_json: bool = False, width: int | None = None) -> str:
+    """A table of sources that fits a terminal of ``width`` columns, or every field as JSON."""
     if as_json:
         return json.dumps([source.model_dump(mode="json") for source in sources], indent=2, ensure_ascii=False)
     rows = [
@@ -224,11 +234,18 @@ def format_sources(sources: Sequence[Source], as_json: bool = False) -> str:
         for source in sources
     ]
     header = ("id", "task", "images", "gsd in m", "licence", "redistributable", "route", "verified")
-    return table(header, rows, right=(2, 3)) + f"\n\n{len(sources)} sources"
+    return table(header, rows, (2, 3), width) + f"\n\n{len(sources)} sources"
 
 
-def format_plan(plan: Plan) -> str:
-    """A plan that a person can act on: the table, the sums, what to do by hand, and the commands."""
+def format_plan(plan: Plan, typed: str = "", data: Path | None = None, width: int | None = None) -> str:
+    """A plan that a person can act on: the table, the sums, what to do by hand, and the commands.
+
+    Args:
+        plan: what to say.
+        typed: the recipe as it was named on the command line.
+        data: the folder of the raw sources, if it was given.
+        width: columns of the terminal.
+    """
     rows = [
         (
             row.id + (" (benchmark)" if row.benchmark else ""),
@@ -241,10 +258,11 @@ def format_plan(plan: Plan) -> str:
         )
         for row in plan.rows
     ]
-    header = ("source", "licence", "redistributable", "route", "GB", "predicted tiles", "cap")
+    header = ("source", "licence", "redistributable", "route", "GB", "tiles", "cap")
     unknown = sum(row.megabytes is None for row in plan.rows)
     hands = [row for row in plan.rows if row.by_hand]
     closed = sum(row.redistributable != "yes" for row in plan.rows if not row.benchmark)
+    own = all(row.route == "local" for row in plan.rows)
     sums = [
         f"{sum(not row.benchmark for row in plan.rows)} sources, of which {closed} may not surely be redistributed",
         f"download: {plan.gigabytes:,.0f} GB as far as known; {unknown} rows tell no size (fetch asks the servers)",
@@ -253,14 +271,22 @@ def format_plan(plan: Plan) -> str:
         f" (at {TILE_SIDE} x {TILE_SIDE} pixels a tile)",
         f"by hand: {len(hands)} of {len(plan.rows)}",
     ]
-    steps = [
-        f"rs-curate fetch {plan.name} --data DATA     fetches {len(plan.rows) - len(hands)}, explains the others",
-        f"rs-curate check {plan.name} --data DATA     counts what is there",
-        f"rs-curate run {plan.name} --data DATA --out OUT",
-    ]
-    parts = [table(header, rows, right=(4, 5, 6)), "\n".join(sums)]
+    if own:
+        sums = [sums[0], "nothing to download: the folders are your own; `run --dry-run` says what they give"]
+    parts = [table(header, rows, (4, 5, 6), width), "\n".join(sums)]
+    steps = _steps(plan, shlex.quote(typed or plan.name), data, len(hands), own)
     parts += [row.instructions for row in hands]
     return "\n\n".join([*parts, "Next:\n  " + "\n  ".join(steps)])
+
+
+def _steps(plan: Plan, word: str, data: Path | None, hands: int, own: bool) -> list[str]:
+    """Commands to type next, of which each works as it stands once DATA and OUT are names."""
+    where = f" --data {shlex.quote(str(data)) if data else 'DATA'}" if plan.needs_data else ""
+    check = f"rs-curate check {word}{where}     counts what is there"
+    if own:
+        return [check, f"rs-curate run {word}{where} --out OUT --dry-run", f"rs-curate run {word}{where} --out OUT"]
+    fetch = f"rs-curate fetch {word}{where}     fetches {len(plan.rows) - hands}, explains the others"
+    return [fetch, check, f"rs-curate run {word}{where} --out OUT"]
 
 
 def format_check(rows: Sequence[CheckRow]) -> str:
@@ -301,19 +327,45 @@ def format_fetch(results: Sequence[FetchResult]) -> str:
     return "\n\n".join([*parts, f"{done} of {len(results)} are there"])
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns as wide as their content, two blanks apart; ``right`` names those that align to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), width: int | None = None
+) -> str:
+    """Columns as wide as their content, two blanks apart; ``right`` names those that align to the right.
+
+    With a ``width`` the longest columns of words are cut, never the first one, until a line has so many characters;
+    where that is not enough, the last columns are left out, and named below.
+    """
+    every = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    widths = _fitted(every, right, width)
+    unseen = (
+        f"\n(too wide for {width} columns: {', '.join(header[len(widths) :])})" if len(widths) < len(header) else ""
+    )
+    header, *rows = ([_cut(cell, size) for cell, size in zip(row, widths, strict=False)] for row in (header, *rows))
 
     def line(row: Sequence[str]) -> str:
         """One line of the table."""
         cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(size) if column in right else cell.ljust(size)
+            for column, (cell, size) in enumerate(zip(row, widths, strict=True))
         ]
         return "  ".join(cells).rstrip()
 
-    return "\n".join([line(header), line(["-" * width for width in widths]), *(line(row) for row in rows)])
+    return "\n".join([line(header), line(["-" * size for size in widths]), *(line(row) for row in rows)]) + unseen
+
+
+def _fitted(widths: list[int], right: Sequence[int], width: int | None) -> list[int]:
+    """Widths of those columns that fit a line, the longest shortened as far as one can still read them."""
+    able, fitted = [column for column in range(1, len(widths)) if column not in right], list(widths)
+    while width is not None and sum(fitted) + 2 * (len(fitted) - 1) > width:
+        longest = max(able, key=lambda column: fitted[column], default=0)
+        if longest == 0 or fitted[longest] <= _NARROWEST:
+            return _fitted(widths[:-1], right, width) if len(widths) > 1 else widths
+        fitted[longest] -= 1
+    return fitted
+
+
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else text[: size - 1] + "…"
 
 
 def number(value: int | None) -> str:

@@ -22,9 +22,13 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, 
 from curation.base.errors import InputError
 from curation.base.settings import Strict, load, validate
 from curation.base.terminal import local_folder
-from curation.sources.source import Identifier, Source, load_source, shipped, shipped_path
+from curation.sources.source import Identifier, Source, load_source, plain_words, shipped, shipped_path
 
-RecipeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
+RecipeName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64),
+    plain_words(r"[a-z0-9][a-z0-9-]*", "-"),
+]
 
 
 def _own_id(value: object) -> object:
@@ -152,8 +156,13 @@ KeepKey = Literal["gsd", "area", "bytes_per_pixel", "licence", "priority"]
 
 
 class DeduplicateRules(Strict):
-    """When two tiles are one, and which of them stays (contracts: *Duplicates, defined*)."""
+    """When two tiles are one, and which of them stays (contracts: *Duplicates, defined*).
 
+    One word may stand for the whole block: ``deduplicate: off``.
+    """
+
+    method: Literal["near", "exact", "off"] = "near"
+    """``exact``: equal pixels alone; ``off``: nothing is a duplicate, as for time series."""
     radius: int = Field(4, ge=0, le=10)
     """Hamming distance of the 64-bit pHash within which two tiles are candidates."""
     orientations: bool = True
@@ -168,6 +177,16 @@ class DeduplicateRules(Strict):
     min_ac_energy: float = Field(0.5, ge=0)
     """Tiles below are duplicates only when their pixels are equal."""
     keep: tuple[KeepKey, ...] = ("gsd", "area", "bytes_per_pixel", "licence", "priority")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_a_word(cls, data: object) -> object:
+        return {"method": data} if isinstance(data, str | bool) else data
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: object) -> object:
+        return {True: "near", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class GuardRules(Strict):

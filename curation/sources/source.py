@@ -20,7 +20,25 @@ from curation.base.errors import InputError
 from curation.base.settings import Strict, load
 from curation.containers import CONTAINERS
 
-Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64)]
+
+def slug(name: str, between: str) -> str:
+    """A name as ids (``between`` being an underscore) and recipes (a hyphen) take it."""
+    return re.sub(r"[^a-z0-9]+", between, name.lower()).strip(between)[:60].strip(between) or "mine"
+
+
+def plain_words(pattern: str, between: str) -> BeforeValidator:
+    """Refuse a name with the one to type instead, where pydantic would tell a regular expression."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            mark = {"_": "underscores", "-": "hyphens"}[between]
+            raise ValueError(f"lower case letters, digits and {mark} only, such as {slug(value, between)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$", max_length=64), plain_words(r"[a-z0-9_]+", "_")]
 """A source or benchmark id: lower case letters, digits, underscore; it is a folder name and a column value."""
 
 
@@ -171,6 +189,9 @@ class Source(Strict):
     images: tuple[str, ...] = (EVERY_IMAGE,)
     leave: tuple[str, ...] = ()
     """Masks, labels, SAR, elevation, second renderings."""
+    follow_links: str | None = None
+    """Folder outside of the source's, relative to it, into which symbolic links are followed: ``../../blobs`` of a
+    snapshot of the Hugging Face Hub."""
     splits: dict[str, tuple[str, ...]] = {}
     """Split name to globs; a path that none takes has no split."""
     label_from: Literal["parent"] | None = None
@@ -204,6 +225,10 @@ class Source(Strict):
         if value == 0 or not 0 < low <= high:
             raise ValueError("metres per pixel must be above 0, a range [low, high] in that order")
         return value
+
+    def linked(self, root: Path) -> Path | None:
+        """The folder of ``follow_links``, without symbolic links."""
+        return None if self.follow_links is None else (root / Path(self.follow_links).expanduser()).resolve()
 
     @property
     def gsd(self) -> float | None:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pretrain.data.augment import CropRule, crop_and_resize, crop_box, gsd_after
@@ -156,6 +156,8 @@ def decode(data: bytes, formats: tuple[str, ...] = SHARD_FORMATS) -> npt.NDArray
     """
     try:
         return _decode_jpeg(data) if data[:2] == b"\xff\xd8" else _decode_any(data, formats)
+    except UnidentifiedImageError:  # whose words name an address in memory
+        raise UnreadableImage(f"not an image of a format that is read ({', '.join(formats)})") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"cannot be decoded ({error})") from None
 

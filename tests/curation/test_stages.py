@@ -48,7 +48,8 @@ CHANGED: dict[str, Any] = {
     "exclude.told_steps_from": 1.2, "exclude.told_from": 21,
     "exclude.max_soft_alpha": 0.01, "exclude.earth_only": False, "exclude.false_colour": True,
     "exclude.ids": [tile_id("mine", "a.jpg", None)],
-    "deduplicate.radius": 3, "deduplicate.orientations": False, "deduplicate.crops": False,
+    "deduplicate.method": "exact", "deduplicate.radius": 3, "deduplicate.orientations": False,
+    "deduplicate.crops": False,
     "deduplicate.confirm": 0.8, "deduplicate.soft_ac_energy": 4, "deduplicate.soft_radius": 9,
     "deduplicate.min_ac_energy": 0.6, "deduplicate.keep": ["area", "priority"], "guard.radius": 3,
     "balance.per_source": 5, "balance.per_place": 2, "balance.total": 6,
@@ -59,7 +60,7 @@ CHANGED: dict[str, Any] = {
 
 UNTRIED = {
     "sources.id", "sources.path", "sources.files", "sources.container", "sources.image_column", "sources.readable",
-    "sources.bands_in_files",  # each asks for other files
+    "sources.bands_in_files", "sources.follow_links",  # each asks for other files
     "guard.benchmarks", "guard.fingerprints",  # ask for a benchmark's fingerprints
 }  # fmt: skip
 

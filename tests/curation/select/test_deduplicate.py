@@ -74,6 +74,15 @@ def test_copies_are_found_however_they_were_made(tmp_path):
     assert {stand_in for verdict, stand_in, _ in found.values() if verdict == "duplicate"} == {best}
 
 
+@pytest.mark.parametrize(("method", "gone"), [("near", {"b", "c"}), ("exact", {"b"}), ("off", set())])
+def test_the_method_says_which_copies_go(tmp_path, method, gone):
+    pictures = {"a": texture(0), "b": texture(0), "c": stored(texture(0), 40), "d": texture(1)}
+    found = verdicts(tmp_path, rows_of(pictures, gsd_m=1.0), method=method)
+    duplicates = {name for name, (verdict, _, _) in found.items() if verdict == "duplicate"}
+    assert len(duplicates) == len(gone) and "d" not in duplicates
+    assert duplicates <= {"a", "b", "c"} and ("c" in duplicates) <= (method == "near")
+
+
 @pytest.mark.parametrize("view", range(8))
 def test_the_orientation_is_named(tmp_path, view):
     original = texture(3)

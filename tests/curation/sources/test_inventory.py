@@ -137,6 +137,48 @@ def test_links(tmp_path: Path) -> None:
     assert paths_of(Source(id="s"), tmp_path / "link") == ["alias.jpg", "real/1.jpg"]
 
 
+def test_links_are_followed_into_the_folder_that_is_named(tmp_path: Path) -> None:
+    """As a snapshot of the Hugging Face Hub lies in its cache: every file is a link to a blob."""
+    blobs = grow(tmp_path / "blobs", "1f", "2e", "set/3.jpg")
+    root = tmp_path / "snapshots/main"
+    (root / "train").mkdir(parents=True)
+    (root / "train/a.jpg").symlink_to("../../../blobs/1f")
+    (root / "b.png").symlink_to("../../blobs/2e")
+    (root / "set").symlink_to("../../blobs/set")
+    with pytest.raises(InputError, match=rf"no image in .*set, under the source, follow_links: {blobs}"):
+        paths_of(Source(id="s"), root)
+    for told in ("../../blobs", str(blobs)):
+        listing = SourceListing("s")
+        found = [row["image"] for row in list_images(Source(id="s", follow_links=told), root, listing)]
+        assert found == ["b.png", "set/3.jpg", "train/a.jpg"] and not listing.warnings
+    (root / "other.jpg").symlink_to(grow(tmp_path / "elsewhere", "x.jpg") / "x.jpg")
+    listing = SourceListing("s")
+    assert len(list(list_images(Source(id="s", follow_links="../../blobs"), root, listing))) == 3
+    assert listing.warnings[0].endswith(f"follow_links: {tmp_path / 'elsewhere'}")
+
+
+def test_images_in_an_archive_that_is_not_read_are_told(tmp_path: Path) -> None:
+    grow(tmp_path, "x.jpg")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("1.jpg", "sub/2.TIF", "labels.txt"):
+            archive.writestr(name, b"1")
+    listing = SourceListing("s")
+    list(list_images(Source(id="s"), tmp_path, listing))
+    (warning,) = listing.warnings
+    assert warning.endswith("2 images in a.zip are not read: add container: zip under the source")
+    listing = SourceListing("s")
+    assert len(list(list_images(Source(id="s", container="zip"), tmp_path, listing))) == 3
+    assert not listing.warnings and str(listing) == "s: 3 images listed; taken by no rule: 1 .txt"
+
+
+def test_globs_that_leave_nothing_are_told(tmp_path: Path) -> None:
+    grow(tmp_path, "1.jpg", "masks/1.png", "masks/2.png")
+    listing = SourceListing("s")
+    list(list_images(Source(id="s", leave=("masks/**", "labels/**", "**/2.png")), tmp_path, listing))
+    assert listing.warnings == ["no file matches leave: labels/**"]
+    assert str(listing) == "s: 1 images listed; 2 files match leave"
+
+
 def test_links_in_circles_and_mazes_end(tmp_path: Path) -> None:
     grow(tmp_path, *(f"{room}/1.jpg" for room in "abcd"))
     (tmp_path / "self.jpg").symlink_to("self.jpg")

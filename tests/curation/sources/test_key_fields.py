@@ -27,7 +27,7 @@ def test_every_field_of_a_source_is_decided() -> None:
 
 CHANGES: dict[str, Any] = {
     "files": [{"name": "a.zip", "into": "a"}], "container": "zip", "image_column": "image", "images": ["*.png"],
-    "leave": ["masks/*"], "splits": {"test": ["test/*"]}, "label_from": "parent",
+    "leave": ["masks/*"], "follow_links": "../blobs", "splits": {"test": ["test/*"]}, "label_from": "parent",
     "bands_in_files": {"r": "*4", "g": "*3", "b": "*2", "key": "(.*)"}, "bands": [3, 2, 1], "kind": "grey", "nodata": 0,
     "stretch": {"how": "fixed", "fixed": [0, 10]}, "trim": [1, 1, 1, 1], "gsd_m": 0.5, "name": "n", "task": "change",
     "year": 2020, "citation": "c", "homepage": "h", "licence": "MIT", "redistributable": "yes",

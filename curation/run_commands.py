@@ -1,0 +1,132 @@
+"""``rs-curate init`` and ``run``: from a folder, or a recipe, to shards."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from curation.base.terminal import Commands, Terminal, counted, natural, positive
+
+
+def add_init(commands: Commands) -> None:
+    """Add ``init``."""
+    init = commands.add_parser("init", help="look at a folder and write the recipe that follows", description=_INIT)
+    init.add_argument("folder", type=Path, metavar="FOLDER", help="folder with your imagery, unpacked or in archives")
+    init.add_argument("--out", type=Path, default=Path("recipe.yaml"), help="recipe to write (default: recipe.yaml)")
+    init.set_defaults(command=_init)
+
+
+_INIT = """Look at a folder for at most some twenty seconds, however large it is, and write a recipe in which every
+line has the fact that it follows from: what are images, bands, bits, GSD, masks, splits, and what is not read."""
+
+
+def _init(options: argparse.Namespace) -> None:
+    from curation.start.init import init
+
+    print(init(options.folder, options.out))
+    run = f"rs-curate run {shlex.quote(str(options.out))} --out CORPUS"
+    print(f"\nNext, after a look at {options.out}:\n  {run} --dry-run\n  {run}")
+
+
+def add_run(commands: Commands) -> None:
+    """Add ``run``."""
+    run = commands.add_parser("run", help="raw files in, shards, catalogue and report out", description=_RUN)
+    run.add_argument(
+        "recipe",
+        metavar="RECIPE|FOLDER",
+        help="a YAML file, the name of a shipped recipe, or a folder, for which `init` writes OUT/recipe.yaml",
+    )
+    run.add_argument(
+        "assignments", nargs="*", metavar="key=value", help="fields of the recipe to set, e.g. slice.tile=256"
+    )
+    run.add_argument("--data", type=Path, help="folder of the raw sources, one folder each")
+    run.add_argument("--out", type=Path, required=True, help="folder for shards/, catalogue.parquet and report.html")
+    where = run.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=positive, help="processes on this machine (default: one per core)")
+    where.add_argument(
+        "--scheduler", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://host:8786, instead of this machine"
+    )
+    run.add_argument("--replace", action="store_true", help="replace shards made by another recipe or from other data")
+    run.add_argument(
+        "--relist", action="store_true", help="list the sources anew: files were added, changed or removed"
+    )
+    run.add_argument(
+        "--strict", action="store_true", help="stop when a source lists far fewer or more images than expected"
+    )
+    run.add_argument(
+        "--fingerprints",
+        type=Path,
+        metavar="DIR",
+        help="fingerprints of the benchmarks to guard (default: DATA/.fingerprints)",
+    )
+    run.add_argument(
+        "--unguarded",
+        action="append",
+        default=[],
+        metavar="BENCHMARK",
+        help="go on without guarding this benchmark; the report says so",
+    )
+    run.add_argument(
+        "--until", choices=("select",), metavar="STAGE",
+        help="select: make catalogue and report in OUT/trial, compare them with the finished ones, touch no shard",
+    )  # fmt: skip
+    run.add_argument(
+        "--pictures", type=natural, default=5_000, metavar="N", help="about how many the report shows (default 5,000)"
+    )
+    run.add_argument(
+        "--share", action="store_true",
+        help="make report-share.html, without pixels of sources that may not be redistributed",
+    )  # fmt: skip
+    run.add_argument("--limit", type=positive, metavar="N", help="take N images, drawn by the seed, instead of all")
+    run.add_argument(
+        "--dry-run", action="store_true", help="list, scan some images, and say what the run would take; then stop"
+    )
+    run.add_argument("--performance-report", type=Path, metavar="FILE", help="write Dask's performance report (HTML)")
+    run.set_defaults(command=_run)
+
+
+_RUN = """Run a recipe: list, scan, select, write, report. What exists is never made again: running the same command
+again resumes, and after a change only what depends on it is done anew."""
+
+
+def _run(options: argparse.Namespace) -> None:
+    from curation.pipeline import RunOptions, run
+    from curation.sources.recipe import load_recipe
+    from curation.start.init import recipe_of
+
+    path, summary = recipe_of(options.recipe, options.out)
+    if summary:
+        print(f"{summary}\n\nrecipe: {path}")
+    recipe = load_recipe(path, options.assignments)
+    result = run(
+        recipe,
+        options.data,
+        options.out,
+        RunOptions(
+            workers=options.workers,
+            scheduler=options.scheduler,
+            replace=options.replace,
+            relist=options.relist,
+            strict=options.strict,
+            unguarded=tuple(options.unguarded),
+            fingerprints=options.fingerprints,
+            performance_report=options.performance_report,
+            until=options.until,
+            pictures=options.pictures,
+            share=options.share,
+            limit=options.limit,
+            dry_run=options.dry_run,
+        ),
+        Terminal(),
+    )
+    if options.dry_run:
+        return
+    if not result.worked:
+        print(
+            "nothing to do: everything was made before (--relist looks for files that were added, changed or removed)"
+        )
+    shards = "; no shard was touched" if options.until else f" in {counted(result.shards, 'shard')}"
+    print(f"{result.images:,} images -> {result.kept:,} tiles{shards}")
+    for name in result.made:
+        print(f"  {result.out / name}")
