@@ -89,7 +89,7 @@ def _footprints(options: argparse.Namespace) -> None:
 def _add_publish(commands: Commands) -> None:
     publish = commands.add_parser("publish", help="upload a finished corpus, or what rebuilds it, and prove it")
     publish.add_argument("out", type=Path, metavar="OUT", help="folder of a finished run")
-    publish.add_argument("url", metavar="URL", help="file:///a/folder or s3://bucket/prefix")
+    publish.add_argument("url", metavar="URL", help="file:///a/folder, s3://bucket/prefix or hf://datasets/owner/name")
     publish.add_argument("--lock-only", action="store_true", help="no pixel: lock, footprints, card")
     publish.set_defaults(command=_publish)
 

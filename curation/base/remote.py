@@ -1,4 +1,4 @@
-"""Folders elsewhere, to publish to: ``file://`` and ``s3://``.
+"""Folders elsewhere, to publish to: ``file://``, ``s3://`` and, in :mod:`curation.base.hub`, ``hf://``.
 
 A file is whole and has its SHA-256, or is absent: a store takes no other, whoever dies meanwhile. S3's own checksum of
 an upload is compared by the service, and told by it later, so that nothing is read back.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -26,30 +27,53 @@ _WRONG_INPUT = {
 }  # fmt: skip
 
 
-class Store(Protocol):
-    """A folder elsewhere. Names are POSIX paths below it."""
+@dataclass(frozen=True)
+class Upload:
+    """A file to upload, under its name there: a POSIX path below the folder."""
 
-    url: str
+    name: str
+    path: Path
+    sha256: str
+    """Hex."""
 
-    def holds(self, name: str, size: int, sha256: str) -> bool:
-        """Whether a file is there with this size and SHA-256 (hex)."""
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size
 
-    def put(self, name: str, path: Path, sha256: str) -> None:
-        """Upload a file, replacing what is there.
+    def check(self) -> None:
+        """Compare the file with its SHA-256.
 
         Raises:
-            InputError: the store is refused to us.
-            WorkError: the file's bytes have another SHA-256, or the store fails.
+            WorkError: they differ.
         """
+        if file_digest(self.path) != self.sha256:
+            raise WorkError(
+                f"{self.path}: its SHA-256 is not {self.sha256}; rs-curate verify says what is wrong with it"
+            )
+
+
+class Store(Protocol):
+    """A folder elsewhere. Every call raises InputError where it is refused to us, WorkError where the store fails."""
+
+    url: str
+    together: int
+    """Files that are best uploaded in one call."""
+
+    def holds(self, file: Upload) -> bool:
+        """Whether a file is there with this size and SHA-256."""
+
+    def put(self, files: Sequence[Upload]) -> None:
+        """Upload files, replacing what is there; one whose bytes have another SHA-256 is a WorkError."""
 
     def read(self, name: str) -> bytes | None:
         """A small file; null when it is absent."""
 
-    def names(self) -> Iterator[str]:
-        """All files."""
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files; those that are absent are no error."""
 
-    def remove(self, name: str) -> None:
-        """Remove a file that may be absent."""
+    def release(self, label: str) -> None:
+        """Mark what is there as a release, where the store can."""
 
 
 def open_store(url: str) -> Store:
@@ -63,29 +87,35 @@ def open_store(url: str) -> Store:
         return LocalStore(Path(unquote(place.path)))
     if place.scheme == "s3" and place.netloc:
         return S3Store(place.netloc, place.path.strip("/"))
-    raise InputError(f"{url}: give file:///a/folder or s3://bucket/prefix")
+    owner, _, name = place.path.strip("/").partition("/")
+    if place.scheme == "hf" and place.netloc == "datasets" and owner and name and "/" not in name:
+        from curation.base.hub import HubStore
+
+        return HubStore(f"{owner}/{name}")
+    raise InputError(f"{url}: give file:///a/folder, s3://bucket/prefix or hf://datasets/owner/name")
 
 
 class LocalStore:
     """A folder of this machine."""
 
+    together = 1
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.url = folder.as_uri()
 
-    def holds(self, name: str, size: int, sha256: str) -> bool:
+    def holds(self, file: Upload) -> bool:
         """Whether a file is there with this size and SHA-256; it is read."""
-        path = self._folder / name
+        path = self._folder / file.name
         with _local(path):
-            return path.is_file() and path.stat().st_size == size and file_digest(path) == sha256
+            return path.is_file() and path.stat().st_size == file.size and file_digest(path) == file.sha256
 
-    def put(self, name: str, path: Path, sha256: str) -> None:
-        """Copy a file and read the copy back."""
-        to = self._folder / name
-        with _local(to), atomic(to) as aside:
-            shutil.copyfile(path, aside)
-            if file_digest(aside) != sha256:
-                raise _damaged(path, sha256)
+    def put(self, files: Sequence[Upload]) -> None:
+        """Copy files; what has another SHA-256 gets no name."""
+        for file in files:
+            file.check()
+            with _local(self._folder / file.name), atomic(self._folder / file.name) as aside:
+                shutil.copyfile(file.path, aside)
 
     def read(self, name: str) -> bytes | None:
         """A small file; null when it is absent."""
@@ -93,17 +123,14 @@ class LocalStore:
         with _local(path):
             return path.read_bytes() if path.is_file() else None
 
-    def names(self) -> Iterator[str]:
-        """All files but those that are being written."""
-        with _local(self._folder):
-            for path in sorted(self._folder.rglob("*")):
-                if path.is_file() and not path.name.startswith("."):
-                    yield path.relative_to(self._folder).as_posix()
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files; those that are absent are no error."""
+        for name in names:
+            with _local(self._folder / name):
+                (self._folder / name).unlink(missing_ok=True)
 
-    def remove(self, name: str) -> None:
-        """Remove a file that may be absent."""
-        with _local(self._folder / name):
-            (self._folder / name).unlink(missing_ok=True)
+    def release(self, label: str) -> None:
+        """A folder has no releases."""
 
 
 @contextmanager
@@ -116,16 +143,14 @@ def _local(path: Path) -> Iterator[None]:
         raise InputError(f"{error.filename or path}: {error.strerror or error}") from None
 
 
-def _damaged(path: Path, sha256: str) -> WorkError:
-    return WorkError(f"{path}: its SHA-256 is not {sha256}; rs-curate verify says what is wrong with it")
-
-
 class S3Store:
     """A prefix of a bucket; keys and endpoint come from where ``boto3`` looks for them (AWS_ENDPOINT_URL and others).
 
     Raises:
         InputError: ``boto3`` is not installed.
     """
+
+    together = 1
 
     def __init__(self, bucket: str, prefix: str) -> None:
         try:
@@ -138,13 +163,13 @@ class S3Store:
         config = Config(retries={"mode": "standard"}, connect_timeout=20, read_timeout=120)
         self._client: Any = Session().client("s3", config=config)
 
-    def holds(self, name: str, size: int, sha256: str) -> bool:
+    def holds(self, file: Upload) -> bool:
         """Whether a file is there with this size and SHA-256, as the service says."""
-        with self._told(name):
-            found = self._head(name)
-        if found is None or found["ContentLength"] != size:
+        with self._told(file.name):
+            found = self._head(file.name)
+        if found is None or found["ContentLength"] != file.size:
             return False
-        return sha256 in (_hex(found.get("ChecksumSHA256", "")), found["Metadata"].get("sha256"))
+        return file.sha256 in (_hex(found.get("ChecksumSHA256", "")), found["Metadata"].get("sha256"))
 
     def _head(self, name: str) -> dict[str, Any] | None:
         try:
@@ -155,19 +180,22 @@ class S3Store:
                 return None
             raise
 
-    def put(self, name: str, path: Path, sha256: str) -> None:
-        """Upload a file with its SHA-256, which the service compares; in several requests above 4 GiB."""
-        if file_digest(path) != sha256:  # not every service that speaks S3 compares
-            raise _damaged(path, sha256)
-        facts = {"Metadata": {"sha256": sha256}}
-        with self._told(name):
-            if path.stat().st_size > _WHOLE:
-                extra = {**facts, "ChecksumAlgorithm": "SHA256"}
-                self._client.upload_file(str(path), self._bucket, self._prefix + name, ExtraArgs=extra)
-                return
-            checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
-            with path.open("rb") as file:
-                self._client.put_object(**self._at(name), Body=file, ChecksumSHA256=checksum, **facts)
+    def put(self, files: Sequence[Upload]) -> None:
+        """Upload files with their SHA-256, which the service compares; in several requests above 4 GiB."""
+        for file in files:
+            file.check()  # not every service that speaks S3 compares
+            with self._told(file.name):
+                self._put(file)
+
+    def _put(self, file: Upload) -> None:
+        facts = {"Metadata": {"sha256": file.sha256}}
+        if file.size > _WHOLE:
+            extra = {**facts, "ChecksumAlgorithm": "SHA256"}
+            self._client.upload_file(str(file.path), self._bucket, self._prefix + file.name, ExtraArgs=extra)
+            return
+        checksum = base64.b64encode(bytes.fromhex(file.sha256)).decode()
+        with file.path.open("rb") as body:
+            self._client.put_object(**self._at(file.name), Body=body, ChecksumSHA256=checksum, **facts)
 
     def read(self, name: str) -> bytes | None:
         """A small file; null when it is absent."""
@@ -177,18 +205,14 @@ class S3Store:
             data: bytes = self._client.get_object(**self._at(name))["Body"].read()
             return data
 
-    def names(self) -> Iterator[str]:
-        """All files below the prefix."""
-        with self._told(""):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
-            for page in pages:
-                for item in page.get("Contents", []):
-                    yield item["Key"].removeprefix(self._prefix)
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files; those that are absent are no error."""
+        for name in names:
+            with self._told(name):
+                self._client.delete_object(**self._at(name))
 
-    def remove(self, name: str) -> None:
-        """Remove a file that may be absent."""
-        with self._told(name):
-            self._client.delete_object(**self._at(name))
+    def release(self, label: str) -> None:
+        """A bucket has no releases."""
 
     def _at(self, name: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + name}

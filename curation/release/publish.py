@@ -7,13 +7,14 @@ is removed, and nothing else.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from curation.base.errors import InputError, WorkError
 from curation.base.files import atomic, file_digest
-from curation.base.remote import Store
+from curation.base.remote import Store, Upload
 from curation.release import card
 from curation.release.diff import catalogue_of
 from curation.release.facts import Facts, check_licences, read_facts
@@ -27,20 +28,6 @@ FOLDER = "release"
 
 
 @dataclass(frozen=True)
-class Item:
-    """A file to publish, under its name there."""
-
-    name: str
-    path: Path
-    sha256: str
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.path.stat().st_size
-
-
-@dataclass(frozen=True)
 class Published:
     """What was done."""
 
@@ -49,7 +36,7 @@ class Published:
     removed: int
 
 
-def assemble(out: Path, url: str, lock_only: bool) -> list[Item]:
+def assemble(out: Path, url: str, lock_only: bool) -> list[Upload]:
     """Make what is published beside the shards, in ``OUT/release``.
 
     Args:
@@ -77,8 +64,8 @@ def assemble(out: Path, url: str, lock_only: bool) -> list[Item]:
     return [*items, *(_item(name, folder / name) for name in texts)]
 
 
-def _pixels(out: Path, facts: Facts) -> list[Item]:
-    shards = [Item(f"shards/{shard.file}", out / "shards" / shard.file, shard.sha256) for shard in facts.shards]
+def _pixels(out: Path, facts: Facts) -> list[Upload]:
+    shards = [Upload(f"shards/{shard.file}", out / "shards" / shard.file, shard.sha256) for shard in facts.shards]
     gone = [item for item in shards if not item.path.is_file()]
     if gone:
         raise InputError(f"{gone[0].path}: no such file; rs-curate verify {out} --repair makes it again")
@@ -86,7 +73,7 @@ def _pixels(out: Path, facts: Facts) -> list[Item]:
     return [*shards, *beside]
 
 
-def _footprints(out: Path, folder: Path) -> list[Item]:
+def _footprints(out: Path, folder: Path) -> list[Upload]:
     """Footprints, where any tile has a place."""
     path = folder / "footprints.parquet"
     try:
@@ -96,16 +83,16 @@ def _footprints(out: Path, folder: Path) -> list[Item]:
     return [_item(path.name, path)]
 
 
-def _item(name: str, path: Path) -> Item:
-    return Item(name, path, file_digest(path))
+def _item(name: str, path: Path) -> Upload:
+    return Upload(name, path, file_digest(path))
 
 
-def sums(items: Iterable[Item]) -> str:
+def sums(items: Iterable[Upload]) -> str:
     """``SHA256SUMS``, as ``sha256sum -c`` takes it."""
     return "".join(f"{item.sha256}  {item.name}\n" for item in sorted(items, key=lambda item: item.name))
 
 
-def publish(items: Sequence[Item], store: Store, folder: Path, advance: Callable[[int], None]) -> Published:
+def publish(items: Sequence[Upload], store: Store, folder: Path, advance: Callable[[int], None]) -> Published:
     """Upload what the store has not, and check that it holds all of it.
 
     Args:
@@ -123,21 +110,27 @@ def publish(items: Sequence[Item], store: Store, folder: Path, advance: Callable
     known = {*_names(before), *_names(store.read(UNFINISHED_SUMS)), *(item.name for item in items)}
     if before is None or before.decode() != complete:
         _put(store, UNFINISHED_SUMS, "".join(f"-  {name}\n" for name in sorted(known)), folder)
-        store.remove(SUMS)
-    uploaded = 0
-    for item in items:
-        if not store.holds(item.name, item.size, item.sha256):
-            store.put(item.name, item.path, item.sha256)
-            uploaded += 1
-            if not store.holds(item.name, item.size, item.sha256):
+        store.remove([SUMS])
+    todo = [item for item in items if not _is_there(item, store, advance)]
+    for first in range(0, len(todo), store.together):
+        batch = todo[first : first + store.together]
+        store.put(batch)
+        for item in batch:
+            if not _is_there(item, store, advance):
                 raise WorkError(f"{store.url}/{item.name}: was uploaded and is not what was sent; run again")
-        advance(item.size)
     stale = known - {item.name for item in items}
-    for name in sorted(stale):
-        store.remove(name)
+    store.remove(sorted(stale))
     _put(store, SUMS, complete, folder)
-    store.remove(UNFINISHED_SUMS)
-    return Published(uploaded, len(items) - uploaded, len(stale))
+    store.remove([UNFINISHED_SUMS])
+    store.release(f"release-{hashlib.sha256(complete.encode()).hexdigest()[:12]}")
+    return Published(len(todo), len(items) - len(todo), len(stale))
+
+
+def _is_there(item: Upload, store: Store, advance: Callable[[int], None]) -> bool:
+    there = store.holds(item)
+    if there:
+        advance(item.size)
+    return there
 
 
 def _names(listed: bytes | None) -> set[str]:
@@ -148,4 +141,4 @@ def _names(listed: bytes | None) -> set[str]:
 def _put(store: Store, name: str, text: str, folder: Path) -> None:
     with atomic(folder / name) as aside:
         aside.write_text(text, encoding="utf-8")
-    store.put(name, folder / name, file_digest(folder / name))
+    store.put([_item(name, folder / name)])

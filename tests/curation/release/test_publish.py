@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import hub_server
 import mlcroissant
 import numpy as np
 import pytest
@@ -147,7 +149,7 @@ def test_wrong_urls_and_folders_are_one_clear_line(
 ) -> None:
     (tmp_path / "a file").touch()
     for url, told in (
-        ("ftp://somewhere/x", "ftp://somewhere/x: give file:///a/folder or s3://bucket/prefix"),
+        ("ftp://somewhere/x", "give file:///a/folder, s3://bucket/prefix or hf://datasets/owner/name"),
         ((tmp_path / "a file/x").as_uri(), "Not a directory"),
     ):
         assert main(["publish", str(out), url]) == 2
@@ -252,3 +254,58 @@ def test_a_bucket_that_is_not_there_is_one_clear_line(
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     assert main(["publish", str(out), "s3://bucket/c"]) == 2
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ the Hub
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
+    """A small Hub; bytes go by LFS, since Xet has a service of its own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    with hub_server.hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def test_the_hub_gets_the_same_files_in_few_commits_and_a_tag(
+    out: Path, tmp_path: Path, hub: hub_server.Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", str(out), "hf://datasets/me/corpus"]) == 0
+    assert main(["publish", str(out), tmp_path.as_uri()]) == 0
+    assert hub.private is True
+    assert hub.files.keys() == files(tmp_path)
+    for name in files(tmp_path) - {"croissant.json", "SHA256SUMS"}:  # these hold the URL
+        assert hub.files[name] == (tmp_path / name).read_bytes()
+    assert hub.commits == [1, 13, 1, 1]  # the list of what comes, all files, their checksums, the list again
+    sums = hashlib.sha256(hub.files["SHA256SUMS"]).hexdigest()
+    assert hub.tags == [f"release-{sums[:12]}"]
+    capsys.readouterr()
+    assert main(["publish", str(out), "hf://datasets/me/corpus"]) == 0
+    assert "0 files uploaded, 13 were there" in capsys.readouterr().out
+    hub.files["README.md"] = hub.files["README.md"].replace(b"pretty", b"pettry")  # of equal size
+    assert main(["publish", str(out), "hf://datasets/me/corpus", "--lock-only"]) == 0
+    assert not [name for name in hub.files if name.startswith("shards/")]
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_hub_that_has_no_time_is_one_clear_line_and_goes_on_later(
+    out: Path, hub: hub_server.Hub, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", str(out), "hf://datasets/me/corpus", "--lock-only"]) == 0
+    hub.refusals.append(status)
+    assert main(["publish", str(out), "hf://datasets/me/corpus"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert str(status) in message and message.endswith("; the same command goes on")
+    assert main(["publish", str(out), "hf://datasets/me/corpus"]) == 0
+    assert "SHA256SUMS.unfinished" not in hub.files
+
+
+def test_a_wrong_token_is_one_clear_line(
+    out: Path, hub: hub_server.Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_bad")
+    assert main(["publish", str(out), "hf://datasets/me/corpus"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "401" in message and message.endswith("log in with `hf auth login`, or set HF_TOKEN")

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import pytest
 from moto.server import ThreadedMotoServer
 from textures import raster, texture
@@ -30,7 +31,12 @@ def test_the_page_is_true(
     (entry,) = re.findall(r"^    sources:\n(.*)\n", page, re.MULTILINE)
     (tmp_path / "r.yaml").write_text(f"name: mine\nsources:\n{entry}\nshards: {{max_samples: 2}}\n")
     assert main(["run", "r.yaml", "--data", "data", "--out", "corpus", "--workers", "1"]) == 0
-    with_server(page, tmp_path, monkeypatch)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    with hub_server.hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        with_server(page, tmp_path, monkeypatch)
+    assert "SHA256SUMS" in hub.files
     monkeypatch.chdir(tmp_path / "published")
     pieces = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     told: list[dict[str, Any]] = [{} for _ in pieces]
