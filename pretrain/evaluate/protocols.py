@@ -91,7 +91,6 @@ class Answer:
 
 
 def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) -> Answer:
-    start = time.perf_counter()
     key = digest([encoder.identity, data.digest(), recipe.model_dump(mode="json")])
     folder = work.cache / f"finetune-{key}" if work.cache is not None else None
     tuned = finetune(encoder, data, recipe, work.torch_device, work.workers_for(len(data.images.places)), folder)
@@ -100,7 +99,7 @@ def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) 
     return Answer(
         bootstrap(right), per_class(tuned.guesses, truth, len(data.images.classes)), right.astype(float).tolist(),
         tuned.guesses.tolist(), tuned.train_images, len(truth), tuned.unreadable, 0.0,
-        round(time.perf_counter() - start, 2), {"losses": [round(loss, 4) for loss in tuned.losses]},
+        round(tuned.seconds, 2), {"losses": [round(loss, 4) for loss in tuned.losses]},
     )  # fmt: skip
 
 
