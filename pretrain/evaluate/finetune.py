@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +87,9 @@ class Tuned:
     train_images: int
     unreadable: list[str]
     losses: list[float]
-    """Mean training loss of each epoch since this process began."""
+    """Mean training loss of each epoch."""
+    seconds: float
+    """What training and classifying took, over all the processes that worked on it."""
 
 
 def finetune(
@@ -118,11 +121,13 @@ def finetune(
     torch.manual_seed(recipe.seed)  # of the head's start
     model = classifier(encoder, len(data.images.classes), recipe).to(device)
     job = _Job(model, images, encoder.input, recipe, device, workers, len(data.images.classes))
-    losses = _train(job, train, folder)
+    start = time.perf_counter()
+    past = _train(job, train, folder)
     guesses = _classify(job, test)
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
-    return Tuned(guesses, test, len(train), images.unreadable(), losses)
+    seconds = past.seconds + time.perf_counter() - start
+    return Tuned(guesses, test, len(train), images.unreadable(), past.losses, seconds)
 
 
 def classifier(encoder: VitEncoder | TimmEncoder, classes: int, recipe: Finetune) -> nn.Module:
@@ -249,35 +254,42 @@ def even_batch(batch: int, images: int) -> int:
     return min(batch, images) // 2 * 2
 
 
-def _train(job: _Job, rows: Rows, folder: Path | None) -> list[float]:
-    recipe, model = job.recipe, job.model
+class _Past(NamedTuple):
+    """What was done before: the losses of the epochs, and the seconds of earlier processes."""
+
+    losses: list[float]
+    seconds: float
+
+
+def _train(job: _Job, rows: Rows, folder: Path | None) -> _Past:
+    recipe, model, start = job.recipe, job.model, time.perf_counter()
     optimizer = create_optimizer_v2(
         model, "adamw", lr=recipe.base_lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
     )
-    done = _restore(job, optimizer, folder)
-    crops = _Crops(job, rows, done)
-    if done == recipe.epochs:
-        return []
+    past = _restore(job, optimizer, folder)
+    crops = _Crops(job, rows, len(past.losses))
     mixes = float(recipe.mixup + recipe.cutmix > 0)
     mixup = Mixup(recipe.mixup, recipe.cutmix, prob=mixes, label_smoothing=recipe.smoothing, num_classes=job.classes)
-    loader = iter(DataLoader(crops, crops.size, num_workers=job.workers))
-    losses = []
-    for epoch in range(done, recipe.epochs):
-        losses.append(_epoch(job, optimizer, loader, mixup, epoch, crops.per_epoch // crops.size))
+    loader: Iterator[list[Tensor]] = iter(())
+    if len(crops):
+        loader = iter(DataLoader(crops, crops.size, num_workers=job.workers))
+    for epoch in range(len(past.losses), recipe.epochs):
+        past.losses.append(_epoch(job, optimizer, loader, mixup, epoch, crops.per_epoch // crops.size))
         if folder is not None and ((epoch + 1) % recipe.save_every == 0 or epoch + 1 == recipe.epochs):
-            state = checkpoint.State(epoch + 1, recipe.epochs, "", recipe.model_dump(mode="json"))
+            told = past._replace(seconds=past.seconds + time.perf_counter() - start)._asdict()
+            state = checkpoint.State(epoch + 1, recipe.epochs, "", told)
             checkpoint.save(folder, model, optimizer, state, keep=1)
-    return losses
+    return past
 
 
-def _restore(job: _Job, optimizer: torch.optim.Optimizer, folder: Path | None) -> int:
-    """Load the newest checkpoint, if there is one; returns the epochs that are done."""
+def _restore(job: _Job, optimizer: torch.optim.Optimizer, folder: Path | None) -> _Past:
+    """Load the newest checkpoint, if there is one."""
     kept = checkpoint.found(folder) if folder is not None else []
     if not kept:
-        return 0
+        return _Past([], 0.0)
     checkpoint.load_model(kept[-1], job.model)
     checkpoint.load_optimizer(kept[-1], job.model, optimizer)
-    return checkpoint.read_state(kept[-1]).step
+    return _Past(**checkpoint.read_state(kept[-1]).config)
 
 
 def _epoch(

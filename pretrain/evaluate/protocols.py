@@ -14,6 +14,7 @@ from torch import Tensor
 
 from curation.base.files import digest
 from curation.base.settings import Strict
+from pretrain.errors import InputError
 from pretrain.evaluate.encoders import FrozenEncoder, Pool
 from pretrain.evaluate.features import Features, View, Work, extract, scaled_view
 from pretrain.evaluate.finetune import Finetune, finetune
@@ -90,7 +91,6 @@ class Answer:
 
 
 def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) -> Answer:
-    start = time.perf_counter()
     key = digest([encoder.identity, data.digest(), recipe.model_dump(mode="json")])
     folder = work.cache / f"finetune-{key}" if work.cache is not None else None
     tuned = finetune(encoder, data, recipe, work.torch_device, work.workers_for(len(data.images.places)), folder)
@@ -99,7 +99,7 @@ def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) 
     return Answer(
         bootstrap(right), per_class(tuned.guesses, truth, len(data.images.classes)), right.astype(float).tolist(),
         tuned.guesses.tolist(), tuned.train_images, len(truth), tuned.unreadable, 0.0,
-        round(time.perf_counter() - start, 2), {"losses": [round(loss, 4) for loss in tuned.losses]},
+        round(tuned.seconds, 2), {"losses": [round(loss, 4) for loss in tuned.losses]},
     )  # fmt: skip
 
 
@@ -124,33 +124,48 @@ def ask(encoder: FrozenEncoder, data: Divided, protocol: AnyProtocol, work: Work
     work = work or Work()
     if isinstance(protocol, Finetune):
         return _tuned(encoder, data, protocol, work)
-    views = [View(encoder.input.size)]
-    if isinstance(protocol, Knn) and protocol.scales:
-        views = [scaled_view(encoder, data.images, scale) for scale in protocol.scales]
-    right, feature_seconds, start = [], 0.0, 0.0
-    seconds = 0.0
-    details: dict[str, Any] = {}
-    for view in views:
-        features = extract(encoder, data.images, view, work)
-        feature_seconds += features.seconds
-        sides = _sides(features, data, work.torch_device)
-        start = time.perf_counter()
-        guesses, told = _guess(protocol, sides)
-        seconds += time.perf_counter() - start
-        right.append(guesses == sides.truth)
-        details |= told
-    if len(views) > 1:
-        details["scales"] = {str(view.size): float(each.mean()) for view, each in zip(views, right, strict=True)}
-    scores = np.mean(right, axis=0)
+    asked = [_ask_once(encoder, data, protocol, view, work) for view in _views(encoder, data, protocol)]
+    last = asked[-1]
+    right = np.mean([each.guesses == each.sides.truth for each in asked], axis=0)
+    details = last.details | {"sides": [each.view.size for each in asked]}
+    if len(asked) > 1:
+        details["scales"] = {each.view.scale: float((each.guesses == each.sides.truth).mean()) for each in asked}
     return Answer(
-        bootstrap(scores), per_class(guesses, sides.truth, sides.classes), scores.tolist(), guesses.tolist(),
-        len(sides.labels), len(sides.truth), [data.images.places[row].name for row in features.unreadable],
-        round(feature_seconds, 2), round(seconds, 2), details | {"sides": [view.size for view in views]},
+        bootstrap(right), per_class(last.guesses, last.sides.truth, last.sides.classes), right.tolist(),
+        last.guesses.tolist(), len(last.sides.labels), len(last.sides.truth),
+        [data.images.places[row].name for row in last.features.unreadable],
+        round(sum(each.features.seconds for each in asked), 2), round(sum(each.seconds for each in asked), 2), details,
     )  # fmt: skip
+
+
+def _views(encoder: FrozenEncoder, data: Divided, protocol: Knn | LinearProbe) -> list[View]:
+    if isinstance(protocol, Knn) and protocol.scales:
+        return [scaled_view(encoder, data.images, scale) for scale in protocol.scales]
+    return [View(encoder.input.size)]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    view: View
+    features: Features
+    sides: _Sides
+    guesses: Rows
+    details: dict[str, Any]
+    seconds: float
+
+
+def _ask_once(encoder: FrozenEncoder, data: Divided, protocol: Knn | LinearProbe, view: View, work: Work) -> _Asked:
+    features = extract(encoder, data.images, view, work)
+    sides = _sides(features, data, work.torch_device)
+    start = time.perf_counter()
+    guesses, details = _guess(protocol, sides)
+    return _Asked(view, features, sides, guesses, details, time.perf_counter() - start)
 
 
 def _sides(features: Features, data: Divided, device: torch.device) -> _Sides:
     train, test = (features.readable(rows) for rows in (data.train, data.test))
+    if not len(train) or not len(test):
+        raise InputError(f"{len(train)} images to train on and {len(test)} to test on can be read; both are needed")
     labels = torch.from_numpy(data.images.labels)
     values = torch.from_numpy(features.values)
     return _Sides(

@@ -1,6 +1,6 @@
 """Encoders x data sets x protocols: one table, computed cell by cell, each kept under the hash of what it depends on.
 
-OUT/cells/<key>.json     one answer
+OUT/cells/<key>.json     one answer; beside it its confusion matrix as .png
 OUT/features/<key>.npz   features, shared by the protocols
 OUT/table.md, .json      the table
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from curation import __version__
@@ -20,12 +21,14 @@ from curation.base.files import digest
 from curation.base.locks import hold
 from curation.base.settings import Strict
 from pretrain.errors import InputError, RscorpusError
+from pretrain.evaluate.confusion import draw_confusion
 from pretrain.evaluate.encoders import EncoderSpec, FrozenEncoder, open_encoder
 from pretrain.evaluate.features import Work
 from pretrain.evaluate.finetune import Finetune
-from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
+from pretrain.evaluate.labelled import DataSet, Divided, Rows, open_dataset
 from pretrain.evaluate.protocols import Answer, AnyProtocol, ask
 from pretrain.evaluate.protocols import Protocol as HowAsked
+from pretrain.evaluate.score import confusion
 from pretrain.evaluate.table import Cell, as_markdown, as_records, percent
 from pretrain.run import writing
 
@@ -118,9 +121,17 @@ def _answer(question: _Question, folder: Path, work: Work) -> tuple[Answer, bool
     if path.is_file():
         return _read(path), False
     answer = ask(encoder, question.data, question.how, work)
+    title = f"{question.encoder}, {question.dataset}, {question.protocol}: {percent(answer.accuracy)}"
+    draw_confusion(_confused(question.data, answer), question.data.images.classes, title, path.with_suffix(".png"))
     with writing(path) as aside:
         aside.write_text(json.dumps(asked | _in_words(question, encoder) | {"answer": answer.as_json()}) + "\n")
     return answer, True
+
+
+def _confused(data: Divided, answer: Answer) -> Rows:
+    left_out = set(answer.unreadable)
+    read = [row for row in data.test if data.images.places[row].name not in left_out]
+    return confusion(np.array(answer.guesses), data.images.labels[read], len(data.images.classes))
 
 
 def _in_words(question: _Question, encoder: FrozenEncoder) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from timm.optim import create_optimizer_v2
 from curation.base.errors import InputError
 from pretrain import checkpoint
 from pretrain.evaluate.encoders import EncoderSpec, open_encoder
-from pretrain.evaluate.finetune import Finetune, Tuned, _augmentation, classifier, finetune
+from pretrain.evaluate.finetune import Finetune, _augmentation, classifier, finetune
 from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
 
 CPU = torch.device("cpu")
@@ -31,11 +31,6 @@ def data(tmp_path: Path) -> Divided:
         rgb = picture(number, 40, 40) // (1 + number % 2 * 8)
         path.write_bytes(b"no image" if number == 48 else encode(rgb, "png"))
     return open_dataset(DataSet(path=tmp_path / "images"))
-
-
-def assert_same(one: Tuned, other: Tuned) -> None:
-    np.testing.assert_array_equal(one.guesses, other.guesses)
-    assert one.losses[-len(other.losses) :] == other.losses
 
 
 def test_it_learns_and_leaves_out_what_cannot_be_read(data: Divided) -> None:
@@ -60,8 +55,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(data: Divided, tmp_path: Path, m
         with pytest.raises(KeyboardInterrupt):
             finetune(VIT, data, RECIPE, CPU, folder=tmp_path / "kept")
     rest = finetune(VIT, data, RECIPE, CPU, workers=1, folder=tmp_path / "kept")
-    assert len(rest.losses) == 3
-    assert_same(whole, rest)
+    assert (rest.losses, rest.guesses.tolist()) == (whole.losses, whole.guesses.tolist())
     assert not (tmp_path / "kept").exists()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from imagery import encode, picture
+from PIL import Image
 from small_run import Quiet
 
 from curation.base.errors import InputError
@@ -52,6 +53,8 @@ def test_the_table_and_its_cells(config: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert cells[2]["difference"]["mean"] == pytest.approx(1 - cells[0]["accuracy"]["mean"])
     assert len(list((out / "features").iterdir())) == 2  # shared by the protocols
+    with Image.open(next((out / "cells").glob("*.png"))) as drawn:
+        assert min(drawn.size) > 300
 
 
 def test_only_what_is_new_is_asked(config: Path, tmp_path: Path) -> None:
@@ -62,7 +65,7 @@ def test_only_what_is_new_is_asked(config: Path, tmp_path: Path) -> None:
     run_suite(load(Suite, config, ["protocols.kNN.k=1"]), out, again)
     assert [text.endswith("known before") for text in again.said] == [False, True, False, True]
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    assert len(list((out / "cells").iterdir())) == 6
+    assert len(list((out / "cells").glob("*.json"))) == 6
 
 
 def test_a_cell_that_cannot_be_asked_loses_no_other(
