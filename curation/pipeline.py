@@ -253,6 +253,7 @@ def _select(state: Run, plan: _Plan) -> tuple[str, Path]:
 
 def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, Path]) -> list[ShardInfo]:
     """Write the tars that are missing; the catalogue gets its public name when the shards that it describes do."""
+    from curation.report import trial
     from curation.shards import shard_plan, write
 
     public = state.out / "catalogue.parquet"
@@ -260,10 +261,13 @@ def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, 
     parts = shard_plan.plan_shards(catalogue, listings, folder, state.recipe.shards)
     if not parts:
         state.shards.allow([], "", state.options.replace)
+        if state.shards.done is not None:
+            _trial(state, select_key, listings, catalogue)
+            raise WorkError(_say_why_nothing(catalogue, state.out / trial.FOLDER) + "; the finished shards stay")
         _publish_file(catalogue, public)
         _report(state, select_key, listings, [])
         note(state.out, latest=state.needs)
-        raise WorkError(_say_why_nothing(state, catalogue))
+        raise WorkError(_say_why_nothing(catalogue, state.out))
     job = write.WriteJob(
         state.recipe, {source.id: source for source in state.sources}, folder, state.out / ".stages" / "write"
     )
@@ -276,7 +280,7 @@ def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, 
     return infos
 
 
-def _say_why_nothing(state: Run, catalogue: Path) -> str:
+def _say_why_nothing(catalogue: Path, folder: Path) -> str:
     from curation.report import trial
 
     counts = trial.count(catalogue)
@@ -284,8 +288,8 @@ def _say_why_nothing(state: Run, catalogue: Path) -> str:
     (reason, many), total = reasons.most_common(1)[0], reasons.total()
     what = "tiles" if counts["tile"] else "images"
     return (
-        f"no tile was kept: {many:,} of {total:,} {what} are {reason}; {state.out / 'report.html'} shows them, and "
-        f"rs-curate why {state.out} IMAGE tells of one by which rule"
+        f"no tile was kept: {many:,} of {total:,} {what} are {reason}; {folder / 'report.html'} shows them, and "
+        f"rs-curate why {folder} IMAGE tells of one by which rule"
     )
 
 

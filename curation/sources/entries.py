@@ -6,11 +6,13 @@ links that lead outside or in a circle, names that are there twice, folders and 
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -23,6 +25,7 @@ from curation.sources.source import Source
 MAX_LINKS = 3
 """Links to folders on one path that are followed: folders that link to each other make a maze, not a circle."""
 _NAMED = 3
+_SIDECAR = re.compile(r"(.+)(?:\.aux\.xml|\.prj|\.wld|\.\w{2,4}w)", re.IGNORECASE)
 """Names that a warning gives as examples."""
 
 
@@ -138,6 +141,8 @@ class _Item(NamedTuple):
     is_folder: bool
     order: str
     """NFC, with a slash behind folders and what is opened like one: so whole paths come in order."""
+    beside: tuple[os.DirEntry[str], ...] = ()
+    """World file, ``.prj`` and ``.aux.xml`` of the same name: they place the image."""
 
     @property
     def path(self) -> str:
@@ -225,11 +230,29 @@ def _items(walk: Walk, folder: str) -> Iterator[_Item]:
     except OSError as error:
         walk.found.miss(f"{folder}: cannot be listed ({error.strerror or error}); what it holds is left out")
         return
+    beside = _beside(kept)
     for entry in kept:
         is_folder = _is_folder(entry)
         slash = "/" if is_folder or _opens(walk.source, entry.name) else ""
         relative = f"{folder}/{entry.name}" if folder else entry.name
-        yield _Item(relative, entry, is_folder, unicodedata.normalize("NFC", entry.name) + slash)
+        placed = (*beside.get(entry.name, ()), *beside.get(entry.name.rpartition(".")[0], ())) if beside else ()
+        yield _Item(relative, entry, is_folder, unicodedata.normalize("NFC", entry.name) + slash, placed)
+
+
+def _beside(entries: Sequence[os.DirEntry[str]]) -> dict[str, list[os.DirEntry[str]]]:
+    """Files that tell where images lie, by the name, or the name without suffix, of their image."""
+    found: dict[str, list[os.DirEntry[str]]] = {}
+    for entry in entries:
+        if match := _SIDECAR.fullmatch(entry.name):
+            found.setdefault(match[1], []).append(entry)
+    return found
+
+
+def changed(times: Iterable[int]) -> int:
+    """One time for what is made of several files: another whenever one of theirs is another."""
+    first, *others = times
+    text = ",".join(str(time) for time in (first, *others)).encode()
+    return first if not others else int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -277,7 +300,8 @@ def _open_file(walk: Walk, item: _Item) -> Iterator[Entry]:
             walk.found.miss(f"{item.relative}: cannot be read ({error.strerror or error}); it is left out")
             return
         if item.entry.is_file():
-            yield Entry(item.path, item.relative, None, status.st_size, status.st_mtime_ns)
+            time = changed([status.st_mtime_ns, *(sorted(other.stat().st_mtime_ns for other in item.beside))])
+            yield Entry(item.path, item.relative, None, status.st_size, time)
 
 
 # ------------------------------------------------------------------------------------------------ archives

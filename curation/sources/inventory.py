@@ -20,7 +20,7 @@ from curation.base.errors import InputError
 from curation.containers import CONTAINERS, container_of, list_members
 from curation.containers.archives import archive_of
 from curation.containers.registry import reason_in
-from curation.sources.entries import Entry, Found, Walk, list_entries, opened_in_place
+from curation.sources.entries import Entry, Found, Walk, changed, list_entries, opened_in_place
 from curation.sources.globs import compile_globs
 from curation.sources.recipe import ResolvedSource
 from curation.sources.source import EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, Source
@@ -310,5 +310,5 @@ def _join(files: list[Entry | None]) -> dict[str, Any]:
         "member": red.member,
         "band_files": [entry.member or entry.file for entry in (red, green, blue)],
         "bytes": red.bytes + green.bytes + blue.bytes,
-        "mtime_ns": max(red.mtime_ns, green.mtime_ns, blue.mtime_ns),
+        "mtime_ns": changed([red.mtime_ns, green.mtime_ns, blue.mtime_ns]),
     }

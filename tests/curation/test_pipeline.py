@@ -449,3 +449,18 @@ def test_too_much_bad_input_stops_the_run(tmp_path: Path, capsys: pytest.Capture
     assert main(command(recipe)) == 1
     assert "20 of 21" in capsys.readouterr().err
     assert main(command(recipe, "out", "exclude.max_unreadable=1")) == 0
+
+
+def test_nothing_kept_beside_finished_shards_is_told_in_the_trial_and_leaves_them(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = recipe.parent / "out"
+    assert main(command(recipe)) == 0
+    before, catalogue = shard_hashes(out), (out / "catalogue.parquet").read_bytes()
+    assert main(command(recipe, "out", "exclude.min_std=127", "--replace")) == 1
+    told = capsys.readouterr().err
+    assert "no tile was kept: 49 of 49 tiles are blank" in told and "the finished shards stay" in told
+    assert (shard_hashes(out), (out / "catalogue.parquet").read_bytes()) == (before, catalogue)
+    assert main(["why", str(out / "trial"), "chip_01.jpg"]) == 0
+    assert "blank" in capsys.readouterr().out
+    assert main(command(recipe, "out", "exclude.min_std=127", "--until", "select")) == 0

@@ -391,3 +391,30 @@ def test_real_chips(shared: Path) -> None:
     rows = list(list_images(Source(id="rsscn7", label_from="parent"), root))
     assert len(rows) == 2_800 and rows[0]["image"] == "aGrass/a001.jpg"
     assert {row["label"] for row in rows} == {path.name for path in root.iterdir()}
+
+
+def test_a_world_file_or_another_band_file_changes_the_time_of_an_image(tmp_path: Path) -> None:
+    def times(source: Source) -> dict[str, int]:
+        return {row["image"]: row["mtime_ns"] for row in list_images(source, tmp_path)}
+
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    before = times(Source(id="s"))
+    assert before["a.jpg"] == (tmp_path / "a.jpg").stat().st_mtime_ns
+    (tmp_path / "a.jgw").write_text("1\n0\n0\n-1\n0\n0\n")
+    os.utime(tmp_path / "a.jgw", ns=(5, 5))
+    after = times(Source(id="s"))
+    assert after["a.jpg"] != before["a.jpg"] and after["b.jpg"] == before["b.jpg"]
+    os.utime(tmp_path / "a.jgw", ns=(6, 6))
+    assert times(Source(id="s"))["a.jpg"] not in (before["a.jpg"], after["a.jpg"])
+    (tmp_path / "b.jpg.aux.xml").touch()
+    assert times(Source(id="s"))["b.jpg"] != before["b.jpg"]
+
+    bands = {band: f"*_{band}.tif" for band in "rgb"}
+    for number, name in enumerate(("x_r.tif", "x_g.tif", "x_b.tif")):
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, ns=(number, 100 * number))
+    source = Source(id="s", bands_in_files={**bands, "key": "(.*)_"})
+    first = times(source)["x_r.tif"]
+    os.utime(tmp_path / "x_r.tif", ns=(1, 1))  # still older than the others
+    assert times(source)["x_r.tif"] != first
