@@ -35,7 +35,7 @@ _AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True)
-class Fingerprints:
+class BenchmarkPrints:
     """E fingerprints of all guarded benchmarks."""
 
     names: tuple[str, ...]
@@ -98,7 +98,7 @@ def _check_version(name: str, path: Path) -> None:
         raise FormatVersionError(f"{told}; make the fingerprints again with `{again}`") from None
 
 
-def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Fingerprints:
+def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> BenchmarkPrints:
     """Read the fingerprints of some benchmarks.
 
     Raises:
@@ -115,7 +115,7 @@ def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Fin
     energy = numbers(table, "ac_energy", -1)
     soft = energy < rules.soft_ac_energy
     thumbs = second_opinion.thumbnails(fixed_bytes(table, "dct16", 256).view(np.int8), soft)
-    return Fingerprints(
+    return BenchmarkPrints(
         names=tuple(files),
         benchmark=np.repeat(np.arange(len(tables)), [len(each) for each in tables]),
         image=table["image"].to_pylist(),
@@ -126,7 +126,7 @@ def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Fin
     )
 
 
-def find_leaks(rows: Rows, candidates: Ints, prints: Fingerprints, recipe: Recipe, threads: int) -> Matches:
+def find_leaks(rows: Rows, candidates: Ints, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> Matches:
     """Find the tiles that show a benchmark's image.
 
     Args:
@@ -149,7 +149,7 @@ def find_leaks(rows: Rows, candidates: Ints, prints: Fingerprints, recipe: Recip
     return _spread(rows, candidates, matches, prints)
 
 
-def _same_pixels(rows: Rows, candidates: Ints, prints: Fingerprints) -> Matches:
+def _same_pixels(rows: Rows, candidates: Ints, prints: BenchmarkPrints) -> Matches:
     """Rows whose pixels equal those of a fingerprint."""
     by_hash = np.argsort(prints.content[:, 0], kind="stable")
     ordered = prints.content[by_hash]
@@ -165,7 +165,7 @@ def _same_pixels(rows: Rows, candidates: Ints, prints: Fingerprints) -> Matches:
     )
 
 
-def _look_alike(rows: Rows, tiles: Ints, prints: Fingerprints, recipe: Recipe, threads: int) -> Matches:
+def _look_alike(rows: Rows, tiles: Ints, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> Matches:
     """Rows within the radius of a fingerprint in some view, confirmed."""
     rules = recipe.deduplicate
     (entries,) = np.nonzero(prints.textured)
@@ -210,7 +210,7 @@ def _best(found: list[Matches]) -> Matches:
     return Matches(*(column[order] for column in columns))
 
 
-def _spread(rows: Rows, candidates: Ints, matches: Matches, prints: Fingerprints) -> Matches:
+def _spread(rows: Rows, candidates: Ints, matches: Matches, prints: BenchmarkPrints) -> Matches:
     """Drop the images' own rows, and give their matches to those of their tiles that have none."""
     tiles = candidates[rows.is_tile[candidates]]
     (of_image,) = np.nonzero(~rows.is_tile[matches.row] & prints.whole[matches.subject])

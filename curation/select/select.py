@@ -22,7 +22,7 @@ from curation.base.splitmix import splitmix64
 from curation.catalogue import KEPT, REASONS, SLICED, VERDICTS
 from curation.select import balance, exclude
 from curation.select.deduplicate import Matches, find_duplicates
-from curation.select.guard import Fingerprints, find_leaks, load_fingerprints
+from curation.select.guard import BenchmarkPrints, find_leaks, load_fingerprints
 from curation.select.rows import NO_VERDICT, Judge, Rows, load_rows
 from curation.select.shard_assignment import assign, predicted_bytes
 from curation.select.views import VIEWS
@@ -127,7 +127,7 @@ def _exclude(rows: Rows, decision: Decision) -> None:
     decision.code[decided] = code[decided]
 
 
-def _guard(rows: Rows, decision: Decision, prints: Fingerprints, recipe: Recipe, threads: int) -> None:
+def _guard(rows: Rows, decision: Decision, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> None:
     leaks = find_leaks(rows, _open_rows(rows, decision, tiles_only=False), prints, recipe, threads)
     decision.code[leaks.row] = _CODE["leak"]
 

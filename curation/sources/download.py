@@ -25,7 +25,7 @@ LONGEST_WAIT_S = 600.0
 
 
 @dataclass(frozen=True)
-class Patience:
+class Retries:
     """How often, and after which waits, a failing URL is tried again."""
 
     attempts: int = 6
@@ -34,7 +34,7 @@ class Patience:
     sleep: Callable[[float], None] = field(default=time.sleep)
 
 
-PATIENT = Patience()
+RETRIES = Retries()
 
 
 class Wrong(Gone):
@@ -46,7 +46,7 @@ def download(
     target: Path,
     *,
     ends: Endpoints = PUBLIC,
-    patience: Patience = PATIENT,
+    retries: Retries = RETRIES,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Download ``file`` to ``target``, from its URL or the first mirror that gives it whole.
@@ -55,7 +55,7 @@ def download(
         file: URLs, and size and checksum where known.
         target: Becomes the file, by a rename, when all is right. Its folder is made.
         ends: Hosting services.
-        patience: Retries.
+        retries: Retries.
         progress: Called with the number of bytes that are on disk so far; it may fall when a download starts again.
 
     Raises:
@@ -66,7 +66,7 @@ def download(
     answers = []
     for url in [*([file.url] if file.url else []), *file.mirrors]:
         try:
-            _from_one(url, file, part, ends, patience, progress or (lambda done: None))
+            _from_one(url, file, part, ends, retries, progress or (lambda done: None))
         except Gone as error:
             answers.append(str(error))
             continue
@@ -76,7 +76,7 @@ def download(
     raise WorkError(f"{target.name} was not fetched: {'; '.join(answers) or 'its manifest names no URL'}")
 
 
-def verify(path: Path, file: RemoteFile) -> None:
+def check_file(path: Path, file: RemoteFile) -> None:
     """Compare a file on disk with the size and the checksums that are known.
 
     Raises:
@@ -95,7 +95,7 @@ def verify(path: Path, file: RemoteFile) -> None:
 
 
 def _from_one(
-    url: str, file: RemoteFile, part: Path, ends: Endpoints, patience: Patience, progress: Callable[[int], None]
+    url: str, file: RemoteFile, part: Path, ends: Endpoints, retries: Retries, progress: Callable[[int], None]
 ) -> None:
     """Fetch the whole file from one URL into ``part``.
 
@@ -108,15 +108,15 @@ def _from_one(
         try:
             if file.size is None or before != file.size:
                 _go_on(url, file, part, ends, progress)
-            verify(part, file)
+            check_file(part, file)
             return
         except Transient as error:
             grown = part.exists() and part.stat().st_size > before
             failures = 1 if grown else failures + 1
-            wait = error.retry_after if error.retry_after is not None else _backoff(patience, failures)
-            if failures >= patience.attempts or wait > LONGEST_WAIT_S:
+            wait = error.retry_after if error.retry_after is not None else _backoff(retries, failures)
+            if failures >= retries.attempts or wait > LONGEST_WAIT_S:
                 raise Gone(f"{error} (tried {failures} times)") from None
-            patience.sleep(wait)
+            retries.sleep(wait)
         except Wrong:
             # A part from an earlier run may have been a beginning of something else; once, the file is fetched anew.
             _drop(part)
@@ -125,9 +125,9 @@ def _from_one(
                 raise
 
 
-def _backoff(patience: Patience, failures: int) -> float:
+def _backoff(retries: Retries, failures: int) -> float:
     """Exponential with jitter, so that many clients of one server do not come back together."""
-    return min(60.0, patience.first_wait_s * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
+    return min(60.0, retries.first_wait_s * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
 
 
 def _go_on(url: str, file: RemoteFile, part: Path, ends: Endpoints, progress: Callable[[int], None]) -> None:

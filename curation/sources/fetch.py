@@ -24,7 +24,7 @@ from curation.base.locks import hold
 from curation.containers import CONTAINERS, container_of
 from curation.containers.archives import archive_of
 from curation.containers.unpack import LIMITS, Limits, unpack
-from curation.sources.download import PATIENT, Patience, download, verify
+from curation.sources.download import RETRIES, Retries, check_file, download
 from curation.sources.entries import opened_in_place
 from curation.sources.globs import compile_globs
 from curation.sources.hosts import PUBLIC, Endpoints, Gone, Transient, list_repository, size_at
@@ -64,7 +64,7 @@ class FetchOptions:
     """False removes an archive once it is unpacked."""
     limits: Limits = LIMITS
     ends: Endpoints = PUBLIC
-    patience: Patience = PATIENT
+    retries: Retries = RETRIES
 
 
 DEFAULTS = FetchOptions()
@@ -289,7 +289,7 @@ def _download_all(
             tell(Event(source.id, file.name, "download", done, file.size))
 
         try:
-            download(file, root / file.name, ends=options.ends, patience=options.patience, progress=on_bytes)
+            download(file, root / file.name, ends=options.ends, retries=options.retries, progress=on_bytes)
         except WorkError as error:
             return str(error)
         remember(root, file)
@@ -327,7 +327,7 @@ def _unpack_all(
     for file in listed:
         if (root / file.name).is_file() and not is_done(root, file):
             try:
-                verify(root / file.name, file)
+                check_file(root / file.name, file)
             except Gone as wrong:
                 raise InputError(f"source {source.id}: {wrong}; remove it and fetch it again") from None
             remember(root, file)

@@ -25,7 +25,7 @@ import pytest
 
 from curation.base.errors import InputError, WorkError
 from curation.base.locks import hold
-from curation.sources.download import Patience, download
+from curation.sources.download import Retries, download
 from curation.sources.fetch import Event, FetchOptions, fetch, fetch_source, files_of
 from curation.sources.hosts import Endpoints, list_repository
 from curation.sources.inventory import list_images
@@ -158,14 +158,14 @@ def server() -> Iterator[Server]:
 class Naps(list[float]):
     """Stands in for the clock: collects the waits that were asked for."""
 
-    def patience(self, attempts: int = 4) -> Patience:
-        return Patience(attempts=attempts, sleep=self.append)
+    def retries(self, attempts: int = 4) -> Retries:
+        return Retries(attempts=attempts, sleep=self.append)
 
 
 def get(server: Server, target: Path, *paths: str, naps: Naps | None = None, **facts: object) -> None:
     url, *mirrors = (server.url(path) if "://" not in path else path for path in paths)
     file = RemoteFile.model_validate({"name": target.name, "url": url, "mirrors": mirrors, **facts})
-    download(file, target, patience=(naps if naps is not None else Naps()).patience())
+    download(file, target, retries=(naps if naps is not None else Naps()).retries())
 
 
 # ------------------------------------------------------------------------------------------------ one file
@@ -260,7 +260,7 @@ def test_a_weak_tag_is_no_reason_to_go_on(server: Server, tmp_path: Path) -> Non
         download(
             RemoteFile(name="x.bin", url=server.url("drop/data.bin")),
             tmp_path / "x.bin",
-            patience=Patience(attempts=1),
+            retries=Retries(attempts=1),
         )
     assert (tmp_path / "x.bin.part").stat().st_size == 1_000_000
     get(server, tmp_path / "x.bin", "ok/data.bin")
@@ -309,7 +309,7 @@ def source_of(server: Server, *names: str, how: str = "ok", **fields: object) ->
     return Source.model_validate({"id": "s", "obtain": {"via": "direct"}, "files": files, **fields})
 
 
-OPTIONS = FetchOptions(patience=Naps().patience())
+OPTIONS = FetchOptions(retries=Naps().retries())
 
 
 def test_a_source_is_fetched_unpacked_and_not_fetched_again(server: Server, tmp_path: Path) -> None:
