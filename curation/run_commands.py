@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from curation.base.terminal import Commands, Terminal, counted, natural, positive
+from curation.base.terminal import Commands, Terminal, counted, natural, positive, width
 
 
 def add_init(commands: Commands) -> None:
@@ -24,7 +24,7 @@ line has the fact that it follows from: what are images, bands, bits, GSD, masks
 def _init(options: argparse.Namespace) -> None:
     from curation.start.init import init
 
-    print(init(options.folder, options.out))
+    print(init(options.folder, options.out, width=width()))
     run = f"rs-curate run {shlex.quote(str(options.out))} --out CORPUS"
     print(f"\nNext, after a look at {options.out}:\n  {run} --dry-run\n  {run}")
 
@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> None:
     from curation.sources.recipe import load_recipe
     from curation.start.init import recipe_of
 
-    path, summary = recipe_of(options.recipe, options.out)
+    path, summary = recipe_of(options.recipe, options.out, width())
     if summary:
         print(f"{summary}\n\nrecipe: {path}")
     recipe = load_recipe(path, options.assignments)

@@ -14,13 +14,14 @@ from curation.start.survey import SECONDS, survey
 from curation.start.text import notes, recipe_text, summary
 
 
-def init(folder: Path, recipe: Path, seconds: float = SECONDS) -> str:
+def init(folder: Path, recipe: Path, seconds: float = SECONDS, width: int | None = None) -> str:
     """Survey a folder, write the recipe that follows, and say what was found.
 
     Args:
         folder: any folder with imagery.
         recipe: file to write.
         seconds: for the survey, beside the start of its processes.
+        width: columns of the terminal.
 
     Raises:
         InputError: the folder cannot be read or holds no image, or the file is there already.
@@ -36,15 +37,16 @@ def init(folder: Path, recipe: Path, seconds: float = SECONDS) -> str:
     with atomic(recipe) as aside:
         aside.write_text(recipe_text(found, drafts), encoding="utf-8")
     load_recipe(str(recipe))
-    return summary(found, drafts)
+    return summary(found, drafts, width)
 
 
-def recipe_of(word: str, out: Path) -> tuple[str, str]:
+def recipe_of(word: str, out: Path, width: int | None = None) -> tuple[str, str]:
     """The recipe that ``rs-curate run WORD`` means, and what was found where it was written just now.
 
     Args:
         word: a YAML file, the name of a shipped recipe, or a folder.
         out: folder of the results; a folder's recipe is ``out/recipe.yaml``, and stays when it is there.
+        width: columns of the terminal.
 
     Raises:
         InputError: the word is both a folder and a shipped recipe, ``out`` lies in the folder, or ``out/recipe.yaml``
@@ -61,7 +63,7 @@ def recipe_of(word: str, out: Path) -> tuple[str, str]:
     if f"{out.resolve()}{os.sep}".startswith(f"{folder.resolve()}{os.sep}"):
         raise InputError(f"{out}: lies in {folder}, where its shards would be listed as images; give --out elsewhere")
     if not recipe.exists():
-        return str(recipe), init(folder, recipe)
+        return str(recipe), init(folder, recipe, width=width)
     if str(folder) not in {source.path for source in load_recipe(str(recipe)).sources}:
         raise InputError(f"{recipe}: is of another folder; give another --out, or run {recipe}")
     return str(recipe), ""

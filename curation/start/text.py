@@ -45,8 +45,8 @@ def recipe_text(survey: Survey, drafts: Sequence[Draft]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def summary(survey: Survey, drafts: Sequence[Draft]) -> str:
-    """The table of sources, and what needs a look."""
+def summary(survey: Survey, drafts: Sequence[Draft], width: int | None = None) -> str:
+    """The table of sources, for a terminal of ``width`` columns, and what needs a look."""
     header = ("source", "images", "opened", "format", "bands", "type", "pixels", "GSD in m", "masks left out")
     about = "" if survey.names.complete else "> "
     rows = [
@@ -64,7 +64,7 @@ def summary(survey: Survey, drafts: Sequence[Draft]) -> str:
         for one, name in zip(drafts, names(survey, drafts), strict=True)
     ]
     told = [*_warnings(survey, drafts), *notes(survey, drafts)]
-    return "\n\n".join([table(header, rows, right=(1, 2)), *(["\n".join(told)] if told else [])])
+    return "\n\n".join([table(header, rows, (1, 2), width), *(["\n".join(told)] if told else [])])
 
 
 def names(survey: Survey, drafts: Sequence[Draft]) -> list[str]:
