@@ -371,6 +371,7 @@ def _made(state: Run) -> Made:
         data=None if state.data is None else str(state.data),
         fingerprints=None if options.fingerprints is None else str(options.fingerprints.absolute()),
         unguarded=list(options.unguarded),
+        limit=options.limit,
     )
 
 
