@@ -307,7 +307,9 @@ def _write_shards(state: Run, parts: Sequence[ShardPart], job: write.WriteJob) -
     note_changed(state.out, {source: [image for _, image in images] for source, images in by_source})
     if changed:
         raise WorkError(write.say_changed(list(changed.values()), state.out))
-    if not work:
+    if work:
+        state.observer.say(f"write: {write.say_decoding(work, job)}")
+    else:
         state.worked.append("write")  # renamed, fewer, or without their index
     made = [write.found(part, job, state.shards) for part in parts]
     state.shards.replace(made, key)
@@ -369,6 +371,7 @@ def _made(state: Run) -> Made:
         data=None if state.data is None else str(state.data),
         fingerprints=None if options.fingerprints is None else str(options.fingerprints.absolute()),
         unguarded=list(options.unguarded),
+        limit=options.limit,
     )
 
 

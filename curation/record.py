@@ -66,6 +66,8 @@ class Made:
     data: str | None
     fingerprints: str | None
     unguarded: list[str]
+    limit: int | None = None
+    """Images that were drawn of each source; null: all."""
 
 
 def note_changed(out: Path, images: Mapping[str, Collection[str]]) -> None:

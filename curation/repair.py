@@ -65,6 +65,7 @@ def _run_again(made: Made, out: Path, workers: int | None, observer: Observer) -
         workers=workers,
         unguarded=tuple(made.unguarded),
         fingerprints=None if made.fingerprints is None else Path(made.fingerprints),
+        limit=made.limit,
     )
     run(Recipe.model_validate(made.recipe), None if made.data is None else Path(made.data), out, options, observer)
 

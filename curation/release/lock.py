@@ -75,13 +75,22 @@ def _lock(out: Path, made: Made, checksums: Checksums) -> dict[str, Any]:
     return {
         "lock_version": LOCK_VERSION,
         "key": checksums.key,
-        "recipe": made.recipe,
+        "recipe": _portable(made.recipe),
         "sources": made.sources,
         "unguarded": made.unguarded,
         "encoder": {name: rules[name] for name in ("encoder", "quality", "pass_through")},
         "stretches": _stretches(out / CATALOGUE_FILE, made),
         "versions": _versions(out),
     }
+
+
+def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without folders of this machine: a lock is for others, and ``--data`` says where theirs are."""
+    sources = [
+        {**each, "path": None} if each["path"] and Path(each["path"]).expanduser().is_absolute() else each
+        for each in recipe["sources"]
+    ]
+    return {**recipe, "sources": sources, "guard": {**recipe["guard"], "fingerprints": None}}
 
 
 def _stretches(catalogue: Path, made: Made) -> dict[str, dict[str, list[float]]]:

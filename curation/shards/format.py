@@ -29,6 +29,7 @@ FORMAT_VERSION = 2
 INDEX_FILE, CHECKSUMS = "index.parquet", "checksums.json"
 VERSIONS = "rscorpus.versions"
 """Metadata key of the versions of the libraries that a file's content depends on."""
+_DECODING = "rscorpus.decoding"
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
@@ -190,17 +191,24 @@ def _schema(files: Sequence[str]) -> pa.Schema:
     )
 
 
-def write_info(info: ShardInfo, path: Path, versions: Mapping[str, str] | None = None) -> None:
+def write_info(
+    info: ShardInfo,
+    path: Path,
+    versions: Mapping[str, str] | None = None,
+    decoding: Mapping[str, int] | None = None,
+) -> None:
     """Keep what :func:`write_shard` returned, so that a restarted run need not read the shard again.
 
     Args:
         info: the shard.
         path: file to make.
         versions: of the libraries that its bytes depend on.
+        decoding: pixels ``decoded`` and ``encoded`` for it.
     """
     assert info.rows is not None, "only a shard that was written or indexed has rows"
     facts = json.dumps({"file": info.file, "samples": info.samples, "bytes": info.bytes, "sha256": info.sha256})
     told = {"rscorpus.version": str(FORMAT_VERSION), "rscorpus.shard": facts, VERSIONS: json.dumps(versions or {})}
+    told[_DECODING] = json.dumps(decoding or {})
     with atomic(path) as aside:
         pq.write_table(info.rows.replace_schema_metadata(told), aside, compression="zstd")
 
@@ -214,6 +222,12 @@ def read_info(path: Path) -> ShardInfo:
     metadata = pq.read_schema(path).metadata or {}
     _check_version(path, metadata.get(b"rscorpus.version", b"").decode())
     return ShardInfo(**json.loads(metadata[b"rscorpus.shard"]), rows_at=path)
+
+
+def read_decoding(path: Path) -> dict[str, int]:
+    """Pixels ``decoded`` and ``encoded`` that :func:`write_info` kept; empty of shards of earlier releases."""
+    told: dict[str, int] = json.loads((pq.read_schema(path).metadata or {}).get(_DECODING.encode(), b"{}"))
+    return told
 
 
 def write_index(infos: Sequence[ShardInfo], folder: Path) -> Path:

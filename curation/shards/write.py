@@ -13,10 +13,10 @@ import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ from curation.shards.format import ImageFormat, Sample, ShardInfo
 from curation.shards.shard_folder import ShardFolder
 from curation.shards.shard_plan import ShardPart
 from curation.sources.recipe import Recipe, ResolvedSource, ShardRules
+
+if TYPE_CHECKING:
+    from curation.imagery.image import Image
 
 _TOLD = 20
 """Changed files that a message names; more are named in a file."""
@@ -88,13 +91,51 @@ def write_part(part: ShardPart, job: WriteJob) -> list[Changed]:
     from curation.imagery.versions import versions
 
     rows = pq.ParquetFile(job.plan / part.rows).read_row_group(part.row_group).to_pylist()
-    tar = job.tar(part)
+    tar, decoding = job.tar(part), Decoding()
     try:
-        info = shard_format.write_shard(_samples(rows, job), tar)
+        info = shard_format.write_shard(_samples(rows, job, decoding), tar)
     except _SomeChanged as error:
         return error.images
-    shard_format.write_info(info, tar.with_suffix(".parquet"), versions())
+    shard_format.write_info(info, tar.with_suffix(".parquet"), versions(), asdict(decoding))
     return []
+
+
+@dataclass
+class Decoding:
+    """Pixels of tiles that were encoded, and those that were decoded for them: whole images, or blocks of rasters."""
+
+    decoded: int = 0
+    encoded: int = 0
+
+    def count(self, image: Image, run: Sequence[Mapping[str, Any]]) -> None:
+        """Add the tiles of one image, which is opened once for them; a block that they share is decoded once."""
+        from curation.imagery.decode import Decoded
+
+        self.encoded += sum(row["width"] * row["height"] for row in run)
+        if isinstance(image.pixels, Decoded):
+            self.decoded += image.width * image.height
+            return
+        high, wide = image.block_shape
+        blocks = {
+            (down, across)
+            for row in run
+            for down in range(row["row_off"] // high, (row["row_off"] + row["height"] - 1) // high + 1)
+            for across in range(row["col_off"] // wide, (row["col_off"] + row["width"] - 1) // wide + 1)
+        }
+        self.decoded += sum(
+            min(high, image.height - down * high) * min(wide, image.width - across * wide) for down, across in blocks
+        )
+
+
+def say_decoding(parts: Sequence[ShardPart], job: WriteJob) -> str:
+    """One line: pixels decoded for each that was encoded, in the tars of some parts."""
+    total = Decoding()
+    for part in parts:
+        told = shard_format.read_decoding(job.tar(part).with_suffix(".parquet"))
+        total = Decoding(total.decoded + told.get("decoded", 0), total.encoded + told.get("encoded", 0))
+    if not total.encoded:
+        return "all tiles are copies of files"
+    return f"{total.decoded / total.encoded:.2f} pixels decoded for each pixel that was encoded"
 
 
 def written(part: ShardPart, job: WriteJob) -> ShardInfo | None:
@@ -172,14 +213,14 @@ class Fault(NamedTuple):
     text: str
 
 
-def _samples(rows: list[dict[str, Any]], job: WriteJob) -> Iterator[Sample]:
+def _samples(rows: list[dict[str, Any]], job: WriteJob, decoding: Decoding) -> Iterator[Sample]:
     """Samples in position order.
 
     Raises:
         _SomeChanged: after the last row, so that every changed file is found.
     """
     changed: dict[tuple[str, str], Changed] = {}
-    for row, made in outcomes(rows, job):
+    for row, made in outcomes(rows, job, decoding):
         if isinstance(made, Fault):
             image = row["source"], row["image"]
             file = job.sources[row["source"]].root / row["file"] / (row["member"] or "")
@@ -190,12 +231,16 @@ def _samples(rows: list[dict[str, Any]], job: WriteJob) -> Iterator[Sample]:
         raise _SomeChanged(list(changed.values()))
 
 
-def outcomes(rows: list[dict[str, Any]], job: WriteJob) -> Iterator[tuple[dict[str, Any], Sample | Fault]]:
+def outcomes(
+    rows: list[dict[str, Any]], job: WriteJob, decoding: Decoding | None = None
+) -> Iterator[tuple[dict[str, Any], Sample | Fault]]:
     """Every row with its sample, or why there is none; each run of rows of one image opens it once."""
+    count = decoding or Decoding()
     for _, group in groupby(rows, key=lambda row: (row["source"], row["image"], row["pass_through"])):
         run = list(group)
         source = job.sources[run[0]["source"]]
-        images = _copied(run, source) if _copies(run[0], job.recipe.shards) else _encoded(run, source, job.recipe)
+        copies = _copies(run[0], job.recipe.shards)
+        images = _copied(run, source) if copies else _encoded(run, source, job.recipe, count)
         done = 0
         try:
             for row, image in zip(run, images, strict=True):
@@ -227,16 +272,16 @@ def _copied(run: list[dict[str, Any]], source: ResolvedSource) -> Iterator[_Imag
         yield (data, "jpg") if same else Fault("changed since it was scanned (other bytes)")
 
 
-def _encoded(run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe) -> Iterator[_Image]:
+def _encoded(run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe, decoding: Decoding) -> Iterator[_Image]:
     """Encode a run of tiles of one image; other pixels than were fingerprinted never get into a shard."""
-    for row, rgb in pixels(run, source, recipe):
+    for row, rgb in pixels(run, source, recipe, decoding):
         same = content_hash(rgb) == row["content_hash"]
         encoder = recipe.shards.encoder
         yield (encode(rgb, recipe.shards), encoder) if same else Fault("changed since it was scanned (other pixels)")
 
 
 def pixels(
-    run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe
+    run: list[dict[str, Any]], source: ResolvedSource, recipe: Recipe, decoding: Decoding | None = None
 ) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.uint8]]]:
     """8-bit RGB ``(H, W, 3)`` of tiles of one image, which is opened once.
 
@@ -249,6 +294,8 @@ def pixels(
         with watchdog.deadline(watchdog.seconds(recipe.exclude.max_pixels, run[0]["file_bytes"], slow=False)):
             image = open_image(_location(run[0], source), source.source, recipe.exclude, run[0]["stretch"])
             raster = stack.enter_context(image)
+        if decoding is not None:
+            decoding.count(raster, run)
         for row in run:
             with watchdog.deadline(watchdog.seconds(raster.width * raster.height, raster.file_bytes, slow=True)):
                 rgb, _ = raster.read(Window(row["col_off"], row["row_off"], row["width"], row["height"]))

@@ -57,6 +57,15 @@ def test_damaged_shards_are_what_they_were_after_a_repair(shards: Path, capsys: 
     assert hashes(shards) == before
 
 
+def test_a_run_of_a_few_images_is_repaired_as_such(finished: Path, tmp_path: Path) -> None:
+    line = ["run", str(finished / "r.yaml"), "--data", str(finished / "data"), "--out", str(tmp_path), "--limit", "2"]
+    assert main([*line, "--workers", "1"]) == 0
+    before = hashes(tmp_path / "shards")
+    flip(tmp_path / "shards/r-000001.tar")
+    assert main(["verify", str(tmp_path), "--workers", "1", "--repair"]) == 0
+    assert hashes(tmp_path / "shards") == before
+
+
 def test_a_damaged_index_is_made_again_and_no_tar(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = hashes(shards)
     inodes = {path.name: path.stat().st_ino for path in shards.glob("*.tar")}

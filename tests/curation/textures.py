@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -22,9 +23,10 @@ def texture(seed: int, side: int = 192) -> Image.Image:
     return Image.fromarray(mixed.astype(np.uint8))
 
 
-def raster(path: Path, seed: int) -> None:
+def raster(path: Path, seed: int, **options: Any) -> None:
     """Three bands of 16 bits with a place."""
     rgb = np.asarray(texture(seed, 256), np.uint16).transpose(2, 0, 1) * (7 + seed) + 100
     profile = {"driver": "GTiff", "dtype": "uint16", "count": 3, "width": 256, "height": 256, "crs": "EPSG:32631"}
-    with rasterio.open(path, "w", transform=rasterio.Affine(2, 0, 500_000, 0, -2, 4_500_000), **profile) as file:
+    place = rasterio.Affine(2, 0, 500_000, 0, -2, 4_500_000)
+    with rasterio.open(path, "w", transform=place, **profile, **options) as file:
         file.write(rgb)

@@ -76,6 +76,20 @@ def test_the_lock_says_by_what_everything_was_made(root: Path) -> None:
     assert (scan["numpy"], scan["GDAL"]) == (np.__version__, rasterio.__gdal_version__)
 
 
+def test_a_lock_holds_no_folder_of_the_machine_that_wrote_it(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "out", tmp_path / "out")
+    made = tmp_path / "out/.stages/made.json"
+    record = json.loads(made.read_text())
+    record["recipe"]["sources"][0]["path"] = str(root / "data/photos")
+    record["recipe"]["guard"]["fingerprints"] = str(root / "prints")
+    made.write_text(json.dumps(record))
+    assert main(["lock", str(tmp_path / "out")]) == 0
+    assert str(root) not in (tmp_path / "out/lock/lock.json").read_text()
+    line = ["rebuild", str(tmp_path / "out/lock"), "--data", str(root / "data"), "--out", str(tmp_path / "again")]
+    assert main([*line, "--workers", "1"]) == 0
+    assert hashes(tmp_path / "again") == hashes(root / "out")
+
+
 def test_another_copy_gives_the_same_shards(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(root / "data", tmp_path / "copy")
     assert rebuild(root, tmp_path / "copy", tmp_path / "out") == 0

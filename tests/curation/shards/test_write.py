@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from textures import texture
+from textures import raster, texture
 
 from curation.base.errors import WorkError
 from curation.catalogue import read_table
@@ -194,3 +194,20 @@ def test_a_disk_without_room_is_told_before_the_first_shard(
     assert "the shards need about 73,728.0 GB" in message
     assert f"rs-curate clean {tmp_path / 'out'}" in message
     assert not (tmp_path / "out/shards").exists()
+
+
+def test_pixels_that_are_decoded_for_a_tile_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A picture is decoded whole, once for its nine tiles; of a raster the blocks that its tiles touch."""
+    (tmp_path / "mine").mkdir()
+    texture(1, 300).save(tmp_path / "mine/a.png")
+    raster(tmp_path / "mine/b.tif", 2, tiled=True, blockxsize=64, blockysize=64)
+    recipe = tmp_path / "r.yaml"
+    rules = "slice: {mode: grid, tile: 96, whole_up_to: 16, remainder: drop}"
+    recipe.write_text(f"name: r\nsources: [{{id: mine, path: mine, stretch: {{how: per_scene}}}}]\n{rules}\n")
+    line = ["run", str(recipe), "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main(line) == 0
+    # 9 tiles of 300 x 300, 4 of 256 x 256: columns and rows 0 to 191 lie in 3 x 3 blocks of 64 x 64
+    ratio = (300 * 300 + 9 * 64 * 64) / ((9 + 4) * 96 * 96)
+    assert f"write: {ratio:.2f} pixels decoded for each pixel that was encoded" in capsys.readouterr().out
+    rows = read_table(tmp_path / "out/catalogue.parquet", "catalogue").to_pylist()
+    assert sum(row["verdict"] == "kept" for row in rows) == 13
