@@ -41,7 +41,10 @@ class Comparison:
         return [
             f"{some.train_images:,} training and {some.test_images:,} test images in {len(self.data.images.classes)} "
             f"classes{left_out if some.unreadable else ''}",
-            *(f"{each.name}: {in_words(each)}" for each in self.encoders),
+            *(
+                f"{each.name}: {in_words(each, sorted(_sides(answers)))}"
+                for each, answers in zip(self.encoders, self.answers, strict=True)
+            ),
             "accuracy and 95 % interval of a bootstrap over the test images:",
             *self._table(),
         ]
@@ -73,14 +76,20 @@ class Comparison:
             aside.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def in_words(encoder: FrozenEncoder) -> str:
-    """How images are prepared and what is taken of the encoder."""
-    size, mean, std = encoder.input[:3]
-    numbers = [", ".join(f"{value:g}" for value in values) for values in (mean, std)]
-    return (
-        f"central square, bicubic to {size} x {size} px, mean ({numbers[0]}), deviation ({numbers[1]}); "
-        f"{encoder.in_words}"
-    )
+def _sides(answers: Mapping[str, Answer]) -> set[int]:
+    return {side for answer in answers.values() for side in answer.details["sides"]}
+
+
+def in_words(encoder: FrozenEncoder, sides: Sequence[int] = ()) -> str:
+    """How images are prepared and what is taken of the encoder.
+
+    Args:
+        encoder: the encoder.
+        sides: at which the images were shown; by default the encoder's input size.
+    """
+    shown = ", ".join(str(side) for side in sides or [encoder.input.size])
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in encoder.input[1:3])
+    return f"central square, bicubic to {shown} px, mean ({mean}), deviation ({std}); {encoder.in_words}"
 
 
 def chosen_encoders(

@@ -230,7 +230,12 @@ class _Crops(Dataset[tuple[Tensor, int]]):
 
 
 def _augmentation(name: str, side: int) -> Callable[[Image.Image], Image.Image]:
-    transform = rand_augment_transform(name, {"translate_const": int(0.45 * side)})
+    try:
+        transform = rand_augment_transform(name, {"translate_const": int(0.45 * side)})
+    except (AssertionError, ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"augment: {name!r} is no random augmentation of timm ({error}); rand-m9-mstd0.5-inc1 is"
+        ) from None
     for op in transform.ops:
         if op.name.startswith("Posterize"):  # timm's strongest leaves no bit, which Pillow refuses
             op.level_fn = partial(_one_bit_at_least, op.level_fn)

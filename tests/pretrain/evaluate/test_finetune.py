@@ -87,6 +87,8 @@ def test_the_strongest_augmentation_is_one_that_pillow_takes() -> None:
 def test_what_cannot_be_tuned_is_told(data: Divided) -> None:
     with pytest.raises(InputError, match="colour histogram: cannot be fine-tuned; leave it out"):
         finetune(open_encoder(EncoderSpec(spec="histogram")), data, RECIPE, CPU)
+    with pytest.raises(InputError, match="augment: 'randy-m9' is no random augmentation of timm"):
+        _augmentation("randy-m9", 32)
     with pytest.raises(InputError, match="pool both: a classifier is tuned on the mean or on the token"):
         classifier(VIT, 3, RECIPE.model_copy(update={"pool": "both"}))
 
