@@ -260,7 +260,7 @@ def test_the_key_of_a_job_follows_every_rule_that_the_scan_reads(folder: Path, t
     for recipe, source in [*changes, ({"slice": {"tile": 100}}, {}), ({}, {"gsd_m": 1})]:
         assert parts_of(folder, tmp_path, recipe, **source)[0].job.rules() != base
     others: dict[str, Any] = {name: 1 for name in ExcludeRules.model_fields if name not in ExcludeRules.SCAN_FIELDS}
-    others |= {"min_side": 65, "max_aspect": 9, "earth_only": False, "false_colour": True}
+    others |= {"min_side": 65, "max_aspect": 9, "earth_only": False, "false_colour": True, "ids": ["0" * 20]}
     assert parts_of(folder, tmp_path, {"exclude": others})[0].job.rules() == base
 
 

@@ -147,8 +147,10 @@ def test_other_versions_and_other_files_are_refused_with_the_way_out(folder: Pat
         open_index(folder)
     with pytest.raises(InputError, match="no such folder"):
         open_index(folder / "missing")
-    with pytest.raises(InputError, match="rs-curate index"):
+    with pytest.raises(InputError, match="is the output of a run; its shards are"):
         open_index(folder.parent)
+    with pytest.raises(InputError, match="rs-curate index"):
+        open_index(folder.parent.parent)
 
 
 def test_hostile_tars_are_refused_or_read_as_unknown(tmp_path: Path) -> None:
