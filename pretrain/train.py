@@ -34,6 +34,8 @@ from pretrain.signals import asked_to_stop
 from pretrain.visualise import draw, write_picture
 
 _PICTURED = 8
+FEW = 1_000
+"""Samples below which a run shows that everything works, and no more."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,11 @@ def _check_sizes(config: TrainConfig, corpus: Corpus, plan: Plan) -> None:
 
 def _announce(run: _Run) -> None:
     describe(run.corpus, run.observer.say)
+    if run.corpus.samples < FEW:
+        run.observer.say(
+            f"warning: {run.corpus.samples:,} samples are too few to learn features that serve elsewhere; "
+            "docs/benchmarks/learning.md: 1,400 in 60 epochs were enough for a very small encoder"
+        )
     millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
     dropped = run.corpus.samples - run.per_epoch * run.config.global_batch
     run.observer.say(

@@ -25,6 +25,7 @@ def test_a_run_makes_what_it_says(make_shards: MakeShards, tmp_path: Path) -> No
     result = train(config(make_shards([7, 6]), picture_every=4, epochs=2, save_every=2), out, told)
     assert (result.step, result.total_steps, result.finished) == (6, 6, True)
     assert "steps: 6 = 2 epochs of 3; last batch of each epoch: drop (1 samples)" in told.said
+    assert any(line.startswith("warning: 13 samples are too few to learn") for line in told.said)
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [2, 4, 6]
     assert records[0].keys() == {"step", "epoch", "loss", "lr", "samples_per_s", "unreadable", "grad_norm"}
