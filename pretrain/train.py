@@ -241,7 +241,7 @@ def _step(run: _Run, stream: Iterator[Batch], step: int, meter: Meter) -> tuple[
     set_rate(run.optimizer, learning_rate(config.optim, config.global_batch, step, run.per_epoch, config.epochs))
     # Dropout in an encoder would otherwise draw from a generator whose state no checkpoint holds.
     torch.manual_seed(int(bits(config.seed, Purpose.STEP, step, team.rank, n=1)[0] >> 1))
-    progress = torch.tensor(step / run.total_steps, device=team.device)
+    progress = torch.full((), step / run.total_steps, device=team.device)  # filled there: no copy waits
     for number in range(run.plan.micro_batches):
         batch = next(stream)
         run.unreadable.note(batch.unreadable)
@@ -294,7 +294,7 @@ def _write_log(run: _Run, meter: Meter, done: int, norm: Tensor | None, display:
 
 def _write_picture(run: _Run, batch: Batch, step: int) -> None:
     noise = mask_noise(run.config.seed, run.model, batch)[:_PICTURED]
-    progress = torch.tensor(step / run.total_steps, device=run.team.device)
+    progress = torch.full((), step / run.total_steps, device=run.team.device)
     picture = draw(run.model, batch.images[:_PICTURED], batch.gsd[:_PICTURED], noise, progress)
     write_picture(picture, run.folder.picture(step + 1))
 
