@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,14 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
+from curation import cli as curate
 from curation.base.settings import Strict
+from curation.base.terminal import parse
 from curation.catalogue import CATALOGUE, IMAGES, TILES, VERDICTS
 from curation.cli import main
 from curation.sources.recipe import Recipe, RecipeSource
 from curation.sources.source import Source
+from pretrain import cli as pretrain
 
 TABLE_ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<second>[^|]*) \|.*\|$", re.MULTILINE)
 
@@ -108,3 +114,60 @@ def _help(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     with pytest.raises(SystemExit):
         main([*command, "--help"])
     return capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------ what is typed
+
+COMMAND = re.compile(r"^(?: {4,}|)(?:srun )?((?:rs-curate|rs-pretrain|torchrun|dask) .*)$", re.MULTILINE)
+PAGES = ("cluster", "cookbook", "deduplication", "fetching", "publish", "quickstart", "shards", "troubleshooting")
+
+
+def _typed(page: str) -> Iterator[list[str]]:
+    """Command lines of a page: indented, in a script, or as the command of a container."""
+    code = re.findall(r"^```bash.*?^```|(?:^ {4,}\S.*\n)+", page, re.MULTILINE | re.DOTALL)
+    for line in COMMAND.findall("\n".join(code).replace("\\\n", " ")):
+        yield shlex.split(line.removesuffix(" &"), comments=True)
+    for text in re.findall(r"^```yaml.*?\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        for found in re.findall(r"command: (\[.*?\])", text):
+            yield yaml.safe_load(found)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_is_understood(docs: Path, page: str) -> None:
+    commands = list(_typed((docs / f"{page}.md").read_text(encoding="utf-8")))
+    assert commands
+    for command in commands:
+        _understood(*command)
+
+
+def _understood(program: str, *words: str) -> None:
+    """Let the program's own parser read a command; it exits where it does not understand."""
+    if program == "dask":
+        from distributed.cli import dask_scheduler, dask_worker
+
+        name, *words = (word.replace("$SLURM_CPUS_PER_TASK", "32") for word in words)
+        {"scheduler": dask_scheduler, "worker": dask_worker}[name].main.make_context(name, list(words))
+    elif program == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        options = get_args_parser().parse_args(list(words))
+        assert options.module and options.training_script == "pretrain"
+        assert parse(pretrain._parser(), options.training_script_args).command
+    else:
+        assert parse({"rs-curate": curate, "rs-pretrain": pretrain}[program]._parser(), words).command
+
+
+def test_messages_are_those_of_the_code(docs: Path, repository: Path) -> None:
+    """Between the marks that stand for names and numbers, a message stands in one string of the code."""
+    texts = []
+    for room in ("curation", "pretrain"):
+        for path in (repository / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+                texts.append("\0".join(str(part.value) for part in parts if isinstance(part, ast.Constant)))
+    page = " ".join((docs / "troubleshooting.md").read_text(encoding="utf-8").split())
+    pieces = [piece.strip(" :;,(") for told in re.findall(r"`([^`]*…[^`]*)`", page) for piece in told.split("…")]
+    wanted = {piece for piece in pieces if len(piece) > 3}
+    code = "\n".join(texts)
+    assert len(wanted) > 40
+    assert not {piece for piece in wanted if piece not in code}
