@@ -31,10 +31,8 @@ from curation.sources.hosts import PUBLIC, Endpoints, Gone, Transient, list_repo
 from curation.sources.inventory import TOLERANCE, SourceListing, list_images, patterns_of
 from curation.sources.journal import is_done, note_path, remember
 from curation.sources.recipe import ResolvedSource
-from curation.sources.source import RemoteFile, Source
+from curation.sources.source import BY_SCRIPT, RemoteFile, Source
 
-BY_SCRIPT = ("direct", "zenodo", "huggingface", "s3")
-"""Routes that need no person."""
 RESERVE = 1 << 30
 """Bytes that stay free on the disk."""
 _BATCH = 10_000

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from curation.base.errors import InputError
-from curation.sources.fetch import BY_SCRIPT, FetchResult, instructions
+from curation.sources.fetch import FetchResult, instructions
 from curation.sources.inventory import SourceListing, list_images
 from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, load_recipe, resolve
-from curation.sources.source import Benchmark, Source, load_benchmark, load_source, shipped
+from curation.sources.source import BY_SCRIPT, Benchmark, Source, load_benchmark, load_source, shipped
 
 _NARROWEST = 9
 """Characters that a cut column keeps."""
@@ -54,6 +54,8 @@ class Plan:
     """Pixels per tile that the two figures above assume."""
     needs_data: bool = True
     """Whether a source's folder is relative to ``--data``."""
+    left_out: tuple[str, ...] = ()
+    """Sources that the recipe leaves out, each with the reason."""
 
     @property
     def gigabytes(self) -> float:
@@ -170,6 +172,7 @@ def make_plan(recipe: Recipe, data: Path | None = None) -> Plan:
     return Plan(
         recipe.name, tuple(rows), tiles, math.ceil(tiles / samples), tiles * bytes_per_tile / 1e9, TILE_SIDE**2,
         relative or bool(recipe.guard.benchmarks),
+        tuple(f"{name} ({why})" for name, why in recipe.left_out.items()),
     )  # fmt: skip
 
 
@@ -273,6 +276,7 @@ def format_plan(plan: Plan, typed: str = "", data: Path | None = None, width: in
     ]
     if own:
         sums = [sums[0], "nothing to download: the folders are your own; `run --dry-run` says what they give"]
+    sums += [f"left out: {', '.join(plan.left_out)}"] if plan.left_out else []
     parts = [table(header, rows, (4, 5, 6), width), "\n".join(sums)]
     steps = _steps(plan, shlex.quote(typed or plan.name), data, len(hands), own)
     parts += [row.instructions for row in hands]

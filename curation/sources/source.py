@@ -58,6 +58,9 @@ Counted = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 RelativePath = Annotated[str, BeforeValidator(lambda value: _relative(value) if isinstance(value, str) else value)]
 
+BY_SCRIPT = ("direct", "zenodo", "huggingface", "s3")
+"""Routes that need no person."""
+
 IMAGE_SUFFIXES = (
     "jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "jp2", "j2k", "j2c", "jpc", "jpx", "bmp", "webp", "gif", "avif",
     "ppm", "pgm", "pnm", "img", "ntf", "nitf",
