@@ -189,10 +189,11 @@ def absence(root: Path) -> str | None:
 
 def how_to_get(source: Source, root: Path) -> str:
     """What to type where a source's images are not in its folder."""
-    if source.id != root.name or source.id not in (*shipped("sources"), *shipped("benchmarks")):
+    if source.obtain.via == "local" and not source.files:
         return "put its images there"
-    fetch = f"rs-curate fetch {source.id} --data {shlex.quote(str(root.parent))}"
-    return fetch if source.obtain.via in BY_SCRIPT else f"{fetch} says how to get its images"
+    named = source.id == root.name and source.id in (*shipped("sources"), *shipped("benchmarks"))
+    what = f"{source.id} --data {shlex.quote(str(root.parent))}" if named else "RECIPE --data DATA"
+    return f"rs-curate fetch {what}" + ("" if source.obtain.via in BY_SCRIPT else " says how to get its images")
 
 
 def _judge(source: Source, root: Path, listing: SourceListing) -> None:

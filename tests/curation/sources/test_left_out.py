@@ -100,5 +100,5 @@ def test_where_a_command_helps_it_is_named(tmp_path: Path, name: str, advice: st
     with pytest.raises(InputError) as error:
         check_root(load_source(name), tmp_path / name)
     assert str(error.value).endswith(f"does not exist; {advice.format(data=tmp_path)}")
-    with pytest.raises(InputError, match="put its images there"):  # fetch would put them elsewhere
+    with pytest.raises(InputError, match="rs-curate fetch RECIPE --data DATA"):  # by its own name it goes elsewhere
         check_root(load_source(name), tmp_path / "elsewhere")
