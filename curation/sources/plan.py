@@ -333,7 +333,7 @@ def format_probe(rows: Sequence[tuple[str, Standing]], width: int | None = None)
     lines = [(name, each.state, each.checked, "" if each.share == 1 else f"{each.share:.0%}") for name, each in rows]
     counts = Counter(each.state for _, each in rows)
     notes = [f"{name}: {each.note}" for name, each in rows if each.note]
-    parts = [table(("source", "", "checked", "there"), lines, (3,), width), *(["\n".join(notes)] if notes else [])]
+    parts = [table(("source", "today", "checked", "there"), lines, (3,), width), *(["\n".join(notes)] if notes else [])]
     return "\n\n".join([*parts, ", ".join(f"{count} {state}" for state, count in counts.items())])
 
 

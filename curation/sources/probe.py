@@ -69,7 +69,7 @@ class Standing:
 
     state: Literal["automatic", "by hand", "gone", "own"]
     checked: str = ""
-    """Day of the oldest answer that this rests on; empty: nobody asked."""
+    """Day of the oldest answer that this rests on; empty: nobody asked, or nobody answered."""
     share: float = 1.0
     """Of its bytes, or of its files where a size is unknown, what is not gone."""
     note: str = ""
@@ -231,9 +231,7 @@ def standing(source: Source, probe: Probe | None = None) -> Standing:
         "automatic" if source.obtain.via in BY_SCRIPT else "own" if source.obtain.via == "local" else "by hand"
     )
     asked = [known[question.key] for question in _questions(source) if question.key in known]
-    if not asked:
-        return Standing(state)
-    day = min(found.checked for found in asked).date().isoformat()
+    day = min((found.checked.date().isoformat() for found in asked if found.state != "silent"), default="")
     share = _share(source, known)
     reasons = [found.why for found in asked if found.state != "there"]
     note = reasons[0] + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "") if reasons else ""
