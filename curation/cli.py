@@ -43,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rscorpus {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        run_commands.add_init, _add_sources, _add_plan, _add_fetch, _add_check, _add_fingerprint, run_commands.add_run,
-        _add_why, _add_groups, _add_verify, _add_index, _add_clean, release_commands.add,
+        run_commands.add_init, _add_sources, _add_plan, _add_probe, _add_fetch, _add_check, _add_fingerprint,
+        run_commands.add_run, _add_why, _add_groups, _add_verify, _add_index, _add_clean, release_commands.add,
     ):  # fmt: skip
         add(commands)
     give_examples(commands, EXAMPLES)
@@ -55,6 +55,7 @@ EXAMPLES = {
     "init": "rs-curate init /data/images --out mine.yaml",
     "sources": "rs-curate sources --task detection",
     "plan": "rs-curate plan opticalrs-4m",
+    "probe": "rs-curate probe opticalrs-4m --out probe.json",
     "fetch": "rs-curate fetch uc_merced --data raw",
     "check": "rs-curate check uc_merced --data raw",
     "fingerprint": "rs-curate fingerprint --benchmark aid --data raw",
@@ -97,17 +98,50 @@ def _add_plan(commands: Commands) -> None:
     plan.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
     plan.add_argument("assignments", nargs="*", metavar="key=value", help="fields of the recipe to set")
     plan.add_argument("--data", type=Path, help="folder of the raw sources, for the instructions")
+    plan.add_argument("--probe", type=Path, metavar="FILE", help="what `rs-curate probe` wrote: take off what is gone")
     plan.add_argument("--json", action="store_true", help="the rows as JSON")
     plan.set_defaults(command=_plan)
 
 
 def _plan(options: argparse.Namespace) -> None:
     from curation.sources.plan import as_rows, format_plan, make_plan
+    from curation.sources.probe import read_probe
     from curation.sources.recipe import load_recipe
 
-    plan = make_plan(load_recipe(options.recipe, options.assignments), options.data)
+    answers = read_probe(options.probe) if options.probe else None
+    plan = make_plan(load_recipe(options.recipe, options.assignments), options.data, answers)
     told = format_plan(plan, options.recipe, options.data, width())
     print(json.dumps(as_rows(plan.rows), indent=2) if options.json else told)
+
+
+def _add_probe(commands: Commands) -> None:
+    ask = commands.add_parser("probe", help="ask the servers what is still there", description=_PROBE)
+    ask.add_argument("target", nargs="?", metavar="RECIPE|SOURCE", help="default: all shipped sources and benchmarks")
+    ask.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="JSON of all answers; updated where it exists"
+    )
+    ask.add_argument("--connections", type=positive, default=8, help="hosts that are asked at once (default 8)")
+    ask.add_argument("--timeout", type=positive, default=20, metavar="SECONDS", help="without an answer (default 20)")
+    ask.set_defaults(command=_probe)
+
+
+_PROBE = """Ask for every URL of a recipe, a source or all that is shipped, without downloading: by HEAD, or for one
+byte. Exit code 1 where anything is gone. `rs-curate plan RECIPE --probe FILE` reads the answers."""
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from curation.sources.hosts import Endpoints
+    from curation.sources.plan import every_manifest, format_probe, targets
+    from curation.sources.probe import Probe, probe, read_probe, standing, write_probe
+
+    before = read_probe(options.out) if options.out.exists() else Probe()
+    asked = [each.source for each in targets(options.target, Path("DATA"))] if options.target else every_manifest()
+    now = probe(asked, Endpoints(timeout=options.timeout), options.connections)
+    write_probe(options.out, Probe(found={**before.found, **now.found}))
+    rows = [(source.id, standing(source, now)) for source in asked]
+    print(format_probe(rows, width()))
+    print(f"\n{options.out}: {len(now.found):,} answers; rs-curate plan RECIPE --probe {options.out} reads them")
+    return 1 if any(each.share < 1 for _, each in rows) else 0
 
 
 def _add_fetch(commands: Commands) -> None:

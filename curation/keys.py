@@ -49,4 +49,5 @@ def select_key(
         recipe.shards.model_dump(mode="json", include=PLACED_BY),
         [[each.priority, each.cap, each.source.redistributable, each.source.kind] for each in sources],
         {name: file_digest(path) for name, path in fingerprints.items()},
+        *([recipe.left_out] if recipe.left_out else []),
     )

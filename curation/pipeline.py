@@ -29,6 +29,7 @@ from curation.catalogue import open_table
 from curation.record import Made, note, note_changed, note_made, read_changed, read_record
 from curation.run_state import Run, RunOptions, RunResult
 from curation.shards.shard_folder import REPLACE, ShardFolder
+from curation.sources.left_out import leave_out
 from curation.sources.recipe import Recipe, ResolvedSource, check_apart, check_splits, resolve
 
 __all__ = ["RunOptions", "RunResult", "run"]
@@ -58,6 +59,7 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
     """
     given, out = out, local_folder(out)
     data = local_folder(data) if data is not None else None
+    recipe = leave_out(recipe, data, options.only, options.skip_absent)
     sources = resolve(recipe, data)
     check_splits(recipe, sources)
     check_apart(out, sources)
@@ -65,6 +67,9 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         stack.enter_context(hold(out))
         finished = ShardFolder.open(out / "shards", options.replace)
         state = Run(recipe, sources, data, out, options, observer, stack, finished)
+        for name, why in recipe.left_out.items():
+            state.notes.append(f"{name} is left out: {why}")
+            observer.say(state.notes[-1])
         listings = _drawn(state, _inventory(state), options.limit)
         if options.dry_run:
             return _dry_run(state, listings)

@@ -78,6 +78,10 @@ def add_run(commands: Commands) -> None:
         "--share", action="store_true",
         help="make report-share.html, without pixels of sources that may not be redistributed",
     )  # fmt: skip
+    run.add_argument("--only", nargs="+", default=[], metavar="SOURCE", help="run only these sources of the recipe")
+    run.add_argument(
+        "--skip-absent", action="store_true", help="leave out sources whose folder is missing or empty, and say so"
+    )
     run.add_argument("--limit", type=positive, metavar="N", help="take N images, drawn by the seed, instead of all")
     run.add_argument(
         "--dry-run", action="store_true", help="list, scan some images, and say what the run would take; then stop"
@@ -115,6 +119,8 @@ def _run(options: argparse.Namespace) -> None:
             until=options.until,
             pictures=options.pictures,
             share=options.share,
+            only=tuple(options.only),
+            skip_absent=options.skip_absent,
             limit=options.limit,
             dry_run=options.dry_run,
         ),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run does besides its recipe; none of it changes what comes out."""
+    """What a run does besides its recipe; what changes what comes out is written into the recipe that is recorded."""
 
     workers: int | None = None
     scheduler: str | None = None
@@ -37,6 +37,10 @@ class RunOptions:
     """Stop after this stage: catalogue and report are made beside the finished ones, and no shard is touched."""
     limit: int | None = None
     """Take so many images, drawn by the seed, instead of all."""
+    only: tuple[str, ...] = ()
+    """Ids of the sources to run; empty: all."""
+    skip_absent: bool = False
+    """Leave out sources whose folder is missing or empty."""
     dry_run: bool = False
     """List the sources, scan some drawn images, and say what the run would take."""
 

@@ -69,6 +69,8 @@ def locate(lock: Lock, data: Path, folder: Path) -> tuple[dict[str, ResolvedSour
     everything = _Everything(data, lock.recipe)
     seekers = {}
     for entry in lock.recipe.sources:
+        if entry.id in lock.recipe.left_out:
+            continue
         resolved = ResolvedSource(
             lock.sources[entry.id], data, entry.slice or lock.recipe.slice, entry.priority, entry.cap
         )

@@ -53,15 +53,19 @@ class Rulebook(NamedTuple):
     exclude: ExcludeRules
     kinds: dict[str, str]
     """Kind of every source."""
+    left_out: dict[str, str]
+    """Sources of the recipe that were not run, each with the reason."""
 
     @classmethod
     def of(cls, recipe: Recipe, sources: Mapping[str, ResolvedSource]) -> Rulebook:
         """The rules of a recipe."""
-        return cls(recipe.name, recipe.exclude, {name: source.source.kind for name, source in sources.items()})
+        return cls(
+            recipe.name, recipe.exclude, {name: source.source.kind for name, source in sources.items()}, recipe.left_out
+        )
 
     def as_json(self) -> bytes:
         """As stored."""
-        stored = {"name": self.name, "exclude": self.exclude.thresholds(), "kinds": self.kinds}
+        stored = {**self._asdict(), "exclude": self.exclude.thresholds()}
         return json.dumps(stored, sort_keys=True).encode()
 
 
@@ -73,8 +77,8 @@ def read_rulebook(file: pq.ParquetFile, path: Path) -> Rulebook:
     """
     try:
         stored = json.loads((file.schema_arrow.metadata or {})[_RULES])
-        return Rulebook(stored["name"], ExcludeRules.model_validate(stored["exclude"]), stored["kinds"])
-    except (KeyError, ValueError):
+        return Rulebook(**{"left_out": {}, **stored, "exclude": ExcludeRules.model_validate(stored["exclude"])})
+    except (KeyError, TypeError, ValueError):
         raise InputError(f"{path}: does not say by which rules it was made; run the curation again") from None
 
 

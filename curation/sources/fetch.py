@@ -17,7 +17,6 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from curation.base.errors import InputError, RscorpusError, WorkError
 from curation.base.locks import hold
@@ -27,18 +26,16 @@ from curation.containers.unpack import LIMITS, Limits, unpack
 from curation.sources.download import RETRIES, Retries, check_file, download
 from curation.sources.entries import opened_in_place
 from curation.sources.globs import compile_globs
-from curation.sources.hosts import PUBLIC, Endpoints, Gone, Transient, list_repository, size_at
+from curation.sources.hosts import PUBLIC, Endpoints, Gone, Transient, size_at
 from curation.sources.inventory import TOLERANCE, SourceListing, list_images, patterns_of
 from curation.sources.journal import is_done, note_path, remember
 from curation.sources.recipe import ResolvedSource
-from curation.sources.source import RemoteFile, Source
+from curation.sources.repositories import list_repository
+from curation.sources.source import BY_SCRIPT, RemoteFile, Source, is_page
 
-BY_SCRIPT = ("direct", "zenodo", "huggingface", "s3")
-"""Routes that need no person."""
 RESERVE = 1 << 30
 """Bytes that stay free on the disk."""
 _BATCH = 10_000
-_PAGES = ("drive.google.com", "pan.baidu.com", "1drv.ms", "onedrive.live.com", "mega.nz")
 
 
 @dataclass(frozen=True)
@@ -189,7 +186,7 @@ def files_of(source: Source, ends: Endpoints = PUBLIC) -> list[RemoteFile]:
     if source.files or source.obtain.repository is None or source.obtain.via not in BY_SCRIPT:
         return list(source.files)
     try:
-        found = _wanted(source, list_repository(source.obtain.via, source.obtain.repository, ends))
+        found = choose(source, list_repository(source.obtain.via, source.obtain.repository, ends))
     except (Gone, Transient) as error:
         raise WorkError(f"source {source.id}: {error}") from None
     if not found:
@@ -197,7 +194,7 @@ def files_of(source: Source, ends: Endpoints = PUBLIC) -> list[RemoteFile]:
     return found
 
 
-def _wanted(source: Source, listed: Iterable[RemoteFile]) -> list[RemoteFile]:
+def choose(source: Source, listed: Iterable[RemoteFile]) -> list[RemoteFile]:
     """The files to fetch: those the manifest names by glob, else the images themselves, else what may hold them."""
     if source.obtain.wanted:
         wanted = compile_globs(source.obtain.wanted)
@@ -232,7 +229,7 @@ def _is_complete(source: Source, root: Path) -> bool:
 
 
 def _is_fetchable(source: Source, file: RemoteFile) -> bool:
-    pages = any(urlsplit(url).netloc.endswith(_PAGES) for url in (file.url or "", *file.mirrors))
+    pages = any(is_page(url) for url in (file.url or "", *file.mirrors))
     return file.url is not None and not pages and source.obtain.via in BY_SCRIPT
 
 

@@ -1,4 +1,4 @@
-"""Open a remote file at an offset, over HTTP(S) or S3, and list what a hosted dataset holds.
+"""Open a remote file at an offset, over HTTP(S) or S3, or ask for it alone.
 
 HTTP goes through the standard library with redirects and without any other scheme. S3 and the Hugging Face Hub need the
 extra ``sources``; both read public data anonymously.
@@ -18,14 +18,11 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
-from pydantic import ValidationError
-
 from curation.base.errors import InputError, RscorpusError
-from curation.sources.source import RemoteFile
 
 AGENT = "rscorpus (dataset fetch; https://arxiv.org/abs/2406.11933)"
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -34,13 +31,17 @@ RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 class Transient(RscorpusError):
     """A failure that may pass; ``retry_after`` is what the server asked for, in seconds."""
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | None = None, status: int | None = None) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.status = retry_after, status
 
 
 class Gone(RscorpusError):
-    """A failure that will not pass: try the next mirror."""
+    """A failure that will not pass: try the next mirror. ``status`` is the server's, where it answered."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _PastTheEnd(RscorpusError):
@@ -116,6 +117,53 @@ def size_at(url: str, ends: Endpoints) -> int | None:
     return None
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a server tells of a file without sending it."""
+
+    status: int
+    url: str
+    """After redirects."""
+    size: int | None
+    etag: str | None
+    last_modified: str | None
+    content_type: str
+
+
+def ask(url: str, ends: Endpoints) -> Answer:
+    """Ask for a file by HEAD; for its first byte where that is refused, or answered with a page.
+
+    Raises:
+        Transient: no connection, or a status that invites another try.
+        Gone: any other failure; the message names the URL.
+    """
+    if urllib.parse.urlsplit(url).scheme not in {"http", "https", "s3"}:
+        raise Gone(f"{url}: only http, https and s3 are fetched")
+    if url.startswith("s3://"):
+        return _ask_s3(url, ends)
+    headers = _secret(url, ends)
+    with contextlib.suppress(Transient, Gone):
+        with contextlib.closing(_request(url, headers, ends, method="HEAD")) as response:
+            told = _answer(response)
+        if told.content_type != "text/html":
+            return told
+    try:
+        with contextlib.closing(_request(url, {"Range": "bytes=0-0", **headers}, ends)) as response:
+            return _answer(response)
+    except _PastTheEnd:
+        raise Gone(f"{url}: is empty", 416) from None
+
+
+def _answer(response: Any) -> Answer:
+    told = response.headers
+    ranged = re.fullmatch(r"bytes \d+-\d+/(\d+)", told.get("Content-Range") or "")
+    size = ranged[1] if ranged else told.get("Content-Length") if response.status != 206 else None
+    return Answer(
+        response.status, response.url, int(size) if size and size.isdigit() else None, told.get("ETag"),
+        told.get("Last-Modified"), told.get_content_type() if "Content-Type" in told else "",
+    )  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------ HTTP
 
 
@@ -162,15 +210,16 @@ def _request(url: str, headers: dict[str, str], ends: Endpoints, method: str = "
         error.close()
         if error.code == 416:
             raise _PastTheEnd(error.headers.get("Content-Range") or "") from None
-        _refused(url, error.code, error.headers.get("Retry-After"))
+        refuse(url, error.code, error.headers.get("Retry-After"))
     except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
         raise Transient(f"{url}: {getattr(error, 'reason', None) or error or type(error).__name__}") from None
 
 
-def _refused(url: str, status: int, retry_after: str | None) -> NoReturn:
+def refuse(url: str, status: int, retry_after: str | None = None) -> NoReturn:
+    """Raise what a status means: Transient or Gone."""
     if status in RETRY_STATUS:
-        raise Transient(f"{url}: the server answers {status}", _seconds(retry_after))
-    raise Gone(f"{url}: the server answers {status}")
+        raise Transient(f"{url}: the server answers {status}", _seconds(retry_after), status)
+    raise Gone(f"{url}: the server answers {status}", status)
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -189,8 +238,7 @@ def _open_http(url: str, offset: int, validator: str | None, ends: Endpoints) ->
     headers = {"Range": f"bytes={offset}-"} if offset else {}
     if offset and validator:
         headers["If-Range"] = validator
-    if urllib.parse.urlsplit(url).netloc == urllib.parse.urlsplit(ends.huggingface).netloc:
-        headers |= _hub_headers()
+    headers |= _secret(url, ends)
     try:
         response = _request(url, headers, ends)
     except _PastTheEnd as past:
@@ -211,7 +259,28 @@ def _open_http(url: str, offset: int, validator: str | None, ends: Endpoints) ->
     return Opened(response, 0, int(length) if length else None, version, page)
 
 
-def _json(url: str, ends: Endpoints) -> Any:
+def _secret(url: str, ends: Endpoints) -> dict[str, str]:
+    """Headers that the Hub alone is told."""
+    ours = urllib.parse.urlsplit(url).netloc == urllib.parse.urlsplit(ends.huggingface).netloc
+    return _hub_headers() if ours else {}
+
+
+def _hub_headers() -> dict[str, str]:
+    """The user's own token, for datasets whose terms must be accepted first; none when the library is absent."""
+    try:
+        from huggingface_hub import get_token
+    except ImportError:
+        return {}
+    token = get_token() if "HF_HUB_DISABLE_IMPLICIT_TOKEN" not in os.environ else None
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def read_json(url: str, ends: Endpoints) -> Any:
+    """What a service answers in JSON.
+
+    Raises:
+        Transient, Gone: it does not.
+    """
     with contextlib.closing(_request(url, {"Accept": "application/json"}, ends)) as response:
         try:
             return json.loads(response.read(64 << 20))
@@ -233,7 +302,8 @@ def _client(ends: Endpoints) -> Any:
     return boto3.client("s3", region_name="us-east-1", endpoint_url=ends.s3, config=config)
 
 
-def _s3_errors() -> tuple[type[Exception], type[Exception]]:
+def s3_errors() -> tuple[type[Exception], type[Exception]]:
+    """What a client raises: where the service refuses, and where it is not reached."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     return ClientError, BotoCoreError
@@ -241,7 +311,7 @@ def _s3_errors() -> tuple[type[Exception], type[Exception]]:
 
 def _open_s3(url: str, offset: int, validator: str | None, ends: Endpoints) -> Opened:
     client = ends.s3_client
-    refused, broken = _s3_errors()
+    refused, broken = s3_errors()
     place = urllib.parse.urlsplit(url)
     asked: dict[str, str] = {"Bucket": place.netloc, "Key": place.path.lstrip("/")}
     if offset:
@@ -250,10 +320,10 @@ def _open_s3(url: str, offset: int, validator: str | None, ends: Endpoints) -> O
     try:
         answer = client.get_object(**asked)
     except refused as error:
-        status = int(error.response["ResponseMetadata"]["HTTPStatusCode"])  # type: ignore[attr-defined]
+        status = status_of(error)
         if offset and status in {412, 416}:
             return _open_s3(url, 0, None, ends)
-        _refused(url, status, None)
+        refuse(url, status, None)
     except broken as error:
         raise Transient(f"{url}: {error}") from None
     total = int(answer["ContentRange"].rsplit("/", 1)[1]) if offset else int(answer["ContentLength"])
@@ -270,7 +340,7 @@ class _S3Body:
         """Read on from the body of the answer."""
         try:
             return bytes(self._body.read(size))
-        except _s3_errors()[1] as error:
+        except s3_errors()[1] as error:
             raise OSError(str(error)) from None
 
     def close(self) -> None:
@@ -278,93 +348,18 @@ class _S3Body:
         self._body.close()
 
 
-def _list_s3(prefix: str, ends: Endpoints) -> Iterator[RemoteFile]:
-    place = urllib.parse.urlsplit(prefix)
-    start = place.path.lstrip("/")
-    pages = ends.s3_client.get_paginator("list_objects_v2").paginate(Bucket=place.netloc, Prefix=start)
-    refused, broken = _s3_errors()
+def _ask_s3(url: str, ends: Endpoints) -> Answer:
+    place, client = urllib.parse.urlsplit(url), ends.s3_client
+    refused, broken = s3_errors()
     try:
-        for page in pages:
-            for item in page.get("Contents", ()):
-                name = item["Key"][len(start) :].lstrip("/")
-                if name and not name.endswith("/"):
-                    yield _hosted(prefix, name=name, url=f"s3://{place.netloc}/{item['Key']}", size=item["Size"])
-    except (refused, broken) as error:
-        raise Gone(f"{prefix}: {error}") from None
+        told = client.head_object(Bucket=place.netloc, Key=place.path.lstrip("/"))
+    except refused as error:
+        refuse(url, status_of(error), None)
+    except broken as error:
+        raise Transient(f"{url}: {error}") from None
+    return Answer(200, url, told["ContentLength"], told.get("ETag"), str(told.get("LastModified")), "")
 
 
-# ------------------------------------------------------------------------------------------------ hosted datasets
-
-
-def list_repository(via: str, repository: str, ends: Endpoints) -> Iterator[RemoteFile]:
-    """Every file of a Zenodo record, a Hugging Face dataset or an ``s3://`` prefix, with size and checksum if told.
-
-    Raises:
-        InputError: a service that is not one of these, or a package that is missing.
-        Transient, Gone: the service does not answer as it should.
-    """
-    listers: dict[str, Callable[[str, Endpoints], Iterator[RemoteFile]]] = {
-        "zenodo": _list_zenodo,
-        "huggingface": _list_hub,
-        "s3": _list_s3,
-    }
-    if via not in listers:
-        raise InputError(f"{via}: files of {repository} cannot be listed; name them under files")
-    yield from listers[via](repository, ends)
-
-
-def _hosted(repository: str, **facts: Any) -> RemoteFile:
-    """A file as a service lists it; what it says is not ours and may be anything.
-
-    Raises:
-        Gone: its name leads outside the folder, or a fact is not of its kind.
-    """
-    try:
-        return RemoteFile(**facts)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        why = "leads outside the folder" if problem["loc"] == ("name",) else f"{problem['loc'][0]}: {problem['msg']}"
-        raise Gone(f"{repository}: its file {facts.get('name')!r} cannot be fetched ({why})") from None
-
-
-def _list_zenodo(record: str, ends: Endpoints) -> Iterator[RemoteFile]:
-    for item in _json(f"{ends.zenodo}/api/records/{record}", ends).get("files", ()):
-        kind, _, digest = item.get("checksum", "").partition(":")
-        yield _hosted(
-            record,
-            name=item["key"],
-            url=f"{ends.zenodo}/records/{record}/files/{urllib.parse.quote(item['key'])}?download=1",
-            size=item.get("size"),
-            md5=digest if kind == "md5" else None,
-        )
-
-
-def _hub_headers() -> dict[str, str]:
-    """The user's own token, for datasets whose terms must be accepted first; none when the library is absent."""
-    try:
-        from huggingface_hub import get_token
-    except ImportError:
-        return {}
-    token = get_token() if "HF_HUB_DISABLE_IMPLICIT_TOKEN" not in os.environ else None
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _list_hub(repository: str, ends: Endpoints) -> Iterator[RemoteFile]:
-    try:
-        from huggingface_hub import HfApi, hf_hub_url
-        from huggingface_hub.errors import HfHubHTTPError
-        from huggingface_hub.hf_api import RepoFile
-    except ImportError:
-        raise InputError(f"{repository} needs huggingface_hub; pip install huggingface_hub") from None
-    try:
-        for item in HfApi(endpoint=ends.huggingface).list_repo_tree(repository, repo_type="dataset", recursive=True):
-            if isinstance(item, RepoFile):
-                yield _hosted(
-                    repository,
-                    name=item.path,
-                    url=hf_hub_url(repository, item.path, repo_type="dataset", endpoint=ends.huggingface),
-                    size=item.size,
-                    sha256=item.lfs.sha256 if item.lfs else None,
-                )
-    except (HfHubHTTPError, OSError) as error:
-        raise Gone(f"{repository}: the Hub does not list it ({str(error).splitlines()[0]})") from None
+def status_of(error: Exception) -> int:
+    """The status by which S3 refused."""
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])  # type: ignore[attr-defined]

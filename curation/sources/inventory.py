@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from curation.containers.registry import reason_in
 from curation.sources.entries import Entry, Found, Walk, changed, list_entries, opened_in_place
 from curation.sources.globs import compile_globs
 from curation.sources.recipe import ResolvedSource
-from curation.sources.source import EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, Source
+from curation.sources.source import BY_SCRIPT, EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, Source, shipped
 
 BESIDE_IMAGES = {
     "txt", "md", "rst", "json", "jsonl", "geojson", "topojson", "xml", "csv", "tsv", "yaml", "yml", "toml", "ini",
@@ -157,23 +158,42 @@ def check_root(source: Source, root: Path) -> None:
     Raises:
         InputError: with what to type next.
     """
-    get = f"rs-curate fetch {source.id} --data {root.parent}" if source.files else "put its images there"
     if not source.readable:
         raise InputError(
             f"source {source.id}: its images come in a container that is not read here ({source.container})"
         )
-    if not root.exists():
-        raise InputError(f"source {source.id}: {root} does not exist; {get}")
-    if not root.is_dir():
+    if root.exists() and not root.is_dir():
         raise InputError(f"source {source.id}: {root} is a file; give the folder that holds it")
     try:
-        with os.scandir(root) as found:
-            if next(found, None) is None:
-                raise InputError(f"source {source.id}: {root} is empty; {get}")
+        if why := absence(root):
+            raise InputError(f"source {source.id}: {root} {why}; {how_to_get(source, root)}")
     except PermissionError:
         raise InputError(f"source {source.id}: no permission to list {root}; try: chmod u+rx '{root}'") from None
     except OSError as error:
         raise InputError(f"source {source.id}: {root} cannot be listed ({error.strerror or error})") from None
+
+
+def absence(root: Path) -> str | None:
+    """Why a folder has no image of its source; null where it holds anything that is not hidden.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    if not root.exists():
+        return "does not exist"
+    if not root.is_dir():
+        return None
+    with os.scandir(root) as found:
+        return None if any(not entry.name.startswith(".") for entry in found) else "is empty"
+
+
+def how_to_get(source: Source, root: Path) -> str:
+    """What to type where a source's images are not in its folder."""
+    if source.obtain.via == "local" and not source.files:
+        return "put its images there"
+    named = source.id == root.name and source.id in (*shipped("sources"), *shipped("benchmarks"))
+    what = f"{source.id} --data {shlex.quote(str(root.parent))}" if named else "RECIPE --data DATA"
+    return f"rs-curate fetch {what}" + ("" if source.obtain.via in BY_SCRIPT else " says how to get its images")
 
 
 def _judge(source: Source, root: Path, listing: SourceListing) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from curation.base.columns import number, table
 from curation.base.errors import InputError
-from curation.sources.fetch import BY_SCRIPT, FetchResult, instructions
+from curation.sources.fetch import FetchResult, instructions
 from curation.sources.inventory import SourceListing, list_images
+from curation.sources.probe import Probe, Standing, standing
 from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, load_recipe, resolve
-from curation.sources.source import Benchmark, Source, load_benchmark, load_source, shipped
-
-_NARROWEST = 9
-"""Characters that a cut column keeps."""
+from curation.sources.source import BY_SCRIPT, Benchmark, Source, load_benchmark, load_source, shipped
 
 TILE_SIDE = 512
 """Side of a tile in the prediction of the shards' bytes."""
@@ -37,7 +37,13 @@ class PlanRow:
     predicted_tiles: int | None
     cap: int | None
     instructions: str
-    benchmark: bool = False
+    benchmark: bool
+    standing: Standing
+
+    @property
+    def tiles_there(self) -> int:
+        """Predicted tiles, less those of files that are gone."""
+        return round((self.predicted_tiles or 0) * self.standing.share)
 
 
 @dataclass(frozen=True)
@@ -47,18 +53,20 @@ class Plan:
     name: str
     rows: tuple[PlanRow, ...]
     tiles: int
-    """Predicted; after ``balance.total``."""
+    """Predicted, less what is gone; after ``balance.total``."""
     shards: int
     shard_gigabytes: float
     pixels: int
     """Pixels per tile that the two figures above assume."""
     needs_data: bool = True
     """Whether a source's folder is relative to ``--data``."""
+    left_out: tuple[str, ...] = ()
+    """Sources that the recipe leaves out, each with the reason."""
 
     @property
     def gigabytes(self) -> float:
         """Gigabytes to download, as far as known."""
-        return sum(row.megabytes or 0 for row in self.rows) / 1e3
+        return sum((row.megabytes or 0) * row.standing.share for row in self.rows) / 1e3
 
     @property
     def disk_gigabytes(self) -> float:
@@ -150,18 +158,21 @@ def _at(source: Source, data: Path | None) -> ResolvedSource:
     return ResolvedSource(source, data / source.id, SliceRules(), 0, None)
 
 
-def make_plan(recipe: Recipe, data: Path | None = None) -> Plan:
+def make_plan(recipe: Recipe, data: Path | None = None, probe: Probe | None = None) -> Plan:
     """Predict what a recipe takes, from its manifests alone; nothing is fetched or listed.
 
     Args:
         recipe: The recipe.
         data: Where the sources go; it only enters the instructions.
+        probe: What the servers said; null: nobody asked them.
     """
     where = data or Path("DATA")
     entries = {entry.id: entry for entry in recipe.sources}
-    rows = [_row(one.source, one.root, entries[one.id].predicted_tiles, one.cap) for one in resolve(recipe, where)]
-    rows += [_row(load_benchmark(name), where / name, None, None) for name in recipe.guard.benchmarks]
-    tiles = sum(row.predicted_tiles or 0 for row in rows)
+    rows = [
+        _row(one.source, one.root, entries[one.id].predicted_tiles, one.cap, probe) for one in resolve(recipe, where)
+    ]
+    rows += [_row(load_benchmark(name), where / name, None, None, probe) for name in recipe.guard.benchmarks]
+    tiles = sum(row.tiles_there for row in rows)
     if recipe.balance.total is not None:
         tiles = min(tiles, recipe.balance.total)
     bytes_per_tile = TILE_SIDE**2 * recipe.shards.bytes_per_pixel
@@ -170,10 +181,11 @@ def make_plan(recipe: Recipe, data: Path | None = None) -> Plan:
     return Plan(
         recipe.name, tuple(rows), tiles, math.ceil(tiles / samples), tiles * bytes_per_tile / 1e9, TILE_SIDE**2,
         relative or bool(recipe.guard.benchmarks),
+        tuple(f"{name} ({why})" for name, why in recipe.left_out.items()),
     )  # fmt: skip
 
 
-def _row(source: Source, root: Path, predicted: int | None, cap: int | None) -> PlanRow:
+def _row(source: Source, root: Path, predicted: int | None, cap: int | None, probe: Probe | None) -> PlanRow:
     via = source.obtain.via
     by_hand = via not in BY_SCRIPT and via != "local"
     return PlanRow(
@@ -187,6 +199,7 @@ def _row(source: Source, root: Path, predicted: int | None, cap: int | None) -> 
         cap,
         instructions(source, root) if by_hand else "",
         isinstance(source, Benchmark),
+        standing(source, probe),
     )
 
 
@@ -195,6 +208,13 @@ def _megabytes(source: Source) -> float | None:
     if sizes and None not in sizes:
         return sum(size or 0 for size in sizes) / 1e6
     return source.listed_megabytes
+
+
+def every_manifest() -> list[Source]:
+    """All shipped sources, and the benchmarks that are none."""
+    sources = shipped("sources")
+    others = [name for name in shipped("benchmarks") if name not in sources]
+    return [*map(load_source, sources), *map(load_benchmark, others)]
 
 
 def check(sources: Sequence[ResolvedSource]) -> list[CheckRow]:
@@ -251,16 +271,17 @@ def format_plan(plan: Plan, typed: str = "", data: Path | None = None, width: in
             row.id + (" (benchmark)" if row.benchmark else ""),
             row.licence,
             row.redistributable,
-            row.route + (" (by hand)" if row.by_hand else ""),
+            row.route,
+            f"{row.standing.state} {row.standing.checked}".strip(),
             "?" if row.megabytes is None else f"{row.megabytes / 1e3:,.1f}",
             number(row.predicted_tiles),
             number(row.cap),
         )
         for row in plan.rows
     ]
-    header = ("source", "licence", "redistributable", "route", "GB", "tiles", "cap")
+    header = ("source", "licence", "redistributable", "route", "today", "GB", "tiles", "cap")
     unknown = sum(row.megabytes is None for row in plan.rows)
-    hands = [row for row in plan.rows if row.by_hand]
+    hands = [row for row in plan.rows if row.standing.state == "by hand"]
     closed = sum(row.redistributable != "yes" for row in plan.rows if not row.benchmark)
     own = all(row.route == "local" for row in plan.rows)
     sums = [
@@ -269,24 +290,51 @@ def format_plan(plan: Plan, typed: str = "", data: Path | None = None, width: in
         f"disk: {plan.disk_gigabytes:,.0f} GB and what those {unknown} add (archives, their content, the shards)",
         f"predicted: {plan.tiles:,} tiles in {plan.shards:,} shards of together {plan.shard_gigabytes:,.0f} GB"
         f" (at {TILE_SIDE} x {TILE_SIDE} pixels a tile)",
-        f"by hand: {len(hands)} of {len(plan.rows)}",
+        *_today(plan),
     ]
     if own:
         sums = [sums[0], "nothing to download: the folders are your own; `run --dry-run` says what they give"]
-    parts = [table(header, rows, (4, 5, 6), width), "\n".join(sums)]
-    steps = _steps(plan, shlex.quote(typed or plan.name), data, len(hands), own)
+    sums += [f"left out: {', '.join(plan.left_out)}"] if plan.left_out else []
+    parts = [table(header, rows, (5, 6, 7), width), "\n".join(sums)]
+    steps = _steps(plan, shlex.quote(typed or plan.name), data, own)
     parts += [row.instructions for row in hands]
     return "\n\n".join([*parts, "Next:\n  " + "\n  ".join(steps)])
 
 
-def _steps(plan: Plan, word: str, data: Path | None, hands: int, own: bool) -> list[str]:
+def _today(plan: Plan) -> list[str]:
+    """What can be counted on, by the way it comes, and what each answer said that was no file."""
+    lines = []
+    for state in ("automatic", "by hand", "gone"):
+        rows = [row for row in plan.rows if row.standing.state == state]
+        tiles = sum((row.predicted_tiles or 0) if state == "gone" else row.tiles_there for row in rows)
+        lines.append(f"{state}: {len(rows)} of {len(plan.rows)}, {tiles:,} tiles")
+    lines[2] += " that are not counted above"
+    parts = sum((row.predicted_tiles or 0) - row.tiles_there for row in plan.rows if row.standing.state != "gone")
+    lines += [f"gone of the others: files of {parts:,} tiles"] if parts else []
+    days = [row.standing.checked for row in plan.rows if row.standing.checked]
+    asked = f"{len(days)} of {len(plan.rows)} rows were checked, the first on {min(days)}" if days else "nobody asked"
+    lines.append(f"servers: {asked}; rs-curate probe {plan.name} --out FILE asks, plan --probe FILE reads the answers")
+    return lines + [f"{row.id}: {row.standing.note}" for row in plan.rows if row.standing.note]
+
+
+def _steps(plan: Plan, word: str, data: Path | None, own: bool) -> list[str]:
     """Commands to type next, of which each works as it stands once DATA and OUT are names."""
     where = f" --data {shlex.quote(str(data)) if data else 'DATA'}" if plan.needs_data else ""
     check = f"rs-curate check {word}{where}     counts what is there"
     if own:
         return [check, f"rs-curate run {word}{where} --out OUT --dry-run", f"rs-curate run {word}{where} --out OUT"]
-    fetch = f"rs-curate fetch {word}{where}     fetches {len(plan.rows) - hands}, explains the others"
+    automatic = sum(row.standing.state == "automatic" for row in plan.rows)
+    fetch = f"rs-curate fetch {word}{where}     fetches {automatic}, explains the others"
     return [fetch, check, f"rs-curate run {word}{where} --out OUT"]
+
+
+def format_probe(rows: Sequence[tuple[str, Standing]], width: int | None = None) -> str:
+    """How every source stands, and below the table what each server said that gave no file."""
+    lines = [(name, each.state, each.checked, "" if each.share == 1 else f"{each.share:.0%}") for name, each in rows]
+    counts = Counter(each.state for _, each in rows)
+    notes = [f"{name}: {each.note}" for name, each in rows if each.note]
+    parts = [table(("source", "today", "checked", "there"), lines, (3,), width), *(["\n".join(notes)] if notes else [])]
+    return "\n\n".join([*parts, ", ".join(f"{count} {state}" for state, count in counts.items())])
 
 
 def format_check(rows: Sequence[CheckRow]) -> str:
@@ -325,52 +373,6 @@ def format_fetch(results: Sequence[FetchResult]) -> str:
     parts += [result.error for result in results if result.error]
     done = sum(not result.error and not result.instructions for result in results)
     return "\n\n".join([*parts, f"{done} of {len(results)} are there"])
-
-
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), width: int | None = None
-) -> str:
-    """Columns as wide as their content, two blanks apart; ``right`` names those that align to the right.
-
-    With a ``width`` the longest columns of words are cut, never the first one, until a line has so many characters;
-    where that is not enough, the last columns are left out, and named below.
-    """
-    every = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    widths = _fitted(every, right, width)
-    unseen = (
-        f"\n(too wide for {width} columns: {', '.join(header[len(widths) :])})" if len(widths) < len(header) else ""
-    )
-    header, *rows = ([_cut(cell, size) for cell, size in zip(row, widths, strict=False)] for row in (header, *rows))
-
-    def line(row: Sequence[str]) -> str:
-        """One line of the table."""
-        cells = [
-            cell.rjust(size) if column in right else cell.ljust(size)
-            for column, (cell, size) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join([line(header), line(["-" * size for size in widths]), *(line(row) for row in rows)]) + unseen
-
-
-def _fitted(widths: list[int], right: Sequence[int], width: int | None) -> list[int]:
-    """Widths of those columns that fit a line, the longest shortened as far as one can still read them."""
-    able, fitted = [column for column in range(1, len(widths)) if column not in right], list(widths)
-    while width is not None and sum(fitted) + 2 * (len(fitted) - 1) > width:
-        longest = max(able, key=lambda column: fitted[column], default=0)
-        if longest == 0 or fitted[longest] <= _NARROWEST:
-            return _fitted(widths[:-1], right, width) if len(widths) > 1 else widths
-        fitted[longest] -= 1
-    return fitted
-
-
-def _cut(text: str, size: int) -> str:
-    return text if len(text) <= size else text[: size - 1] + "…"
-
-
-def number(value: int | None) -> str:
-    """A number with thousands marked, nothing for null."""
-    return "" if value is None else f"{value:,}"
 
 
 def gsd(source: Source) -> str:

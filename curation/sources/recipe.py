@@ -265,6 +265,8 @@ class Recipe(Strict):
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**63)
     sources: tuple[RecipeSource, ...] = Field(min_length=1)
+    left_out: dict[Identifier, str] = {}
+    """Sources that are not run, each with the reason."""
     exclude: ExcludeRules = ExcludeRules()
     slice: SliceRules = SliceRules()
     fingerprint: FingerprintRules = FingerprintRules()
@@ -281,6 +283,15 @@ class Recipe(Strict):
         if twice:
             raise ValueError(f"source ids must be unique; given twice: {', '.join(twice)}")
         return sources
+
+    @model_validator(mode="after")
+    def _some_are_left(self) -> Recipe:
+        ids = {source.id for source in self.sources}
+        if unknown := sorted(self.left_out.keys() - ids):
+            raise ValueError(f"left_out: no source of the recipe is named {', '.join(unknown)}")
+        if not ids - self.left_out.keys():
+            raise ValueError("left_out: names every source, so nothing is left to run")
+        return self
 
 
 @dataclass(frozen=True)
@@ -314,12 +325,16 @@ def load_recipe(name_or_path: str, assignments: Sequence[str] = ()) -> Recipe:
 def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
     """Give every source of a recipe its manifest and its folder below ``data``; folders are not touched here.
 
+    Those of ``left_out`` are none of them.
+
     Raises:
         InputError: a URL for a folder, an id without manifest and without path, or a manifest field that the recipe
             sets wrongly.
     """
     resolved: list[ResolvedSource] = []
     for entry in recipe.sources:
+        if entry.id in recipe.left_out:
+            continue
         known = entry.id in shipped("sources")
         if entry.path is None and not known:
             near = difflib.get_close_matches(entry.id, shipped("sources"), n=1)

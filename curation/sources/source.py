@@ -13,6 +13,7 @@ import unicodedata
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
@@ -57,6 +58,11 @@ def _relative(path: str) -> str:
 Counted = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 RelativePath = Annotated[str, BeforeValidator(lambda value: _relative(value) if isinstance(value, str) else value)]
+
+BY_SCRIPT = ("direct", "zenodo", "huggingface", "s3")
+"""Routes that need no person."""
+
+_PAGES = ("drive.google.com", "pan.baidu.com", "1drv.ms", "onedrive.live.com", "mega.nz")
 
 IMAGE_SUFFIXES = (
     "jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff", "jp2", "j2k", "j2c", "jpc", "jpx", "bmp", "webp", "gif", "avif",
@@ -241,6 +247,11 @@ class Benchmark(Source):
 
     test_splits: tuple[str, ...] = ()
     """Splits to guard; empty: all images."""
+
+
+def is_page(url: str) -> bool:
+    """Whether a URL is of a service that shows a page, and gives the file to a person only."""
+    return urlsplit(url).netloc.endswith(_PAGES)
 
 
 def manifests_folder(kind: Literal["sources", "benchmarks", "recipes"]) -> Path:

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 
+from curation.base.columns import table
 from curation.base.terminal import counted
 from curation.imagery import band_names
-from curation.sources.plan import table
 from curation.sources.source import slug
 from curation.start.draft import ENOUGH, HUGE, Draft
 from curation.start.survey import UNREAD, Met, Survey

@@ -27,9 +27,10 @@ from curation.base.errors import InputError, WorkError
 from curation.base.locks import hold
 from curation.sources.download import Retries, download
 from curation.sources.fetch import Event, FetchOptions, fetch, fetch_source, files_of
-from curation.sources.hosts import Endpoints, list_repository
+from curation.sources.hosts import Endpoints
 from curation.sources.inventory import list_images
 from curation.sources.recipe import ResolvedSource, SliceRules
+from curation.sources.repositories import list_repository
 from curation.sources.source import RemoteFile, Source
 
 DATA = random.Random(7).randbytes(3_000_000)

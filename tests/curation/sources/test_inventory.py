@@ -73,8 +73,8 @@ def test_globs_take_and_leave(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda root: None, "does not exist; rs-curate fetch s --data "),
-        (lambda root: root.mkdir(), "is empty; rs-curate fetch s --data "),
+        (lambda root: None, "does not exist; rs-curate fetch RECIPE --data DATA"),
+        (lambda root: root.mkdir(), "is empty; rs-curate fetch RECIPE --data DATA"),
         (lambda root: root.write_bytes(b""), "is a file; give the folder"),
         (lambda root: grow(root, "a.heic"), r"looked for files that end in jpg, jpeg, .*1 file ends in \.heic"),
     ],

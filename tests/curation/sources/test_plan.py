@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from curation.base.columns import table
 from curation.base.errors import InputError
 from curation.sources.fetch import FetchResult
 from curation.sources.plan import (
@@ -17,7 +18,6 @@ from curation.sources.plan import (
     format_sources,
     list_sources,
     make_plan,
-    table,
     targets,
 )
 from curation.sources.recipe import Recipe, load_recipe

@@ -11,11 +11,10 @@ import pytest
 from curation.base.errors import InputError
 from curation.catalogue import Window
 from curation.scan.slicing import windows
-from curation.sources.fetch import BY_SCRIPT
 from curation.sources.globs import compile_globs
 from curation.sources.inventory import SourceListing, list_images, patterns_of
 from curation.sources.recipe import load_recipe, resolve
-from curation.sources.source import Source, load_benchmark, load_source, shipped
+from curation.sources.source import BY_SCRIPT, Source, load_benchmark, load_source, shipped
 
 ALL = [*(("sources", name) for name in shipped("sources")), *(("benchmarks", name) for name in shipped("benchmarks"))]
 

@@ -1,0 +1,98 @@
+"""List what a hosted dataset holds: a Zenodo record, a Hugging Face dataset, an ``s3://`` prefix."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from curation.base.errors import InputError
+from curation.sources.hosts import RETRY_STATUS, Endpoints, Gone, Transient, read_json, refuse, s3_errors, status_of
+from curation.sources.source import RemoteFile
+
+
+def list_repository(via: str, repository: str, ends: Endpoints) -> Iterator[RemoteFile]:
+    """Every file of a Zenodo record, a Hugging Face dataset or an ``s3://`` prefix, with size and checksum if told.
+
+    Raises:
+        InputError: a service that is not one of these, or a package that is missing.
+        Transient, Gone: the service does not answer as it should.
+    """
+    listers: dict[str, Callable[[str, Endpoints], Iterator[RemoteFile]]] = {
+        "zenodo": _list_zenodo,
+        "huggingface": _list_hub,
+        "s3": _list_s3,
+    }
+    if via not in listers:
+        raise InputError(f"{via}: files of {repository} cannot be listed; name them under files")
+    yield from listers[via](repository, ends)
+
+
+def _hosted(repository: str, **facts: Any) -> RemoteFile:
+    """A file as a service lists it; what it says is not ours and may be anything.
+
+    Raises:
+        Gone: its name leads outside the folder, or a fact is not of its kind.
+    """
+    try:
+        return RemoteFile(**facts)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        why = "leads outside the folder" if problem["loc"] == ("name",) else f"{problem['loc'][0]}: {problem['msg']}"
+        raise Gone(f"{repository}: its file {facts.get('name')!r} cannot be fetched ({why})") from None
+
+
+def _list_zenodo(record: str, ends: Endpoints) -> Iterator[RemoteFile]:
+    for item in read_json(f"{ends.zenodo}/api/records/{record}", ends).get("files", ()):
+        kind, _, digest = item.get("checksum", "").partition(":")
+        yield _hosted(
+            record,
+            name=item["key"],
+            url=f"{ends.zenodo}/records/{record}/files/{urllib.parse.quote(item['key'])}?download=1",
+            size=item.get("size"),
+            md5=digest if kind == "md5" else None,
+        )
+
+
+def _list_hub(repository: str, ends: Endpoints) -> Iterator[RemoteFile]:
+    try:
+        from huggingface_hub import HfApi, hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.hf_api import RepoFile
+    except ImportError:
+        raise InputError(f"{repository} needs huggingface_hub; pip install huggingface_hub") from None
+    try:
+        for item in HfApi(endpoint=ends.huggingface).list_repo_tree(repository, repo_type="dataset", recursive=True):
+            if isinstance(item, RepoFile):
+                yield _hosted(
+                    repository,
+                    name=item.path,
+                    url=hf_hub_url(repository, item.path, repo_type="dataset", endpoint=ends.huggingface),
+                    size=item.size,
+                    sha256=item.lfs.sha256 if item.lfs else None,
+                )
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        kind = Transient if status is None or status in RETRY_STATUS else Gone
+        raise kind(f"{repository}: the Hub does not list it ({str(error).splitlines()[0]})", status=status) from None
+    except (OSError, HfHubHTTPError.__bases__[0]) as error:  # of requests or httpx, by the Hub library's release
+        raise Transient(f"{repository}: the Hub does not answer ({error})") from None
+
+
+def _list_s3(prefix: str, ends: Endpoints) -> Iterator[RemoteFile]:
+    place = urllib.parse.urlsplit(prefix)
+    start = place.path.lstrip("/")
+    pages = ends.s3_client.get_paginator("list_objects_v2").paginate(Bucket=place.netloc, Prefix=start)
+    refused, broken = s3_errors()
+    try:
+        for page in pages:
+            for item in page.get("Contents", ()):
+                name = item["Key"][len(start) :].lstrip("/")
+                if name and not name.endswith("/"):
+                    yield _hosted(prefix, name=name, url=f"s3://{place.netloc}/{item['Key']}", size=item["Size"])
+    except refused as error:
+        refuse(prefix, status_of(error), None)
+    except broken as error:
+        raise Transient(f"{prefix}: {error}") from None
