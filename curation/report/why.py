@@ -149,6 +149,8 @@ def _twins(table: Lookup, rows: Sequence[Row]) -> dict[str, Row]:
 
 def rules_in_words(rulebook: Rulebook, row: Row) -> list[str]:
     """A line for every rule that asks rows like this one: the outcome, what was measured, the threshold."""
+    if row["kind"] == "image" and row["sampled"] is None:
+        return ["    nothing was measured"]
     rules, kind = rulebook.exclude, rulebook.kinds[row["source"]]
     measured = measured_of(table_from_rows("catalogue", [row]), np.zeros(1, np.int64), row["kind"], rulebook.kinds)
     lines = []

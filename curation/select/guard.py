@@ -23,6 +23,7 @@ from curation.select.deduplicate import Matches, compare_looks, load_looks, text
 from curation.select.rows import Rows, fixed_bytes, numbers, read_codes
 from curation.select.views import without_crop
 from curation.sources.recipe import DeduplicateRules, Recipe
+from curation.sources.source import shipped
 
 if TYPE_CHECKING:
     from curation.select.second_opinion import Looks
@@ -56,6 +57,11 @@ class BenchmarkPrints:
         return f"{self.names[self.benchmark[entry]]}/{self.image[entry]}"
 
 
+def _named(benchmark: str) -> str:
+    """How a benchmark is named on the command line: one of one's own by the file that describes it."""
+    return benchmark if benchmark in shipped("benchmarks") else f"{benchmark}.yaml"
+
+
 def fingerprint_files(recipe: Recipe, folder: Path | None, unguarded: Sequence[str] = ()) -> dict[str, Path]:
     """The fingerprint file of every benchmark that the recipe guards.
 
@@ -82,7 +88,7 @@ def fingerprint_files(recipe: Recipe, folder: Path | None, unguarded: Sequence[s
         if path is None or not path.is_file():
             raise InputError(
                 f"guard.benchmarks: no fingerprints of {name} ({path or 'no folder is set'}); make them with "
-                f"`rs-curate fingerprint --benchmark {name} --data DIR`, or do without: --unguarded {name}"
+                f"`rs-curate fingerprint --benchmark {_named(name)} --data DIR`, or do without: --unguarded {name}"
             )
         _check_version(name, path)
         found[name] = path
@@ -94,7 +100,7 @@ def _check_version(name: str, path: Path) -> None:
         open_table(path, "tiles").close()
     except FormatVersionError as error:
         told = str(error).partition(";")[0]
-        again = f"rs-curate fingerprint --benchmark {name} --data DIR"
+        again = f"rs-curate fingerprint --benchmark {_named(name)} --data DIR"
         raise FormatVersionError(f"{told}; make the fingerprints again with `{again}`") from None
 
 

@@ -149,7 +149,13 @@ def targets(name: str, data: Path | None, assignments: Sequence[str] = ()) -> li
             f"{name!r} is no recipe, source or benchmark; rs-curate sources lists the sources; others: {known}"
         )
     recipe = load_recipe(name, assignments)
-    return [*resolve(recipe, data), *(_at(load_benchmark(one), data) for one in recipe.guard.benchmarks)]
+    return [*resolve(recipe, data), *(_at(one, data) for one in _guarded(recipe))]
+
+
+def _guarded(recipe: Recipe) -> list[Benchmark]:
+    """The shipped benchmarks that a recipe guards; what of one's own is guarded is fetched by nobody."""
+    known = shipped("benchmarks")
+    return [load_benchmark(name) for name in recipe.guard.benchmarks if name in known]
 
 
 def _at(source: Source, data: Path | None) -> ResolvedSource:
@@ -171,7 +177,7 @@ def make_plan(recipe: Recipe, data: Path | None = None, probe: Probe | None = No
     rows = [
         _row(one.source, one.root, entries[one.id].predicted_tiles, one.cap, probe) for one in resolve(recipe, where)
     ]
-    rows += [_row(load_benchmark(name), where / name, None, None, probe) for name in recipe.guard.benchmarks]
+    rows += [_row(one, where / one.id, None, None, probe) for one in _guarded(recipe)]
     tiles = sum(row.tiles_there for row in rows)
     if recipe.balance.total is not None:
         tiles = min(tiles, recipe.balance.total)

@@ -375,7 +375,7 @@ def test_evaluation_images_are_kept_out_in_any_orientation(recipe: Path, capsys:
     (root / "exam.yaml").write_text("id: exam\n")
     guarded = command(recipe, "out", "guard.benchmarks=[exam]")
     assert main(guarded) == 2
-    assert "rs-curate fingerprint --benchmark exam --data DIR" in capsys.readouterr().err
+    assert "rs-curate fingerprint --benchmark exam.yaml --data DIR" in capsys.readouterr().err
     exam = str(root / "exam.yaml")
     assert main(["fingerprint", "--benchmark", exam, "--data", str(root / "data"), "--workers", "1"]) == 0
     assert "1 fingerprints of 1 images" in capsys.readouterr().out
