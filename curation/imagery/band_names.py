@@ -17,6 +17,8 @@ _PLAIN = {colour: re.compile(rf"(^|[^a-z]){colour}([^a-z]|$)") for colour in _CO
 _OTHERS = re.compile(r"(edge|coast|near|infra|nir|swir|yellow|green_?i\b|green i\b|vegetation|aerosol|[a-z]red|deep)")
 _NUMBERED = re.compile(r"(?:^|[^a-z0-9])(?:sr_|toa_|st_)?b(?:and)?[ _-]?0*(\d{1,2})(a?)(?![a-z0-9])")
 _NEWER = re.compile(r"(^|[^a-z0-9])(s2[abc]?|sentinel[ _-]?2|msi|oli|l[89]|lc0[89]|landsat[ _-]?[89])([^a-z0-9]|$)")
+_THERMAL = re.compile(r"temp|therm|tir|kelvin")
+"""What band 6 is in Landsat 4 to 7; later ones have a short-wave band there."""
 _NEW = {"red": "4", "green": "3", "blue": "2"}
 _OLD = {"red": "3", "green": "2", "blue": "1"}
 
@@ -79,7 +81,9 @@ def _by_number(names: Sequence[str | None]) -> Bands | None:
     numbers = [match.group(1) + match.group(2) if match else "" for match in matches]
     present = set(numbers) - {""}
     is_newer = any(_NEWER.search((name or "").lower()) for name in names)
-    if not is_newer and present <= {"1", "2", "3", "4", "5", "6", "7"} and not {"6", "7"} <= present:
+    has_old_thermal = "6" in numbers and _THERMAL.search((names[numbers.index("6")] or "").lower()) is not None
+    may_be_old = has_old_thermal or not {"6", "7"} <= present
+    if not is_newer and present <= {"1", "2", "3", "4", "5", "6", "7"} and may_be_old:
         wanted = _OLD if {"1", "2", "3", "5"} <= present else None
     else:
         wanted = _NEW

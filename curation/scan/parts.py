@@ -28,9 +28,10 @@ from curation.scan.row_digest import row_digests, together
 from curation.sources import key_fields
 from curation.sources.recipe import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
 
-ROWS_VERSION = 2
+ROWS_VERSION = 3
 """Raised when the same files and rules give other rows than before, so that a scan of an older release is made anew.
-2: images above 40 megapixels are averaged over boxes before their fingerprint."""
+2: images above 40 megapixels are averaged over boxes before their fingerprint. 3: bands are chosen among
+those of JPEG and PNG too, and a thermal band 6 tells an older Landsat."""
 
 COLUMNS = ("source", "image", "file", "member", "band_files", "bytes", "split")
 """Columns of the listing that rows are made from."""

@@ -20,6 +20,11 @@ PLANET_8 = ["coastal_blue", "blue", "green_i", "green", "yellow", "red", "rededg
         (["Band 4: Red", "Band 3: Green", "Band 2: Blue"], (1, 2, 3)),
         (LANDSAT_8, (4, 3, 2)),
         (LANDSAT_7, (3, 2, 1)),
+        (
+            [f"band {n} reflectance" for n in (1, 2, 3, 4, 5, 7)] + ["band 6 temperature", None],
+            (3, 2, 1),
+        ),  # a LE07 stack
+        ([f"SR_B{n}" for n in range(1, 8)], (4, 3, 2)),  # Landsat 8, surface reflectance
         (["blue", "green", "red", "nir"], (3, 2, 1)),
         (PLANET_8, (6, 4, 2)),
         (["Red", "Green", "Blue", "NIR"], (1, 2, 3)),
