@@ -1,6 +1,7 @@
 """Remove what no run needs any more from an output folder.
 
-Needed is what the finished output and the latest run stand on (:mod:`curation.record`): their stage folders, so that
+Needed is what the finished output, the latest run and the latest trial stand on (:mod:`curation.record`): their stage
+folders, so that
 the same command has nothing to do again or goes on, and tars that were made and are not in place yet. The rest below
 ``.stages`` is of recipes that were given up, and files that end in ``.part`` are of writers that died. The lock of the
 folder is held meanwhile, so that no run is at work.

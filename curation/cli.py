@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -241,8 +242,6 @@ def _add_groups(commands: Commands) -> None:
 
 
 def _groups(options: argparse.Namespace) -> None:
-    import sys
-
     from curation.report.groups import groups, in_words, write_csv
 
     if options.csv:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from curation.base.terminal import Commands, Terminal, counted
+from curation.base.terminal import Commands, Terminal, counted, positive
 
 
 def add(commands: Commands) -> None:
@@ -33,7 +33,7 @@ def _add_rebuild(commands: Commands) -> None:
     rebuild.add_argument("--data", type=Path, required=True, help="folder of the raw sources")
     rebuild.add_argument("--out", type=Path, required=True, help="folder for shards/ and catalogue.parquet")
     rebuild.add_argument("--accept-pixels", action="store_true", help="take other bytes of the same pixels")
-    rebuild.add_argument("--workers", type=int, help="processes on this machine (default: one per core)")
+    rebuild.add_argument("--workers", type=positive, help="processes on this machine (default: one per core)")
     rebuild.set_defaults(command=_rebuild)
 
 

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING
 
 from curation import __version__
 from curation.base.errors import InputError
-from curation.base.terminal import Parser, Terminal, give_examples, parse, run_command
+from curation.base.terminal import Commands, Parser, Terminal, give_examples, parse, positive, run_command
 
 if TYPE_CHECKING:
     from pretrain.evaluate.labelled import DataSet
-
-Commands = argparse._SubParsersAction
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +60,7 @@ EXAMPLES = {
 """What the help of each command ends with."""
 
 
-def _add_train(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_train(commands: Commands) -> None:
     train = commands.add_parser("train", help="train, or go on training", description=_TRAIN)
     train.add_argument("config", help="a YAML file, or the name of a shipped config: " + ", ".join(_shipped()))
     train.add_argument("assignments", nargs="*", metavar="key=value", help="fields to set, e.g. optim.base_lr=1e-4")
@@ -114,14 +112,14 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_evaluate(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_evaluate(commands: Commands) -> None:
     evaluate = commands.add_parser("evaluate", help="what frozen features are worth", description=_EVALUATE)
     ours = evaluate.add_mutually_exclusive_group()
     ours.add_argument("--run", type=Path, help="folder of a run; its newest checkpoint is taken")
     ours.add_argument("--weights", type=Path, help="folder that rs-pretrain export wrote, or the weights in it")
     evaluate.add_argument("--encoder", action="append", default=[], help=_ENCODER + "; may be given again")
     _add_data(evaluate, required=False)
-    evaluate.add_argument("--k", type=_positive, nargs="+", default=[20], help="neighbours (default 20)")
+    evaluate.add_argument("--k", type=positive, nargs="+", default=[20], help="neighbours (default 20)")
     evaluate.add_argument("--votes", choices=("weighted", "plain"), default="weighted", help="of neighbours")
     evaluate.add_argument(
         "--scales", type=_share_or_all, nargs="+", default=[], help="shares of the images' own side, for neighbours"
@@ -216,7 +214,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"  {options.out}")
 
 
-def _add_features(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_features(commands: Commands) -> None:
     features = commands.add_parser("features", help="frozen features of labelled images, as Parquet or npy")
     features.add_argument("--encoder", required=True, help=_ENCODER)
     _add_data(features)
@@ -244,11 +242,11 @@ def _features(options: argparse.Namespace) -> None:
     print(f"{rows:,} x {width}, of which {len(features.unreadable)} unreadable\n  {options.out}")
 
 
-def _add_visualise(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_visualise(commands: Commands) -> None:
     visualise = commands.add_parser("visualise", help="picture: original, chosen tokens, reconstruction")
     visualise.add_argument("--run", type=Path, required=True, help="folder of a run; its newest checkpoint is taken")
     visualise.add_argument("--data", type=Path, action="append", help="other shards than those of the training")
-    visualise.add_argument("--count", type=_positive, default=8, help="images from the shards (default 8)")
+    visualise.add_argument("--count", type=positive, default=8, help="images from the shards (default 8)")
     visualise.add_argument("--images", type=Path, nargs="+", default=[], help="image files to draw instead")
     visualise.add_argument("--out", type=Path, required=True, help="picture to write, .png or .jpg")
     visualise.set_defaults(command=_visualise)
@@ -261,7 +259,7 @@ def _visualise(options: argparse.Namespace) -> None:
     print(f"  {options.out}")
 
 
-def _add_plot(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_plot(commands: Commands) -> None:
     plot = commands.add_parser("plot", help="loss curve as PNG or SVG")
     plot.add_argument("--run", type=Path, action="append", required=True, help="folder of a run; may be given again")
     plot.add_argument("--out", type=Path, required=True, help="picture to write, .png or .svg")
@@ -275,7 +273,7 @@ def _plot(options: argparse.Namespace) -> None:
     print(f"  {options.out}")
 
 
-def _add_export(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_export(commands: Commands) -> None:
     export = commands.add_parser("export", help="the encoder's weights for timm, with a card")
     export.add_argument("--run", type=Path, required=True, help="folder of a run; its newest checkpoint is taken")
     export.add_argument("--out", type=Path, required=True, help="folder for model.safetensors and config.json")
@@ -291,7 +289,7 @@ def _export(options: argparse.Namespace) -> None:
     print(f"timm.create_model('local-dir:{options.out}', pretrained=True) loads it")
 
 
-def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
+def _add_bench(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="measure the speed of this machine")
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
     step = kinds.add_parser("step", help="training steps: MAE against SelectiveMAE")
@@ -299,12 +297,12 @@ def _add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
         "--encoder", nargs="+", default=["vit_small_patch16_224", "vit_base_patch16_224"],
         help="names of timm models (default ViT-S and ViT-B)",
     )  # fmt: skip
-    step.add_argument("--batch", type=_positive, nargs="+", default=[16, 32], help="batch sizes (default 16 32)")
+    step.add_argument("--batch", type=positive, nargs="+", default=[16, 32], help="batch sizes (default 16 32)")
     step.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
-    step.add_argument("--repeats", type=_positive, default=5, help="rounds, of which the median counts (default 5)")
+    step.add_argument("--repeats", type=positive, default=5, help="rounds, of which the median counts (default 5)")
     step.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     step.add_argument("--compile", action="store_true", help="with torch.compile")
-    step.add_argument("--threads", type=_positive, default=1, help="of the CPU (default 1)")
+    step.add_argument("--threads", type=positive, default=1, help="of the CPU (default 1)")
     step.add_argument("--json", type=Path, help="file for the results")
     step.set_defaults(command=_bench_step)
 
@@ -324,12 +322,6 @@ def _bench_step(options: argparse.Namespace) -> None:
         with writing(options.json) as aside:
             aside.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         print(f"  {options.json}")
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above 0")
-    return int(text)
 
 
 def _share(text: str) -> float:

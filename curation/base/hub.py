@@ -104,8 +104,7 @@ class HubStore:
         """What the Hub says, as one line."""
         from huggingface_hub.errors import HfHubHTTPError
 
-        # Its first base is that of all errors of the HTTP library, which differs between releases of huggingface_hub.
-        broken = (HfHubHTTPError.__bases__[0], OSError, RuntimeError, ValueError)
+        broken: tuple[type[Exception], ...] = (*unreachable(), RuntimeError, ValueError)
         try:
             yield
         except HfHubHTTPError as error:
@@ -116,6 +115,16 @@ class HubStore:
         except broken as error:
             cause = error.__cause__ or error  # uploads of single files end with a RuntimeError
             raise WorkError(f"{self.url}: {' '.join(str(cause).split())[:300]}; the same command goes on") from None
+
+
+def unreachable() -> tuple[type[Exception], ...]:
+    """What ``huggingface_hub`` raises where the Hub does not answer: all errors of its HTTP library.
+
+    That library differs between releases; the base of :class:`HfHubHTTPError` is that of all its errors.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (HfHubHTTPError.__bases__[0], OSError)
 
 
 def _blob(file: Upload) -> str:

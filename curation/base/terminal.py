@@ -51,6 +51,11 @@ def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def sized(count: float) -> str:
+    """Bytes in words: ``1.5 MB``, ``2.0 GB``."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
 def counted(number: int, noun: str) -> str:
     """``1 shard``, ``2 shards``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

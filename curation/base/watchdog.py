@@ -34,7 +34,7 @@ class deadline:
     """End this process, if it is armed, when the block takes longer than ``limit`` seconds."""
 
     def __init__(self, limit: float) -> None:
-        self._limit = limit if _SWITCH in os.environ else 0.0
+        self._limit = limit if os.environ.get(_SWITCH) == "1" else 0.0
 
     def __enter__(self) -> None:
         if self._limit:

@@ -191,7 +191,7 @@ class Image:
             return tuple(self.given_stretch)
         if how is not None and how.fixed is not None:
             return tuple(how.fixed) * 3
-        if how is None and self.dtype in ("uint8", "bool"):
+        if how is None and self.dtype in stretching.EIGHT_BIT:
             return None
         return stretching.percentiles([self.samples()], how.percentiles if how is not None else (2.0, 98.0))
 

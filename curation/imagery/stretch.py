@@ -11,6 +11,9 @@ Pixels = npt.NDArray[np.generic]
 Limits = tuple[float, float, float, float, float, float]
 """Low and high of red, green, blue: what becomes 0 and 255."""
 
+EIGHT_BIT = ("uint8", "bool")
+"""Types whose values are shown as they are, unless a manifest says otherwise."""
+
 SAMPLES = 1 << 20
 """Values per band and file that percentiles are taken from, evenly spread."""
 

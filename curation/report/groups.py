@@ -10,8 +10,7 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.base.errors import InputError
-from curation.report.lookup import Lookup, Row
+from curation.report.lookup import Lookup, Row, catalogue_in
 
 COLUMNS = (
     "group", "size", "tile_id", "source", "image", "col_off", "row_off", "width", "height", "verdict", "detail",
@@ -25,10 +24,7 @@ def groups(out: Path) -> Iterator[list[Row]]:
     Raises:
         InputError: no catalogue.
     """
-    path = out / "catalogue.parquet"
-    if not path.is_file():
-        raise InputError(f"{out}: holds no catalogue.parquet; rs-curate run makes it")
-    table = Lookup.open(path)
+    table = Lookup.open(catalogue_in(out))
     columns = ["subject", *COLUMNS[2:]]
     copies: dict[str, list[Row]] = {}
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.base.errors import InputError
 from curation.catalogue import MEASUREMENTS, open_table
 from curation.select.write_catalogue import Rulebook, read_rulebook
 
@@ -76,6 +77,19 @@ class Lookup:
 
         groups = range(self.metadata.num_row_groups) if len(values) else range(0)
         return {row["tile_id"]: row for rows in self.each(search, groups) for row in rows}
+
+
+def catalogue_in(out: Path, trial: bool = False) -> Path:
+    """The catalogue of a run's folder, or of its trial.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = (out / "trial" if trial else out) / "catalogue.parquet"
+    if not path.is_file():
+        how = "--until select" if trial else "rs-curate run"
+        raise InputError(f"{out}: holds no {path.relative_to(out)}; {how} makes it")
+    return path
 
 
 def as_rows(table: pa.Table) -> list[Row]:

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from curation.base.errors import FormatVersionError
-from curation.catalogue import KEPT, SLICED, VERDICTS, ledger, read_table
+from curation.catalogue import KEPT, SLICED, VERDICTS, ledger, open_table
 
 FOLDER = "trial"
 """Folder of the trial below ``OUT``."""
@@ -26,9 +26,11 @@ def count(catalogue: Path) -> Counts:
         InputError: no catalogue, or one of another format version.
     """
     counts: Counts = {"image": Counter(), "tile": Counter()}
-    for kinds in ledger(read_table(catalogue, "catalogue", ["source", "kind", "verdict"])).values():
-        for kind, verdicts in kinds.items():
-            counts[kind].update(verdicts)
+    with open_table(catalogue, "catalogue") as file:
+        for number in range(file.num_row_groups):
+            for kinds in ledger(file.read_row_group(number, columns=["source", "kind", "verdict"])).values():
+                for kind, verdicts in kinds.items():
+                    counts[kind].update(verdicts)
     return counts
 
 

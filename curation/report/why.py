@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from curation.base.errors import InputError
 from curation.catalogue import KEPT, VERDICTS, table_from_rows
-from curation.report.lookup import SHOWN, Lookup, Row, as_rows
+from curation.report.lookup import SHOWN, Lookup, Row, as_rows, catalogue_in
 from curation.select.exclude import RULES, Rule, measured_of
 from curation.select.write_catalogue import Rulebook
 from curation.sources.recipe import ExcludeRules
@@ -37,11 +37,7 @@ def why(out: Path, wanted: str, trial: bool = False) -> str:
     Raises:
         InputError: no catalogue, or nothing of that name; the nearest names are given.
     """
-    path = (out / "trial" if trial else out) / "catalogue.parquet"
-    if not path.is_file():
-        how = "--until select" if trial else "rs-curate run"
-        raise InputError(f"{out}: holds no {path.relative_to(out)}; {how} makes it")
-    table = Lookup.open(path)
+    table = Lookup.open(catalogue_in(out, trial))
     named = _ID.fullmatch(wanted)
     row = table.by_ids([named["id"]]).get(named["id"]) if named else None
     if row is None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.catalogue import open_table, read_table
-from curation.scan.part_files import extra_file, files, footer, remove, write_extra, write_part
+from curation.scan.part_files import Words, extra_file, files, footer, remove, write_extra, write_part
 
 FAILED = ("unreadable", "crashed")
 
@@ -30,7 +29,8 @@ def forget(folder: Path, whole_scenes: bool, changed: Collection[str]) -> None:
         changed: images to open again besides those that failed.
     """
     for path in files(folder):
-        if footer(path) is None:
+        told = footer(path)
+        if told is None:
             continue
         with open_table(path, "tiles") as file:
             rows = file.read(columns=["kind", "image", "verdict"])
@@ -39,18 +39,17 @@ def forget(folder: Path, whole_scenes: bool, changed: Collection[str]) -> None:
         again = pc.or_(again, pc.is_in(rows["image"], pa.array(sorted(changed), pa.string())))
         if pc.any(again).as_py():
             if not whole_scenes:
-                _keep(path, rows["image"].filter(pc.invert(again)).to_pylist(), again.to_numpy())
+                good = pc.invert(again)
+                _keep(path, rows["image"].filter(good).to_pylist(), told.stamps[good.to_numpy()])
             remove(path)
 
 
-def _keep(path: Path, images: Sequence[str], again: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
+def _keep(path: Path, images: Sequence[str], stamps: Words) -> None:
     """Put what a part holds of some images under another name; its image rows lie in the order of its stamps."""
-    told = footer(path)
-    assert told is not None
     rows = read_table(path, "tiles")
     rows = rows.filter(pc.is_in(rows["image"], pa.array(images, pa.string())))
     aside = path.with_name(f"{path.stem}.good{path.suffix}")
     if extra_file(path).exists():
         hashes = pq.read_table(extra_file(path))
         write_extra(hashes.filter(pc.is_in(hashes["tile_id"], rows["tile_id"].combine_chunks())), aside)
-    write_part(rows, aside, told.stamps[~again])
+    write_part(rows, aside, stamps)

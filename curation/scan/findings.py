@@ -77,7 +77,7 @@ def _count_bands(found: Findings, part: Part, images: pa.Table) -> None:
     source = part.job.source.source
     if source.bands is not None or source.bands_in_files is not None:
         return
-    deep = pc.invert(pc.is_in(images["dtype"].cast(pa.string()), pa.array(["uint8", "bool"])))
+    deep = pc.invert(pc.is_in(images["dtype"].cast(pa.string()), pa.array(stretch.EIGHT_BIT)))
     several = images.filter(pc.greater(images["bands"], pc.if_else(deep, 3, 4)))
     before = found.many.total()
     found.many.update(several["bands"].to_pylist())

@@ -19,6 +19,7 @@ from curation.base import watchdog
 from curation.base.errors import UnreadableImage
 from curation.catalogue import STATISTICS, Window, read_table, tile_id
 from curation.imagery.image import Ground, Image, Location, open_image
+from curation.imagery.stretch import EIGHT_BIT
 from curation.scan import admission, block_walk, measurements, part_files, reuse, slicing
 from curation.scan import parts as scan_parts
 from curation.scan.admission import Reason
@@ -136,7 +137,7 @@ def _opened(listed: Mapping[str, Any], job: ScanJob, limits: tuple[float, ...] |
 
 
 def _seconds(image: Image) -> float:
-    slow = image.dtype not in ("uint8", "bool") or image.format == "JP2OpenJPEG"
+    slow = image.dtype not in EIGHT_BIT or image.format == "JP2OpenJPEG"
     return watchdog.seconds(image.width * image.height, image.file_bytes, slow)
 
 

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from curation.base.errors import InputError
+from curation.base.files import file_digest
 from curation.base.progress import Progress
 from curation.shards.format import (
     INDEX_FILE,
@@ -36,7 +37,6 @@ MAX_IMAGE_BYTES, MAX_JSON_BYTES = 1 << 28, 1 << 20
 """Larger members are not read: a shard from elsewhere must not fill the memory."""
 _SPLIT = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META = re.compile(r"__[^/]*__($|/)")
-_BLOCK = 1 << 22
 
 Members = dict[str, tarfile.TarInfo]
 
@@ -96,7 +96,7 @@ def index_tar(path: Path, *, checksums: bool = True) -> ShardInfo:
         if not rows:
             raise InputError(f"{path}: no member is a .jpg, .jpeg, .png or .webp image")
         _refuse_twins(rows, path)
-        digest = _sha256(file) if checksums else ""
+        digest = file_digest(path) if checksums else ""
     return ShardInfo(path.name, len(rows), path.stat().st_size, digest, index_rows(rows))
 
 
@@ -180,11 +180,3 @@ def _refuse_twins(rows: list[dict[str, Any]], path: Path) -> None:
         if row["key"] in seen:
             raise InputError(f"{path}: samples of key {row['key']!r} do not lie side by side, or come twice")
         seen.add(row["key"])
-
-
-def _sha256(file: BinaryIO) -> str:
-    file.seek(0)
-    digest = hashlib.sha256()
-    while block := file.read(_BLOCK):
-        digest.update(block)
-    return digest.hexdigest()

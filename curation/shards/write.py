@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from curation.base import watchdog
 from curation.base.errors import UnreadableImage, WorkError
 from curation.base.files import digest, is_whole
+from curation.base.terminal import sized
 from curation.catalogue import Window
 from curation.scan.fingerprint import content_hash
 from curation.shards import format as shard_format
@@ -181,8 +182,7 @@ def check_room(parts: Sequence[ShardPart], rules: ShardRules, folder: Path) -> N
     free = shutil.disk_usage(folder).free
     needed = sum(part.bytes * (_LARGER[rules.encoder] if part.encoded else 1.0) for part in parts)
     if needed > free:
-        unit, name = (1e9, "GB") if needed > 1e9 else (1e6, "MB")
-        sizes = (f"{size / unit:,.1f} {name}" for size in (needed, free, needed - free))
+        sizes = (sized(size) for size in (needed, free, needed - free))
         raise WorkError(
             "{}: the shards need about {}, {} are free: {} are missing; ".format(folder, *sizes)
             + f"free some space (see rs-curate clean {folder}) and run again, or give another --out"

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from curation.base.errors import InputError
+from curation.base.hub import unreachable
 from curation.sources.hosts import RETRY_STATUS, Endpoints, Gone, Transient, read_json, refuse, s3_errors, status_of
 from curation.sources.source import RemoteFile
 
@@ -77,7 +78,7 @@ def _list_hub(repository: str, ends: Endpoints) -> Iterator[RemoteFile]:
         status = getattr(error.response, "status_code", None)
         kind = Transient if status is None or status in RETRY_STATUS else Gone
         raise kind(f"{repository}: the Hub does not list it ({str(error).splitlines()[0]})", status=status) from None
-    except (OSError, HfHubHTTPError.__bases__[0]) as error:  # of requests or httpx, by the Hub library's release
+    except unreachable() as error:
         raise Transient(f"{repository}: the Hub does not answer ({error})") from None
 
 

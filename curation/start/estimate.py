@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.base.terminal import sized
 from curation.catalogue import read_table
 from curation.scan.parts import Part, PartSummary
 from curation.select.shard_assignment import predicted_bytes
@@ -47,7 +48,7 @@ class Estimate:
             f"images: {self.images:,}, in {self.parts:,} parts of the scan",
             f"tiles:  about {self.drawn_tiles * self.factor:,.0f} before duplicates and thresholds "
             f"({self.drawn:,} images drawn give {self.drawn_tiles:,})",
-            f"disk:   at most about {_size(disk)} of shards; {_size(free)} are free{short}",
+            f"disk:   at most about {sized(disk)} of shards; {sized(free)} are free{short}",
             f"time:   {self._time(workers)}",
         ]
 
@@ -78,10 +79,6 @@ def estimate(
     drawn, opened = len(rows) - len(tiles), sum(part.opened for part in done)
     seconds = sum(part.seconds for part in done) if opened == drawn else None
     return Estimate(images, parts, drawn, len(tiles), size, seconds)
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _time(seconds: float) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from curation.base import watchdog
 from curation.base.errors import InputError, UnreadableImage
 from curation.executor.nursery import Child, Line, Nursery
+from curation.imagery.stretch import EIGHT_BIT
 from curation.start.names import Kinds, Place, plain
 
 PRELOAD = ("curation.imagery.image", "curation.containers", "curation.start.look")
@@ -64,7 +65,7 @@ class Look:
     @property
     def deep(self) -> bool:
         """More than 8 bits, so that a stretch is needed."""
-        return bool(self.dtype) and self.dtype not in ("uint8", "bool")
+        return bool(self.dtype) and self.dtype not in EIGHT_BIT
 
 
 def look(nursery: Nursery, root: Path, places: Iterable[Place], seconds: float) -> Iterator[Look]:
@@ -171,7 +172,7 @@ def _facts(place: Place, image: Any) -> Look:
     values = _values(image)
     thin = values[:: max(-(-len(values) // COLOURS), 1)]
     grey = values.shape[1] == 1 or bool((thin == thin[:, :1]).all())
-    deep = image.dtype not in ("uint8", "bool")
+    deep = image.dtype not in EIGHT_BIT
     raster = image.pixels if isinstance(image.pixels, Raster) else None
     return Look(
         place,

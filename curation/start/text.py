@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -100,8 +101,6 @@ def _content(one: Draft, survey: Survey) -> Iterator[str]:
     if one.container != "folder":
         yield f"container: {one.container}  # {counted(survey.archives[one.container], 'file')}, read in place"
     if survey.names.outside:
-        import os
-
         lead = os.path.commonpath(survey.names.outside)
         yield f"follow_links: {_quoted(lead)}  # {sum(survey.names.outside.values()):,} links lead there"
 

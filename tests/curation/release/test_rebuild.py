@@ -170,3 +170,9 @@ def test_wrong_input_is_one_clear_line(root: Path, tmp_path: Path, capsys: pytes
         assert main(line) == 2
         message = capsys.readouterr().err
         assert told in message and message.count("\n") == 1
+
+
+def test_workers_are_a_number_above_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["rebuild", "lock", "--data", "raw", "--out", "out", "--workers", "0"])
+    assert "expected a whole number above 0" in capsys.readouterr().err

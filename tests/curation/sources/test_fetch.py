@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -508,39 +509,27 @@ def test_hugging_face_hub(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "s/data/1.jpg").read_bytes() == b"one"
 
 
-def test_s3(tmp_path: Path) -> None:
-    boto3 = pytest.importorskip("boto3")
-    moto = pytest.importorskip("moto.server")
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    try:
-        host, port = running.get_host_and_port()
-        ends = Endpoints(s3=f"http://{host}:{port}")
-        client = boto3.client(
-            "s3", endpoint_url=ends.s3, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
-        )
-        client.create_bucket(Bucket="open", ACL="public-read")
-        for key, data in {
-            "set/a/1.jpg": b"one",
-            "set/a/1.json": b"{}",
-            "set/big.bin": DATA,
-            "other/2.jpg": b"2",
-        }.items():
-            client.put_object(Bucket="open", Key=key, Body=data, ACL="public-read")
-        assert {file.name for file in list_repository("s3", "s3://open/set/", ends)} == {
-            "a/1.jpg",
-            "a/1.json",
-            "big.bin",
-        }
-        source = Source.model_validate({"id": "s", "obtain": {"via": "s3", "repository": "s3://open/set/"}})
-        assert fetch_source(source, tmp_path / "s", FetchOptions(ends=ends)).downloaded == 1
-        assert (tmp_path / "s/a/1.jpg").read_bytes() == b"one"
-        (tmp_path / "x.bin.part").write_bytes(DATA[:1_000_000])
-        seen: list[int] = []
-        big = RemoteFile(name="x.bin", url="s3://open/set/big.bin", md5=MD5)
-        download(big, tmp_path / "x.bin", ends=ends, progress=seen.append)
-        assert (tmp_path / "x.bin").read_bytes() == DATA and seen[0] > 1_000_000
-        with pytest.raises(WorkError, match="answers 404"):
-            download(RemoteFile(name="y", url="s3://open/none"), tmp_path / "y", ends=ends)
-    finally:
-        running.stop()
+def test_s3(tmp_path: Path, s3: tuple[Any, Endpoints]) -> None:
+    client, ends = s3
+    for key, data in {
+        "set/a/1.jpg": b"one",
+        "set/a/1.json": b"{}",
+        "set/big.bin": DATA,
+        "other/2.jpg": b"2",
+    }.items():
+        client.put_object(Bucket="open", Key=key, Body=data, ACL="public-read")
+    assert {file.name for file in list_repository("s3", "s3://open/set/", ends)} == {
+        "a/1.jpg",
+        "a/1.json",
+        "big.bin",
+    }
+    source = Source.model_validate({"id": "s", "obtain": {"via": "s3", "repository": "s3://open/set/"}})
+    assert fetch_source(source, tmp_path / "s", FetchOptions(ends=ends)).downloaded == 1
+    assert (tmp_path / "s/a/1.jpg").read_bytes() == b"one"
+    (tmp_path / "x.bin.part").write_bytes(DATA[:1_000_000])
+    seen: list[int] = []
+    big = RemoteFile(name="x.bin", url="s3://open/set/big.bin", md5=MD5)
+    download(big, tmp_path / "x.bin", ends=ends, progress=seen.append)
+    assert (tmp_path / "x.bin").read_bytes() == DATA and seen[0] > 1_000_000
+    with pytest.raises(WorkError, match="answers 404"):
+        download(RemoteFile(name="y", url="s3://open/none"), tmp_path / "y", ends=ends)

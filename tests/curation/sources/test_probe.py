@@ -213,31 +213,19 @@ def test_the_hub_that_cannot_be_reached_says_nothing(monkeypatch: pytest.MonkeyP
     assert found.state == "silent" and "no route to host" in found.why
 
 
-def test_s3(server: Server) -> None:
-    boto3 = pytest.importorskip("boto3")
-    moto = pytest.importorskip("moto.server")
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    try:
-        host, port = running.get_host_and_port()
-        ends = Endpoints(s3=f"http://{host}:{port}")
-        client = boto3.client(
-            "s3", endpoint_url=ends.s3, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
-        )
-        client.create_bucket(Bucket="open", ACL="public-read")
-        client.put_object(Bucket="open", Key="set/a.zip", Body=b"PK", ACL="public-read")
-        source = of({"name": "a.zip", "url": "s3://open/set/a.zip"}, {"name": "b.zip", "url": "s3://open/set/b.zip"})
-        found = probe([source], ends).found
-        assert [(each.state, each.status, each.size) for each in found.values()] == [
-            ("there", 200, 2),
-            ("gone", 404, None),
-        ]
-        assert found["s3://open/set/a.zip"].etag == client.head_object(Bucket="open", Key="set/a.zip")["ETag"]
-        for prefix, state in (("s3://open/set/", "there"), ("s3://closed/set/", "gone")):
-            listed = Source.model_validate({"id": "s", "obtain": {"via": "s3", "repository": prefix}})
-            assert probe([listed], ends).found[prefix].state == state
-    finally:
-        running.stop()
+def test_s3(s3: tuple[Any, Endpoints]) -> None:
+    client, ends = s3
+    client.put_object(Bucket="open", Key="set/a.zip", Body=b"PK", ACL="public-read")
+    source = of({"name": "a.zip", "url": "s3://open/set/a.zip"}, {"name": "b.zip", "url": "s3://open/set/b.zip"})
+    found = probe([source], ends).found
+    assert [(each.state, each.status, each.size) for each in found.values()] == [
+        ("there", 200, 2),
+        ("gone", 404, None),
+    ]
+    assert found["s3://open/set/a.zip"].etag == client.head_object(Bucket="open", Key="set/a.zip")["ETag"]
+    for prefix, state in (("s3://open/set/", "there"), ("s3://closed/set/", "gone")):
+        listed = Source.model_validate({"id": "s", "obtain": {"via": "s3", "repository": prefix}})
+        assert probe([listed], ends).found[prefix].state == state
 
 
 def test_a_plan_takes_off_what_is_gone_and_the_answers_are_kept(
