@@ -35,7 +35,7 @@ from curation.sources.recipe import Recipe, ResolvedSource, check_apart, check_s
 __all__ = ["RunOptions", "RunResult", "run"]
 
 if TYPE_CHECKING:
-    from curation.report.page import Page
+    from curation.report.page import ReportPage
     from curation.scan import parts as scan_parts
     from curation.shards import write
     from curation.shards.format import ShardInfo
@@ -306,7 +306,7 @@ def _write_shards(state: Run, parts: Sequence[ShardPart], job: write.WriteJob) -
     work = [part for part in parts if write.place_of(part, job, state.shards) is None]
     write.check_room(work, state.recipe.shards, state.out)
     changed: dict[tuple[str, str], str] = {}
-    for found in state.map("write", "tiles", partial(write.write_part, job=job), work, lambda part: part.samples):
+    for found in state.map("write", "tiles", partial(write.make_shard, job=job), work, lambda part: part.samples):
         changed |= {(each.source, each.image): each.text for each in found}
     by_source = groupby(sorted(changed), key=itemgetter(0))
     note_changed(state.out, {source: [image for _, image in images] for source, images in by_source})
@@ -329,9 +329,9 @@ def _report(state: Run, select_key: str, listings: Mapping[str, Path], infos: Se
 
 def _page(
     state: Run, name: str, select_key: str, catalogue: Path, listings: Mapping[str, Path], infos: Sequence[ShardInfo]
-) -> Page:
+) -> ReportPage:
     """The report of a catalogue, made where it is not there yet; its pictures are a stage of their own."""
-    from curation.report.page import REPORT_VERSION, Facts, Page, write_report
+    from curation.report.page import REPORT_VERSION, ReportFacts, ReportPage, write_report
     from curation.report.thumbnails import PICTURES_VERSION
 
     how = (state.options.pictures, state.options.share)
@@ -341,10 +341,12 @@ def _page(
     key = keys.key(
         name, REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded), *how, state.notes
     )
-    page = Page(state.stage(name, key) / ("report-share.html" if state.options.share else "report.html"), pictures)
+    page = ReportPage(
+        state.stage(name, key) / ("report-share.html" if state.options.share else "report.html"), pictures
+    )
     if not page.file.exists():
         state.worked.append("report")
-        facts = Facts(
+        facts = ReportFacts(
             state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded, *how, state.notes
         )
         write_report(facts, page, state.pictures)
@@ -362,7 +364,7 @@ def _trial(state: Run, select_key: str, listings: Mapping[str, Path], catalogue:
     page.place_sheets(folder)
     note(state.out, trial=state.needs)  # or clean would take its stages for waste
     counts = trial.count(catalogue)
-    for line in trial.compare(counts, state.out / "catalogue.parquet"):
+    for line in trial.beside_release(counts, state.out / "catalogue.parquet"):
         state.observer.say(line)
     made = tuple(f"{trial.FOLDER}/{name}" for name in ("catalogue.parquet", page.file.name))
     return RunResult(state.out, counts["image"].total(), counts["tile"]["kept"], 0, tuple(state.worked), made)

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from curation.base.arrays import Bytes
 from pretrain.data.augment import CropRule, resize_whole
-from pretrain.data.corpus import Corpus, Rows, SampleRule, join, open_corpus
+from pretrain.data.corpus import Corpus, SampleRows, SampleRule, join, open_corpus
 from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.order import epoch_order
 from pretrain.data.reader import EVALUATION_FORMATS, ShardReader, decode
@@ -21,8 +20,6 @@ from pretrain.errors import InputError, UnreadableImage
 from pretrain.models import Objective, Output, SelectiveMAE
 from pretrain.models.encoder import encode
 from pretrain.run import load_run, writing
-
-Pixels = npt.NDArray[np.uint8]
 
 Colour = tuple[int, int, int]
 
@@ -91,8 +88,8 @@ def _frame(patch: Tensor, colour: Colour, width: int) -> Tensor:
     return framed
 
 
-def _to_pixels(images: Tensor) -> Pixels:
-    pixels: Pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+def _to_pixels(images: Tensor) -> Bytes:
+    pixels: Bytes = images.permute(0, 2, 3, 1).cpu().numpy()
     return pixels
 
 
@@ -101,7 +98,7 @@ def _legend(seeds: int) -> list[tuple[str, Colour]]:
     return [*visible, ("targets", TARGET)]
 
 
-def _sheet(columns: list[tuple[str, Pixels]], legend: list[tuple[str, Colour]]) -> Image.Image:
+def _sheet(columns: list[tuple[str, Bytes]], legend: list[tuple[str, Colour]]) -> Image.Image:
     step, rows = _CELL + _GAP, len(columns[0][1])
     sheet = Image.new("RGB", (len(columns) * step + _GAP, rows * step + _GAP + _HEAD), "white")
     pen = ImageDraw.Draw(sheet)
@@ -180,7 +177,7 @@ def _readable(corpus: Corpus, size: int) -> Iterator[tuple[Tensor, float, int]]:
         yield resize_whole(rgb, size), float(row.gsd_m) * min(rgb.shape[:2]) / size, int(row.sample_id)
 
 
-def _in_order(corpus: Corpus) -> Iterator[Rows]:
+def _in_order(corpus: Corpus) -> Iterator[SampleRows]:
     """Single samples in a fixed, mixed order, a few shards at a time."""
     for window in epoch_order(corpus.sizes, 0, 0, window=4):
         rows = join([corpus.rows(int(shard)) for shard in window.shards])

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from curation.base import watchdog
 from curation.base.errors import RscorpusError, WorkError
 from curation.executor import cluster
-from curation.executor.isolate import answer, isolate, judge
+from curation.executor.isolate import answer, isolate, told_apart
 from curation.executor.nursery import Line, Nursery
 from curation.executor.workers import AGAIN, Patience, Workers
 
@@ -213,7 +213,7 @@ class Executor:
         except (RscorpusError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 (what one image brings about must not end the run)
-            judge(part, None, error)
+            told_apart(part, None, error)
         return isolate(fn, part, partial(self._alone, fn))
 
     def _alone(self, fn: Callable[[Any], Any], part: Any) -> tuple[Any, str | None]:
@@ -233,7 +233,7 @@ class Executor:
                     return None, f"took more than {all_memory / 1e9:.1f} GB of memory"
             if not child.done:
                 return None, child.became()
-            return judge(part, *child.result)
+            return told_apart(part, *child.result)
         finally:
             child.end()
 

@@ -23,7 +23,7 @@ from curation.catalogue import KEPT, REASONS, SLICED, tile_id
 from curation.report import figures, thumbnails
 from curation.report.figures import Figures, Threshold
 from curation.report.lookup import SHOWN, Lookup, Row
-from curation.report.thumbnails import Place
+from curation.report.thumbnails import SheetPlace
 from curation.report.why import rules_in_words
 from curation.shards.format import ShardInfo
 from curation.sources.recipe import Recipe, ResolvedSource
@@ -33,7 +33,7 @@ _GROUPS, _PER_GROUP = 200, 6
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReportFacts:
     """What the page is made from."""
 
     recipe: Recipe
@@ -51,7 +51,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Page:
+class ReportPage:
     """Where a report lies, and where its sheets of pictures do."""
 
     file: Path
@@ -97,7 +97,7 @@ class LedgerRow:
         return self.tiles.get(KEPT, 0)
 
 
-def write_report(facts: Facts, page: Page, map_parts: thumbnails.MapParts) -> None:
+def write_report(facts: ReportFacts, page: ReportPage, map_parts: thumbnails.MapParts) -> None:
     """Write the report of a finished run.
 
     Args:
@@ -150,7 +150,7 @@ def _embedded(data: Mapping[str, Any]) -> str:
 
 
 def _data(
-    facts: Facts, found: Figures, used: Sequence[str], page: Page, map_parts: thumbnails.MapParts
+    facts: ReportFacts, found: Figures, used: Sequence[str], page: ReportPage, map_parts: thumbnails.MapParts
 ) -> dict[str, Any]:
     budget = figures.share(facts.pictures, [KEPT, *used])
     shown = [name for verdict, count in budget.items() for name in found.draw.of(verdict, count)]
@@ -184,13 +184,13 @@ def _data(
     }
 
 
-def _to_picture(rows: Mapping[str, Row], facts: Facts) -> list[Row]:
+def _to_picture(rows: Mapping[str, Row], facts: ReportFacts) -> list[Row]:
     """Rows whose pixels may be shown."""
     free = {source.id for source in facts.sources if not facts.share or source.source.redistributable == "yes"}
     return [row for row in rows.values() if row["source"] in free]
 
 
-def _count_of_sheets(places: Mapping[str, Place]) -> int:
+def _count_of_sheets(places: Mapping[str, SheetPlace]) -> int:
     return 1 + max((place.sheet for place in places.values()), default=-1)
 
 
@@ -198,7 +198,7 @@ def _number(found: Figures, verdict: str) -> int:
     return sum(kinds[kind][verdict] for kinds in found.counts.values() for kind in kinds)
 
 
-def _shown(row: Row, place: Place | None, lookup: Lookup) -> dict[str, Any]:
+def _shown(row: Row, place: SheetPlace | None, lookup: Lookup) -> dict[str, Any]:
     """A row as the page shows it."""
     window = None if row["col_off"] is None else [row[name] for name in ("col_off", "row_off", "width", "height")]
     where = None
@@ -235,7 +235,7 @@ def _threshold(threshold: Threshold) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ ledger
 
 
-def ledger_rows(found: Figures, facts: Facts) -> list[LedgerRow]:
+def ledger_rows(found: Figures, facts: ReportFacts) -> list[LedgerRow]:
     """Counts per source in the recipe's order."""
     return [
         LedgerRow(source.id, source.source.licence, found.counts[source.id]["image"], found.counts[source.id]["tile"])

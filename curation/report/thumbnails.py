@@ -73,7 +73,7 @@ class Shots:
             piece.out.unlink()
 
 
-class Place(NamedTuple):
+class SheetPlace(NamedTuple):
     """Where a picture lies: number of the sheet, then left, top, width and height on it in pixels."""
 
     sheet: int
@@ -86,7 +86,7 @@ class Place(NamedTuple):
 def take(
     rows: Iterable[Mapping[str, Any]], sources: Mapping[str, ResolvedSource], listings: Mapping[str, Path],
     rules: ExcludeRules, folder: Path, map_parts: MapParts,
-) -> dict[str, Place]:  # fmt: skip
+) -> dict[str, SheetPlace]:  # fmt: skip
     """Take pictures of rows of the catalogue, unless that was done before.
 
     Args:
@@ -115,7 +115,7 @@ def take(
             aside.write_text(json.dumps(places))
         for part in parts:
             part.out.unlink()
-    return {name: Place(*place) for name, place in json.loads(done.read_bytes()).items()}
+    return {name: SheetPlace(*place) for name, place in json.loads(done.read_bytes()).items()}
 
 
 def sheet_name(number: int) -> str:
@@ -123,16 +123,16 @@ def sheet_name(number: int) -> str:
     return f"sheet-{number:04d}.jpg"
 
 
-def _sheets(pictures: Iterable[tuple[str, str | None]], folder: Path) -> dict[str, Place]:
+def _sheets(pictures: Iterable[tuple[str, str | None]], folder: Path) -> dict[str, SheetPlace]:
     from PIL import Image
 
-    places: dict[str, Place] = {}
+    places: dict[str, SheetPlace] = {}
     shown = ((name, data) for name, data in pictures if data is not None)
     for number, batch in enumerate(_batches(shown, ACROSS * ACROSS)):
         sheet = Image.new("RGB", (ACROSS * THUMB, -(-len(batch) // ACROSS) * THUMB), (233, 238, 243))
         for at, (name, data) in enumerate(batch):
             with Image.open(io.BytesIO(base64.b64decode(data)), formats=("JPEG",)) as picture:
-                place = Place(number, at % ACROSS * THUMB, at // ACROSS * THUMB, *picture.size)
+                place = SheetPlace(number, at % ACROSS * THUMB, at // ACROSS * THUMB, *picture.size)
                 sheet.paste(picture, (place.left, place.top))
             places[name] = place
         with atomic(folder / sheet_name(number)) as aside:

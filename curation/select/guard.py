@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curation.base.arrays import Ints
 from curation.base.errors import FormatVersionError, InputError
 from curation.catalogue import open_table
 from curation.select.deduplicate import Matches, compare_looks, load_looks, textured
-from curation.select.rows import Rows, fixed_bytes, numbers, read_codes
+from curation.select.rows import CatalogueRows, fixed_bytes, numbers, read_codes
 from curation.select.views import without_crop
 from curation.sources.recipe import DeduplicateRules, Recipe
 from curation.sources.source import shipped
@@ -28,7 +29,6 @@ from curation.sources.source import shipped
 if TYPE_CHECKING:
     from curation.select.second_opinion import Looks
 
-Ints = npt.NDArray[np.int64]
 
 _COLUMNS = ["image", "kind", "content_hash", "ac_energy", "orientations", "dct16"]
 _AT_ONCE = 1 << 21
@@ -132,7 +132,7 @@ def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Ben
     )
 
 
-def find_leaks(rows: Rows, candidates: Ints, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> Matches:
+def find_leaks(rows: CatalogueRows, candidates: Ints, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> Matches:
     """Find the tiles that show a benchmark's image.
 
     Args:
@@ -155,7 +155,7 @@ def find_leaks(rows: Rows, candidates: Ints, prints: BenchmarkPrints, recipe: Re
     return _spread(rows, candidates, matches, prints)
 
 
-def _same_pixels(rows: Rows, candidates: Ints, prints: BenchmarkPrints) -> Matches:
+def _same_pixels(rows: CatalogueRows, candidates: Ints, prints: BenchmarkPrints) -> Matches:
     """Rows whose pixels equal those of a fingerprint."""
     by_hash = np.argsort(prints.content[:, 0], kind="stable")
     ordered = prints.content[by_hash]
@@ -171,7 +171,7 @@ def _same_pixels(rows: Rows, candidates: Ints, prints: BenchmarkPrints) -> Match
     )
 
 
-def _look_alike(rows: Rows, tiles: Ints, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> Matches:
+def _look_alike(rows: CatalogueRows, tiles: Ints, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> Matches:
     """Rows within the radius of a fingerprint in some view, confirmed."""
     rules = recipe.deduplicate
     (entries,) = np.nonzero(prints.textured)
@@ -216,7 +216,7 @@ def _best(found: list[Matches]) -> Matches:
     return Matches(*(column[order] for column in columns))
 
 
-def _spread(rows: Rows, candidates: Ints, matches: Matches, prints: BenchmarkPrints) -> Matches:
+def _spread(rows: CatalogueRows, candidates: Ints, matches: Matches, prints: BenchmarkPrints) -> Matches:
     """Drop the images' own rows, and give their matches to those of their tiles that have none."""
     tiles = candidates[rows.is_tile[candidates]]
     (of_image,) = np.nonzero(~rows.is_tile[matches.row] & prints.whole[matches.subject])

@@ -83,7 +83,7 @@ class Criteria(NamedTuple):
     """Least correlation of their thumbnails."""
 
 
-class Comparison(NamedTuple):
+class PairVerdicts(NamedTuple):
     """How P pairs compare."""
 
     distance: npt.NDArray[np.int8]
@@ -98,7 +98,7 @@ _flags, _bytes = types.Array(types.boolean, 1, "C"), types.Array(types.int8, 1, 
 THUMBNAILS = named(Thumbnails, types.Array(types.int8, 2, "C"), types.Array(types.float32, 2, "C"))
 LOOKS = named(Looks, types.Array(types.uint64, 2, "C"), THUMBNAILS, _flags)
 CRITERIA = named(Criteria, _longs, _i64, _i64, _f64)
-_comparison = named(Comparison, _bytes, _bytes, types.Array(types.float32, 1, "C"))
+_comparison = named(PairVerdicts, _bytes, _bytes, types.Array(types.float32, 1, "C"))
 
 
 def criteria_of(rules: DeduplicateRules, radius: int) -> Criteria:
@@ -197,7 +197,7 @@ def compare(a: Looks, b: Looks, i: int, j: int, criteria: Criteria) -> Any:
 
 
 @compiled(types.void(LOOKS, LOOKS, _longs, _longs, CRITERIA, _comparison))
-def compare_pairs(a: Looks, b: Looks, i: Any, j: Any, criteria: Criteria, out: Comparison) -> None:
+def compare_pairs(a: Looks, b: Looks, i: Any, j: Any, criteria: Criteria, out: PairVerdicts) -> None:
     """:func:`compare` for all pairs (``i[k]``, ``j[k]``)."""
     distance, view, agreement = out
     for k in range(i.shape[0]):

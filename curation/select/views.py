@@ -12,12 +12,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from curation.base.arrays import Flags, Floats, Words
 from curation.sources.recipe import DeduplicateRules
 
-Words = npt.NDArray[np.uint64]
 Blocks = npt.NDArray[np.int8]
-Floats = npt.NDArray[np.float32]
-Flags = npt.NDArray[np.bool_]
 
 VIEWS = (
     "as it is", "rot90", "rot180", "rot270", "mirror", "mirror+rot90", "mirror+rot180", "mirror+rot270", "centre crop",

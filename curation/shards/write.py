@@ -83,7 +83,7 @@ class Changed(NamedTuple):
     """Its file, and what is wrong."""
 
 
-def write_part(part: ShardPart, job: WriteJob) -> list[Changed]:
+def make_shard(part: ShardPart, job: WriteJob) -> list[Changed]:
     """Write one shard; its index rows are kept beside it last, so that their presence means: this shard is done.
 
     Returns:

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from curation.base.arrays import Ints
 from curation.base.files import digest
 from curation.base.settings import Strict
 from pretrain.errors import InputError
@@ -19,7 +20,7 @@ from pretrain.evaluate.encoders import FrozenEncoder, Pool
 from pretrain.evaluate.features import Features, View, Work, extract, scaled_view
 from pretrain.evaluate.finetune import Finetune, finetune
 from pretrain.evaluate.knn import Votes, knn_scores
-from pretrain.evaluate.labelled import Divided, Rows
+from pretrain.evaluate.labelled import Divided
 from pretrain.evaluate.linear import RATES, Classifier, fit_lars, fit_swept, swept
 from pretrain.evaluate.score import Interval, bootstrap, per_class
 
@@ -110,7 +111,7 @@ class _Sides:
     train: Tensor
     labels: Tensor
     test: Tensor
-    truth: Rows
+    truth: Ints
     classes: int
 
 
@@ -149,7 +150,7 @@ class _Asked:
     view: View
     features: Features
     sides: _Sides
-    guesses: Rows
+    guesses: Ints
     details: dict[str, Any]
     seconds: float
 

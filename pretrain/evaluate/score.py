@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.int64]
+from curation.base.arrays import Ints
+
 _RESAMPLES = 10_000
 
 
@@ -37,12 +38,12 @@ def bootstrap(values: npt.ArrayLike, level: float = 0.95, resamples: int = _RESA
     return Interval(float(distinct @ counts / number), float(low), float(high))
 
 
-def per_class(guesses: Rows, truth: Rows, classes: int) -> list[float | None]:
+def per_class(guesses: Ints, truth: Ints, classes: int) -> list[float | None]:
     """Share of each class's images that were recognised; None for a class without test images."""
     table = confusion(guesses, truth, classes)
     return [row[label] / row.sum() if row.sum() else None for label, row in enumerate(table)]
 
 
-def confusion(guesses: Rows, truth: Rows, classes: int) -> Rows:
+def confusion(guesses: Ints, truth: Ints, classes: int) -> Ints:
     """Images of a class (row) that were taken for a class (column): (C, C)."""
     return np.bincount(truth * classes + guesses, minlength=classes**2).reshape(classes, classes)

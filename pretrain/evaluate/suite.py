@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from curation import __version__
+from curation.base.arrays import Ints
 from curation.base.files import digest
 from curation.base.locks import hold
 from curation.base.settings import Strict
@@ -25,7 +26,7 @@ from pretrain.evaluate.confusion import draw_confusion
 from pretrain.evaluate.encoders import EncoderSpec, FrozenEncoder, open_encoder
 from pretrain.evaluate.features import Work
 from pretrain.evaluate.finetune import Finetune
-from pretrain.evaluate.labelled import DataSet, Divided, Rows, open_dataset
+from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
 from pretrain.evaluate.protocols import Answer, AnyProtocol, ask
 from pretrain.evaluate.protocols import Protocol as HowAsked
 from pretrain.evaluate.score import confusion
@@ -128,7 +129,7 @@ def _answer(question: _Question, folder: Path, work: Work) -> tuple[Answer, bool
     return answer, True
 
 
-def _confused(data: Divided, answer: Answer) -> Rows:
+def _confused(data: Divided, answer: Answer) -> Ints:
     left_out = set(answer.unreadable)
     read = [row for row in data.test if data.images.places[row].name not in left_out]
     return confusion(np.array(answer.guesses), data.images.labels[read], len(data.images.classes))
