@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.base.arrays import Ints
+from curation.base.arrays import Floats, Ints
 from curation.base.errors import FormatVersionError, InputError
 from curation.catalogue import open_table
+from curation.select import crops
 from curation.select.deduplicate import Matches, compare_looks, load_looks, textured
 from curation.select.rows import CatalogueRows, fixed_bytes, numbers, read_codes
 from curation.select.views import without_crop
@@ -48,6 +49,9 @@ class BenchmarkPrints:
     content: npt.NDArray[np.uint64]
     textured: npt.NDArray[np.bool_]
     looks: Looks
+    blocks: npt.NDArray[np.int8]
+    """(E, 256) ``dct16``."""
+    ac_energy: Floats
 
     def __len__(self) -> int:
         return len(self.benchmark)
@@ -120,7 +124,8 @@ def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Ben
     codes, hashed = read_codes(table, rules)
     energy = numbers(table, "ac_energy", -1)
     soft = energy < rules.soft_ac_energy
-    thumbs = second_opinion.thumbnails(fixed_bytes(table, "dct16", 256).view(np.int8), soft)
+    blocks = fixed_bytes(table, "dct16", 256).view(np.int8)
+    thumbs = second_opinion.thumbnails(blocks, soft)
     return BenchmarkPrints(
         names=tuple(files),
         benchmark=np.repeat(np.arange(len(tables)), [len(each) for each in tables]),
@@ -129,6 +134,8 @@ def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Ben
         content=fixed_bytes(table, "content_hash", 16).copy().view(np.uint64),
         textured=hashed & (energy >= rules.min_ac_energy),
         looks=second_opinion.Looks(codes, thumbs, soft),
+        blocks=blocks,
+        ac_energy=np.asarray(energy, np.float32),
     )
 
 
@@ -151,6 +158,9 @@ def find_leaks(rows: CatalogueRows, candidates: Ints, prints: BenchmarkPrints, r
     found += [
         _look_alike(rows, near[low : low + _AT_ONCE], prints, recipe, threads) for low in range(0, len(near), _AT_ONCE)
     ]
+    if recipe.guard.crops:
+        (entries,) = np.nonzero(prints.textured & (prints.ac_energy >= crops.LEAST_ENERGY))
+        found.append(crops.find(rows, near, entries, prints.blocks, recipe.deduplicate, threads))
     matches = _best(found)
     return _spread(rows, candidates, matches, prints)
 

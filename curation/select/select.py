@@ -20,12 +20,12 @@ import numpy as np
 from curation.base.arrays import Ints
 from curation.base.splitmix import splitmix64
 from curation.catalogue import KEPT, REASONS, SLICED, VERDICTS
-from curation.select import balance, exclude
+from curation.select import balance, crops, exclude
 from curation.select.deduplicate import Matches, find_duplicates
 from curation.select.guard import BenchmarkPrints, find_leaks, load_fingerprints
 from curation.select.rows import NO_VERDICT, CatalogueRows, Judge, load_rows
 from curation.select.shard_assignment import assign, predicted_bytes
-from curation.select.views import VIEWS
+from curation.select.views import CUT_OUT, VIEWS
 from curation.select.withdraw import withdrawn
 from curation.select.write_catalogue import Decision, Rulebook, write_catalogue
 from curation.sources.recipe import Recipe, ResolvedSource
@@ -131,7 +131,10 @@ def _guard(rows: CatalogueRows, decision: Decision, prints: BenchmarkPrints, rec
 
     def words(n: int) -> tuple[str, str]:
         entry = int(leaks.subject[n])
-        looks = _agreement(leaks, n, recipe.guard.radius, recipe.deduplicate.confirm)
+        if leaks.view[n] < CUT_OUT:
+            looks = _agreement(leaks, n, recipe.guard.radius, recipe.deduplicate.confirm)
+        else:
+            looks = _agreement(leaks, n, crops.RADIUS, crops.CONFIRM, "gradients correlate")
         return prints.names[prints.benchmark[entry]], f"{prints.describe(entry)}: {looks}"
 
     decision.words.append((leaks.row, words))
@@ -150,13 +153,13 @@ def _deduplicate(
     decision.words.append((found.row, words))
 
 
-def _agreement(matches: Matches, n: int, radius: int, least: float) -> str:
+def _agreement(matches: Matches, n: int, radius: int, least: float, how: str = "correlation") -> str:
     """Rule, measured value and threshold of one match."""
     if matches.distance[n] < 0:
         return "equal pixels"
     return (
         f"phash distance {matches.distance[n]} (at most {radius}), {VIEWS[matches.view[n]]}, "
-        f"correlation {matches.correlation[n]:.3f} (at least {least:g})"
+        f"{how} {matches.correlation[n]:.3f} (at least {least:g})"
     )
 
 

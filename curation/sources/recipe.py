@@ -194,6 +194,8 @@ class GuardRules(Strict):
 
     benchmarks: tuple[Identifier, ...] = ()
     radius: int = Field(4, ge=0, le=10)
+    crops: bool = True
+    """Find tiles that are cut out of a benchmark's image, down to 0.82 of its sides."""
     fingerprints: str | None = None
     """Folder of fingerprint files; null: ``DATA/.fingerprints``."""
 
