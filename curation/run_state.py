@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from curation.executor.executor import Executor
 
 
+LOOK_AT = "Progress: parts that are done; Task Stream: a row a worker, gaps are waiting"
+"""What to look at on Dask's dashboard."""
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """What a run does besides its recipe; what changes what comes out is written into the recipe that is recorded."""
@@ -29,6 +33,9 @@ class RunOptions:
     unguarded: tuple[str, ...] = ()
     fingerprints: Path | None = None
     performance_report: Path | None = None
+    dashboard: tuple[str, int] | None = None
+    """Host and port of Dask's dashboard, which is then there from the first line on; by default a free port of this
+    machine, once there is work."""
     pictures: int = 5_000
     """About how many the report shows."""
     share: bool = False
@@ -67,6 +74,8 @@ class Run:
     sources: list[ResolvedSource]
     data: Path | None
     out: Path
+    given: Path
+    """``out`` as it was typed, for what is told."""
     options: RunOptions
     observer: Observer
     stack: ExitStack
@@ -89,10 +98,12 @@ class Run:
             from curation.executor.executor import Executor
 
             options, folder = self.options, self.out / ".stages" / "workers"
-            executor = Executor(options.workers, options.scheduler, folder, options.performance_report)
+            executor = Executor(
+                options.workers, options.scheduler, folder, options.performance_report, dashboard=options.dashboard
+            )
             self._executor = self.stack.enter_context(executor)
             if self._executor.dashboard:
-                self.observer.say(f"dashboard: {self._executor.dashboard}")
+                self.observer.say(f"dashboard: {self._executor.dashboard} ({LOOK_AT})")
         return self._executor
 
     def map(

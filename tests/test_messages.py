@@ -40,6 +40,8 @@ WRONG = {
     "rs-curate run named.yaml --out o": r"name: lower case letters, digits and hyphens only, such as my-corpus",
     "rs-curate run id.yaml --out o": r"sources\.0\.id: lower case letters, digits and underscores only, such as my_",
     "rs-curate run mine.yaml deduplicate=of --out o": r"deduplicate\.method: Input should be 'near', 'exact' or 'off'",
+    "rs-curate run mine.yaml --out o --dashboard no": r"'no': expected a port such as 8787, or HOST:8787",
+    "rs-curate run mine.yaml --out o --dashboard 1 --scheduler tcp://x:1": r"the dashboard is the scheduler's",
     "rs-curate verify corpus": r"corpus/shards/index\.parquet: not a Parquet file",
     "rs-curate init nowhere": r"nowhere: does not exist; give the folder of your imagery",
     "rs-pretrain train dmeo --out r": r"dmeo: no such config; did you mean demo\?",
