@@ -350,8 +350,9 @@ def _page(
     if not page.file.exists():
         state.worked.append("report")
         facts = ReportFacts(
-            state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded, *how, state.notes
-        )
+            state.recipe, state.sources, catalogue, listings, infos, state.shards.path if infos else None,
+            state.options.unguarded, *how, state.notes,
+        )  # fmt: skip
         write_report(facts, page, state.pictures)
     return page
 

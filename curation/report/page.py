@@ -41,6 +41,8 @@ class ReportFacts:
     catalogue: Path
     listings: Mapping[str, Path]
     shards: Sequence[ShardInfo]
+    shard_folder: Path | None
+    """Where they lie; null where there are none, as in a trial."""
     unguarded: Sequence[str] = ()
     pictures: int = 0
     """About how many to show."""
@@ -165,7 +167,7 @@ def _data(
     images = lookup.by_ids(tile_id(row["source"], row["image"], None) for row in rows.values())
     places = thumbnails.take(
         _to_picture(rows, facts), {source.id: source for source in facts.sources}, facts.listings,
-        facts.recipe.exclude, page.pictures, map_parts,
+        facts.recipe.exclude, page.pictures, map_parts, facts.shard_folder,
     )  # fmt: skip
     return {
         "sheets": [f"{page.file.stem}/{thumbnails.sheet_name(n)}" for n in range(_count_of_sheets(places))],

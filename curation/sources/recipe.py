@@ -135,7 +135,9 @@ class SliceRules(Strict):
     mode: Literal["grid", "random", "whole"] = "whole"
     tile: int = Field(512, ge=16)
     overlap: int = Field(0, ge=0)
-    remainder: Literal["drop", "shift", "pad"] = "shift"
+    remainder: Literal["apart", "drop", "shift", "pad"] = "apart"
+    """What becomes of the rest at the right and lower edge, which is narrower than a tile. ``apart``: a tile shifted
+    inwards takes it, unless that would share more than half of its pixels with its neighbour."""
     whole_up_to: int = Field(1024, ge=16)
     """Images with both sides at most this pass through untouched, in every mode; ``whole`` grids larger ones."""
     min_side: int = Field(64, ge=16)

@@ -85,6 +85,28 @@ def command(out: Path, *more: str) -> list[str]:
     return ["run", str(out.parent / "recipe.yaml"), "--out", str(out), "--workers", "1", *more]
 
 
+def test_kept_tiles_are_shown_from_the_shards_and_rejected_ones_from_the_raw_files(out: Path) -> None:
+    raw = out.parent / "raw"
+    before = {name: (raw / name).read_bytes() for name in ("chip_01.png", "copy_1.png")}
+    for name in before:
+        Image.new("RGB", (96, 96)).save(raw / name)
+    assert main(command(out, "--pictures", "4000")) == 0
+    data = embedded(out / "report.html")
+    for name, content in before.items():
+        (raw / name).write_bytes(content)
+    shown = {row["image"]: (row["verdict"], row["place"]) for row in data["rows"].values()}
+    for name, verdict in (("chip_01.png", "kept"), ("copy_1.png", "duplicate")):
+        told, (sheet, left, top, width, height) = shown[name]
+        with Image.open(out / data["sheets"][sheet]) as pictures:
+            pixels = np.asarray(pictures.crop((left, top, left + width, top + height)), float)
+        assert told == verdict
+        if verdict == "kept":
+            assert np.abs(pixels - texture(1, 96)).mean() < 10
+        else:
+            assert pixels.mean() < 3
+    assert main(command(out)) == 0
+
+
 def test_a_report_to_share_has_no_pixels_of_sources_that_may_not_be_published(out: Path) -> None:
     assert main(command(out, "--share")) == 0
     assert not any(row["place"] for row in embedded(out / "report-share.html")["rows"].values())
