@@ -49,6 +49,7 @@ WRONG = {
     "rs-pretrain train demo data.shards=corpus --out r": r"corpus: is the output of a run; its shards are c",
     "rs-pretrain train demo data.shards=x objective.name=mae --out r": r"is no key of this objective, but of",
     "rs-pretrain train mae_vit_b data.shards=x epochs=1 --out r": r"warmup_epochs 40 exceeds epochs 1; set it too",
+    "rs-pretrain train mae_vit_b data.shards=x objective.mask_ratio=1.5 --out r": r"objective\.mask_ratio: Input should",
     "rs-pretrain train demo data.shards=x objective.target_ratio=2 --out r": r"objective\.target_ratio: Input should",
 }
 
@@ -74,6 +75,15 @@ def test_every_help_ends_with_an_example_that_parses(program: str, module, capsy
         first, *words = shlex.split(example)
         assert first == program and words[0] == name
         assert callable(module._parser().parse_args(words).command)
+
+
+@pytest.mark.parametrize("words", [["evaluate", "suite"], ["bench", "step"]])
+def test_help_of_a_command_below_another_ends_with_an_example_too(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        pretrain.main([*words, "--help"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"example: rs-pretrain {' '.join(words)} ")
 
 
 # ------------------------------------------------------------------------------------------------ what comes next
