@@ -73,16 +73,20 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
             observer.say(state.notes[-1])
         if options.dashboard is not None:
             state.executor()
-        listings = _drawn(state, _inventory(state), options.limit)
+        with state.timed("list"):
+            listings = _drawn(state, _inventory(state), options.limit)
         if options.dry_run:
             return _dry_run(state, listings)
-        plan = _plan(state, listings, options.limit)
-        _refuse_early(state, plan)
-        _scan(state, plan)
-        key, catalogue = _select(state, plan)
+        with state.timed("scan"):
+            plan = _plan(state, listings, options.limit)
+            _refuse_early(state, plan)
+            _scan(state, plan)
+        with state.timed("select"):
+            key, catalogue = _select(state, plan)
         if options.until == "select":
             return _trial(state, key, listings, catalogue)
-        infos = _write(state, key, catalogue, listings)
+        with state.timed("write"):
+            infos = _write(state, key, catalogue, listings)
         _report(state, key, listings, infos)
         note(out, latest=state.needs, finished=state.needs)
         note_made(out, _made(state))
@@ -351,7 +355,7 @@ def _page(
         state.worked.append("report")
         facts = ReportFacts(
             state.recipe, state.sources, catalogue, listings, infos, state.shards.path if infos else None,
-            state.options.unguarded, *how, state.notes,
+            state.options.unguarded, *how, state.notes, state.options.command, state.seconds,
         )  # fmt: skip
         write_report(facts, page, state.pictures)
     return page

@@ -140,6 +140,7 @@ def _run(options: argparse.Namespace) -> None:
             skip_absent=options.skip_absent,
             limit=options.limit,
             dry_run=options.dry_run,
+            command=options.typed,
         ),
         Terminal(),
     )

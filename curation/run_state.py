@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,6 +51,8 @@ class RunOptions:
     """Leave out sources whose folder is missing or empty."""
     dry_run: bool = False
     """List the sources, scan some drawn images, and say what the run would take."""
+    command: str = ""
+    """What was typed; the report repeats it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,16 @@ class Run:
     worked: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What the report says first."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage -> how long it took, for the report."""
     _executor: Executor | None = None
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Note how long the block takes."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
 
     def stage(self, name: str, key: str) -> Path:
         """Folder of a stage's results, noted as needed."""

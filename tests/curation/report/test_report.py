@@ -107,6 +107,12 @@ def test_kept_tiles_are_shown_from_the_shards_and_rejected_ones_from_the_raw_fil
     assert main(command(out)) == 0
 
 
+def test_the_page_says_what_was_typed_and_how_long_it_took(out: Path) -> None:
+    page = (out / "report.html").read_text()
+    assert f"<pre>rs-curate run {out.parent}/recipe.yaml --out {out} --workers 1" in page
+    assert re.search(r"list \d+\.\d; scan \d+\.\d; select \d+\.\d; write \d+\.\d\. ", page)
+
+
 def test_a_report_to_share_has_no_pixels_of_sources_that_may_not_be_published(out: Path) -> None:
     assert main(command(out, "--share")) == 0
     assert not any(row["place"] for row in embedded(out / "report-share.html")["rows"].values())
@@ -143,6 +149,7 @@ const rule = [...document.querySelectorAll('.rule')].find((each) => each.textCon
 const slider = rule.querySelector('input')
 slider.value = slider.max
 slider.dispatchEvent(new Event('input'))
+result.groups = document.querySelectorAll('#group-list .sheet').length
 result.most = rule.querySelector('p').textContent
 result.images = [...document.querySelectorAll('.picture')].filter((each) => each.style.backgroundImage).length
 document.title = JSON.stringify(result)
@@ -161,6 +168,7 @@ def test_in_a_browser_filters_stories_and_sliders_work_without_an_error(out: Pat
     found = json.loads(re.findall(r"<title>(.*?)</title>", done.stdout.replace("&gt;", ">").replace("&lt;", "<"))[0])
     assert found["duplicates"] == sum(row["verdict"] == "duplicate" for row in rows)
     assert (found["named"], found["all"]) == (1, min(60, sum(row["verdict"] != "sliced" for row in rows)))
+    assert found["groups"] == 1  # of two, the one with the hostile name
     assert found["story"].startswith(f"mine/{EVIL}/script>.png [0, 0, 96 x 96]")
     tiles = sum(row["kind"] == "tile" for row in rows)
     assert f"speaks against {tiles} of {tiles} tiles" in found["most"]
