@@ -49,7 +49,7 @@ WRONG = {
     "rs-pretrain train demo data.shards=corpus --out r": r"corpus: is the output of a run; its shards are c",
     "rs-pretrain train demo data.shards=x objective.name=mae --out r": r"is no key of this objective, but of",
     "rs-pretrain train mae_vit_b data.shards=x epochs=1 --out r": r"warmup_epochs 40 exceeds epochs 1; set it too",
-    "rs-pretrain train mae_vit_b data.shards=x objective.mask_ratio=1.5 --out r": r"objective\.mask_ratio: Input should",
+    "rs-pretrain train mae_vit_b data.shards=x objective.mask_ratio=2 --out r": r"objective\.mask_ratio: Input should",
     "rs-pretrain train demo data.shards=x objective.target_ratio=2 --out r": r"objective\.target_ratio: Input should",
 }
 
