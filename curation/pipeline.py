@@ -343,14 +343,10 @@ def _page(
 
     how = (state.options.pictures, state.options.share)
     pictures = state.stage("pictures", keys.key("pictures", PICTURES_VERSION, select_key, *how))
-    shards = [(info.file, info.sha256) for info in infos]
-    rules = state.recipe.model_dump(mode="json")
-    key = keys.key(
-        name, REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded), *how, state.notes
-    )
-    page = ReportPage(
-        state.stage(name, key) / ("report-share.html" if state.options.share else "report.html"), pictures
-    )
+    rules, shards = state.recipe.model_dump(mode="json"), digest([(info.file, info.sha256) for info in infos])
+    key = keys.key(name, REPORT_VERSION, select_key, shards, rules, list(state.options.unguarded), *how, state.notes)
+    file = "report-share.html" if state.options.share else "report.html"
+    page = ReportPage(state.stage(name, key) / file, pictures)
     if not page.file.exists():
         state.worked.append("report")
         facts = ReportFacts(

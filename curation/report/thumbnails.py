@@ -101,7 +101,7 @@ class SheetPlace(NamedTuple):
 def take(
     rows: Iterable[Mapping[str, Any]], sources: Mapping[str, ResolvedSource], listings: Mapping[str, Path],
     rules: ExcludeRules, folder: Path, map_parts: MapParts, shards: Path | None = None,
-) -> dict[str, Place]:  # fmt: skip
+) -> dict[str, SheetPlace]:  # fmt: skip
     """Take pictures of rows of the catalogue, unless that was done before.
 
     Args:
