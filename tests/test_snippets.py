@@ -6,6 +6,7 @@ The cookbook and "Publish a corpus" have tests of their own, which type their co
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pretrain.evaluate.suite import Suite
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"]}
 FENCE = re.compile(r"^```(python|yaml)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+STRETCHED = re.MULTILINE | re.DOTALL
 ELSEWHERE = {"docs/publish.md", "docs/cookbook.md"}
 
 SMALL = """
@@ -111,3 +113,36 @@ def _understood(document: dict[str, Any]) -> None:
         validate(TrainConfig, {"data": {"shards": "shards"}, **document}, "config")
     else:
         assert "apiVersion" in document, f"of no command: {sorted(document)}"
+
+
+# ------------------------------------------------------------------------------------------------ the quick start
+
+BRIEF = ["epochs=1", "optim.warmup_epochs=0", "global_batch=2", "max_batch_per_gpu=2", "data.workers=0", "device=cpu"]
+
+
+def test_the_quick_start_is_true_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    """Its commands typed in their order, in one folder, with its recipes; the images lie in the test's own ``/data``."""
+    monkeypatch.chdir(tmp_path)
+    for number, folder in enumerate(("my_images", "raw/city_2019", "raw/rivers")):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for seed in range(4 * number, 4 * number + 4):
+            texture(seed).save(tmp_path / "data" / folder / f"{seed}.jpg")
+    page = PAGES["docs/quickstart.md"].read_text(encoding="utf-8").replace("/data/", f"{tmp_path}/data/")
+    typed = 0
+    for name, recipe, line in re.findall(
+        r'^```yaml title="([^"]+)"\n(.*?)^```|^    (rs-[a-z]+ [^\n]*)$', page, STRETCHED
+    ):
+        if name:
+            Path(name).write_text(recipe)
+            continue
+        program, *words = shlex.split(line)
+        if program == "rs-pretrain":
+            words = [word.replace("pretrain/configs", f"{repository}/pretrain/configs") for word in words]
+            assert pretrain.main([*words, *BRIEF]) == 0, line
+        else:
+            assert main([*words, *(["--workers", "1"] if words[0] == "run" else [])]) == 0, line
+        typed += 1
+    assert typed == 6
+    assert Path("run/log.jsonl").exists()
