@@ -24,7 +24,6 @@ from pretrain.evaluate.suite import Suite
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"]}
 FENCE = re.compile(r"^```(python|yaml)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-STRETCHED = re.MULTILINE | re.DOTALL
 ELSEWHERE = {"docs/publish.md", "docs/cookbook.md"}
 
 SMALL = """
@@ -117,13 +116,15 @@ def _understood(document: dict[str, Any]) -> None:
 
 # ------------------------------------------------------------------------------------------------ the quick start
 
+STEP = re.compile(r'^```yaml title="([^"]+)"\n(.*?)^```|^    (rs-[a-z]+ [^\n]*)$', re.MULTILINE | re.DOTALL)
+"""A recipe with the name of its file, or a command."""
 BRIEF = ["epochs=1", "optim.warmup_epochs=0", "global_batch=2", "max_batch_per_gpu=2", "data.workers=0", "device=cpu"]
 
 
 def test_the_quick_start_is_true_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
 ) -> None:
-    """Its commands typed in their order, in one folder, with its recipes; the images lie in the test's own ``/data``."""
+    """Its commands typed in their order, in one folder, with its recipes; images lie in the test's own ``/data``."""
     monkeypatch.chdir(tmp_path)
     for number, folder in enumerate(("my_images", "raw/city_2019", "raw/rivers")):
         (tmp_path / "data" / folder).mkdir(parents=True)
