@@ -132,9 +132,7 @@ def test_the_quick_start_is_true_from_top_to_bottom(
             texture(seed).save(tmp_path / "data" / folder / f"{seed}.jpg")
     page = PAGES["docs/quickstart.md"].read_text(encoding="utf-8").replace("/data/", f"{tmp_path}/data/")
     typed = 0
-    for name, recipe, line in re.findall(
-        r'^```yaml title="([^"]+)"\n(.*?)^```|^    (rs-[a-z]+ [^\n]*)$', page, STRETCHED
-    ):
+    for name, recipe, line in STEP.findall(page):
         if name:
             Path(name).write_text(recipe)
             continue
