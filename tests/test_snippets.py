@@ -86,7 +86,7 @@ def test_python_runs(
 SHOWN = {
     "docs/python.md": (
         r"^12 tiles of 12 images; what was not there already: \(",
-        r"^\d+\.jpg \(192, 192\) ",
+        r"^\d+\.jpg \(192, 192\) kept \d+ grey levels$",
         r"^run:run +knn +\d+\.\d% \(\d+\.\d% to ",
         r"^histogram +linear +\d",
     ),

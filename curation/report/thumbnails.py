@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
@@ -191,19 +192,18 @@ def _read(part: Shots) -> dict[str, str | None]:
 
 
 def _samples(rows: Iterable[Mapping[str, Any]], shards: Path) -> dict[str, TarPlace]:
-    """Where kept tiles lie in the shards, by tile id, in the order in which they lie there."""
-    kept = sorted(
-        (row["shard"], row["position"], row["tile_id"])
-        for row in rows
-        if row["verdict"] == KEPT and row["shard"] is not None
-    )
+    """Where kept tiles lie in the shards, by tile id. They are found by their keys: withdrawn tiles leave gaps."""
+    kept = sorted((row["shard"], row["tile_id"], row["position"]) for row in rows if row["verdict"] == KEPT)
     index, tars = open_index(shards)
+    groups = {int(tar.stem.rpartition("-")[2]): group for group, tar in enumerate(tars)}
     found: dict[str, TarPlace] = {}
     with index:
-        for shard, group in groupby(kept, key=itemgetter(0)):
-            told = index.read_row_group(shard, columns=["image_offset", "image_size", "image_format"])
-            for _, position, name in group:
-                found[name] = TarPlace(tars[shard], *(column[position].as_py() for column in told.columns))
+        for shard, each in groupby(kept, key=itemgetter(0)):
+            told = index.read_row_group(groups[shard], columns=["key", "image_offset", "image_size", "image_format"])
+            keys = {f"{shard:06d}{position:05d}-{name}": name for _, name, position in each}
+            for row in told.filter(pc.is_in(told["key"], pa.array(list(keys)))).to_pylist():
+                key, *place = row.values()
+                found[keys[key]] = TarPlace(tars[groups[shard]], *place)
     return found
 
 
