@@ -1,4 +1,4 @@
-"""Is pretraining worth its time? A linear probe on encoders of several seeds, each beside the same one untrained.
+"""Is pretraining worth its time? A linear probe on encoders of several seeds, each beside the same untrained.
 
     python benchmarks/gain.py RSSCN7 --out gain
 
@@ -38,7 +38,7 @@ def main() -> None:
     print("| seed | minutes | " + " | ".join(f"{name} untrained | trained | gain" for name in answers[0][1]) + " |")
     print("|---|---|" + "---|" * (3 * len(answers[0][1])))
     for seed, (minutes, found) in zip(options.seeds, answers, strict=True):
-        cells = (f"{before:.1%} | {after:.1%} | {points(after - before)}" for before, after in found.values())
+        cells = (f"{before:.1%} | {after:.1%} | **{points(after - before)}**" for before, after in found.values())
         print(f"| {seed} | {minutes:.1f} | {' | '.join(cells)} |")
     for name in answers[0][1]:
         gains = np.array([after - before for _, found in answers for before, after in [found[name]]])
@@ -72,14 +72,15 @@ def answered(seed: int, options: argparse.Namespace) -> tuple[float, dict[str, t
         name: (untrained["answers"][name]["accuracy"]["mean"], answer["accuracy"]["mean"])
         for name, answer in trained["answers"].items()
     }
-    return minutes(folder / "run/log.jsonl"), accuracy
+    images = len((folder / "train.txt").read_text().splitlines())
+    return minutes(folder / "run/log.jsonl", images), accuracy
 
 
-def minutes(log: Path) -> float:
+def minutes(log: Path, images: int) -> float:
     """What the log's steps took, by their speed."""
     records = [json.loads(line) for line in log.read_text().splitlines()]
     epochs = np.diff([0, *(record["epoch"] for record in records)])
-    return sum(epochs / [record["samples_per_s"] for record in records]) * 1_400 / 60
+    return sum(epochs / [record["samples_per_s"] for record in records]) * images / 60
 
 
 def divide(seed: int, data: Path, folder: Path) -> None:
