@@ -40,7 +40,7 @@ def main() -> None:
         catalogue = repeated(options.out / "catalogue.parquet", options.rows, Path(scratch) / "catalogue.parquet")
         page = ReportPage(Path(scratch) / "report.html", Path(scratch) / "pictures")
         start = time.perf_counter()
-        write_report(ReportFacts(recipe, sources, catalogue, {}, [], pictures=0), page, lambda fn, parts: [])
+        write_report(ReportFacts(recipe, sources, catalogue, {}, [], None, pictures=0), page, lambda fn, parts: [])
         seconds = time.perf_counter() - start
         size = page.file.stat().st_size
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

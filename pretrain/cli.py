@@ -128,8 +128,9 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("--out", type=Path, help="JSON file to write")
     evaluate.set_defaults(command=_evaluate)
     suite = evaluate.add_subparsers(metavar="suite").add_parser(
-        "suite", help="encoders x data sets x protocols, as one table", description=_SUITE
-    )
+        "suite", help="encoders x data sets x protocols, as one table", description=_SUITE,
+        epilog="example: rs-pretrain evaluate suite suite.yaml --out suite",
+    )  # fmt: skip
     suite.add_argument("config", type=Path, help="YAML file with encoders, datasets and protocols")
     suite.add_argument("assignments", nargs="*", metavar="key=value", help="fields to set, e.g. device=cpu")
     suite.add_argument("--out", type=Path, required=True, help="folder for cells, features and tables")
@@ -292,7 +293,9 @@ def _export(options: argparse.Namespace) -> None:
 def _add_bench(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="measure the speed of this machine")
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
-    step = kinds.add_parser("step", help="training steps: MAE against SelectiveMAE")
+    step = kinds.add_parser(
+        "step", help="training steps: MAE against SelectiveMAE", epilog=f"example: {EXAMPLES['bench']}"
+    )
     step.add_argument(
         "--encoder", nargs="+", default=["vit_small_patch16_224", "vit_base_patch16_224"],
         help="names of timm models (default ViT-S and ViT-B)",

@@ -28,7 +28,7 @@ from curation.report.why import rules_in_words
 from curation.shards.format import ShardInfo
 from curation.sources.recipe import Recipe, ResolvedSource
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 _GROUPS, _PER_GROUP = 200, 6
 
 
@@ -41,6 +41,8 @@ class ReportFacts:
     catalogue: Path
     listings: Mapping[str, Path]
     shards: Sequence[ShardInfo]
+    shard_folder: Path | None
+    """Where they lie; null where there are none, as in a trial."""
     unguarded: Sequence[str] = ()
     pictures: int = 0
     """About how many to show."""
@@ -48,6 +50,10 @@ class ReportFacts:
     """Leave out the pixels of sources that may not be redistributed."""
     notes: Sequence[str] = ()
     """Warnings, and what else comes first."""
+    command: str = ""
+    """What was typed."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Stage -> how long it took in the run that made the page; of what was made before, next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,8 @@ def write_report(facts: ReportFacts, page: ReportPage, map_parts: thumbnails.Map
         shards=facts.shards,
         sources=facts.sources,
         share=facts.share,
+        command=facts.command,
+        seconds=facts.seconds,
         version=__version__,
         land=_packaged("land.path"),
         script=_packaged("report.js"),
@@ -165,7 +173,7 @@ def _data(
     images = lookup.by_ids(tile_id(row["source"], row["image"], None) for row in rows.values())
     places = thumbnails.take(
         _to_picture(rows, facts), {source.id: source for source in facts.sources}, facts.listings,
-        facts.recipe.exclude, page.pictures, map_parts,
+        facts.recipe.exclude, page.pictures, map_parts, facts.shard_folder,
     )  # fmt: skip
     return {
         "sheets": [f"{page.file.stem}/{thumbnails.sheet_name(n)}" for n in range(_count_of_sheets(places))],
