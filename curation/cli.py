@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         run_commands.add_init, _add_sources, _add_plan, _add_probe, _add_fetch, _add_check, _add_fingerprint,
-        run_commands.add_run, _add_why, _add_groups, _add_verify, _add_index, _add_clean, release_commands.add,
+        run_commands.add_run, run_commands.add_audit, _add_why, _add_groups, _add_verify, _add_index, _add_clean,
+        release_commands.add,
     ):  # fmt: skip
         add(commands)
     give_examples(commands, EXAMPLES)
@@ -61,6 +62,7 @@ EXAMPLES = {
     "check": "rs-curate check uc_merced --data raw",
     "fingerprint": "rs-curate fingerprint --benchmark aid --data raw",
     "run": "rs-curate run mine.yaml --out corpus",
+    "audit": "rs-curate audit /data/their_shards --out audit --fingerprints raw/.fingerprints",
     "why": "rs-curate why corpus city/tile_1.tif",
     "groups": "rs-curate groups corpus --csv",
     "verify": "rs-curate verify corpus/shards",

@@ -154,3 +154,45 @@ def _run(options: argparse.Namespace) -> None:
     print(f"{result.images:,} images -> {result.kept:,} tiles{shards}")
     for name in result.made:
         print(f"  {result.out / name}")
+
+
+def add_audit(commands: Commands) -> None:
+    """Add ``audit``."""
+    audit = commands.add_parser("audit", help="what a corpus that another tool made holds", description=_AUDIT)
+    audit.add_argument("corpus", type=Path, metavar="CORPUS", help="a folder with images or archives, or one archive")
+    audit.add_argument("--out", type=Path, required=True, help="folder for the catalogue and the report")
+    audit.add_argument(
+        "--guard", nargs="+", default=[], metavar="BENCHMARK",
+        help="evaluation sets to look for (default: all that have a file in --fingerprints)",
+    )  # fmt: skip
+    audit.add_argument("--fingerprints", type=Path, metavar="DIR", help="what `rs-curate fingerprint` wrote")
+    audit.add_argument("--workers", type=positive, help="processes on this machine (default: one per core)")
+    audit.add_argument("--relist", action="store_true", help="list the corpus anew: files were added or changed")
+    audit.add_argument("--limit", type=positive, metavar="N", help="ask about N images, drawn at random, not all")
+    audit.add_argument(
+        "--pictures", type=natural, default=5_000, metavar="N", help="about how many the report shows (default 5,000)"
+    )
+    audit.set_defaults(command=_audit)
+
+
+_AUDIT = """Ask about every image of a folder, an archive or WebDataset shards: can it be read, is it optical imagery,
+is it there twice, does it show an image of an evaluation set. No shard is made; the same command goes on where it
+stopped."""
+
+
+def _audit(options: argparse.Namespace) -> None:
+    from curation.audit import audit
+    from curation.pipeline import RunOptions
+
+    switches = RunOptions(
+        workers=options.workers,
+        relist=options.relist,
+        fingerprints=options.fingerprints,
+        limit=options.limit,
+        pictures=options.pictures,
+        command=options.typed,
+    )
+    found = audit(options.corpus, options.out, options.guard, switches, Terminal())
+    print(found.text(width()))
+    for path in (found.report, found.catalogue):
+        print(f"  {path}")

@@ -26,7 +26,7 @@ FLOORS = {
 
 SINGLE = {
     "curation": {
-        "cli": ("cli", "run_commands", "release_commands"),
+        "cli": ("cli", "run_commands", "release_commands", "audit"),
         "pipeline": ("pipeline", "run_state", "keys", "clean", "repair"),
         "catalogue": ("catalogue", "record"),
     },
