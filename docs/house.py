@@ -31,7 +31,7 @@ SINGLE = {
         "catalogue": ("catalogue", "record"),
     },
     "pretrain": {
-        "cli": ("cli", "bench", "plot"),
+        "cli": ("cli", "evaluate_commands", "bench", "plot"),
         "train": ("train",),
         "export": ("export", "model_card", "visualise", "official"),
         "run": ("run", "checkpoint", "log", "schedule", "health"),

@@ -19,8 +19,9 @@ from pretrain.evaluate.encoders import (
 )
 from pretrain.evaluate.features import Work
 from pretrain.evaluate.labelled import DataSet, Divided
-from pretrain.evaluate.protocols import Answer, AnyProtocol, ask
-from pretrain.evaluate.table import percent
+from pretrain.evaluate.masks import Masked, MaskSet
+from pretrain.evaluate.protocols import AnyAnswer, AnyProtocol, ask_any
+from pretrain.evaluate.table import labelled, percent
 from pretrain.export import load_export
 from pretrain.run import writing
 
@@ -29,9 +30,9 @@ from pretrain.run import writing
 class Comparison:
     """What several encoders answered on one data set."""
 
-    data: Divided
+    data: Divided | Masked
     encoders: list[FrozenEncoder]
-    answers: list[dict[str, Answer]]
+    answers: list[dict[str, AnyAnswer]]
     """Per encoder, protocol to answer."""
 
     def lines(self) -> list[str]:
@@ -39,29 +40,31 @@ class Comparison:
         some = next(iter(self.answers[0].values()))
         left_out = f"; {len(some.unreadable)} could not be read: {', '.join(some.unreadable[:5])}"
         return [
-            f"{some.train_images:,} training and {some.test_images:,} test images in {len(self.data.images.classes)} "
+            f"{some.train_images:,} training and {some.test_images:,} test images in {len(self.data.classes)} "
             f"classes{left_out if some.unreadable else ''}",
             *(
                 f"{each.name}: {in_words(each, sorted(_sides(answers)))}"
                 for each, answers in zip(self.encoders, self.answers, strict=True)
             ),
-            "accuracy and 95 % interval of a bootstrap over the test images:",
+            f"{' and '.join(some.scores)} with the 95 % interval of a bootstrap over the test images:",
             *self._table(),
         ]
 
     def _table(self) -> list[str]:
         wide = [max(len(encoder.name), 21) for encoder in self.encoders]
-        first = max(map(len, self.answers[0])) + 2
+        asked = [(protocol, score) for protocol, answer in self.answers[0].items() for score in answer.scores]
+        first = max(len(labelled(*each)) for each in asked) + 2
         heads = "  ".join(f"{each.name:>{width}}" for each, width in zip(self.encoders, wide, strict=True))
         rows = [" " * first + heads]
-        for protocol in self.answers[0]:
-            cells = [percent(answers[protocol].accuracy) for answers in self.answers]
+        for protocol, score in asked:
+            cells = [percent(answers[protocol].scores[score]) for answers in self.answers]
             rows.append(
-                f"{protocol:<{first}}" + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, wide, strict=True))
+                f"{labelled(protocol, score):<{first}}"
+                + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, wide, strict=True))
             )
         return rows
 
-    def write(self, path: Path, dataset: DataSet, protocols: Mapping[str, AnyProtocol]) -> None:
+    def write(self, path: Path, dataset: DataSet | MaskSet, protocols: Mapping[str, AnyProtocol]) -> None:
         """Write everything as JSON."""
         encoders = [
             {"name": encoder.name, "identity": encoder.identity, "input": in_words(encoder),
@@ -69,14 +72,14 @@ class Comparison:
             for encoder, answers in zip(self.encoders, self.answers, strict=True)
         ]  # fmt: skip
         about = {
-            "data": dataset.model_dump(mode="json"), "classes": self.data.images.classes, "encoders": encoders,
+            "data": dataset.model_dump(mode="json"), "classes": self.data.classes, "encoders": encoders,
             "protocols": {name: protocol.model_dump(mode="json") for name, protocol in protocols.items()},
         }  # fmt: skip
         with writing(path) as aside:
             aside.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def _sides(answers: Mapping[str, Answer]) -> set[int]:
+def _sides(answers: Mapping[str, AnyAnswer]) -> set[int]:
     return {side for answer in answers.values() for side in answer.details["sides"]}
 
 
@@ -111,15 +114,15 @@ def chosen_encoders(
 
 def compare(
     encoders: Sequence[FrozenEncoder],
-    data: Divided,
+    data: Divided | Masked,
     protocols: Mapping[str, AnyProtocol],
     work: Work | None = None,
 ) -> Comparison:
     """Ask several encoders on the same images.
 
     Raises:
-        InputError: see :func:`pretrain.evaluate.protocols.ask`.
+        InputError: see :func:`pretrain.evaluate.protocols.ask_any`.
     """
     work = work or Work()
-    answers = [{name: ask(encoder, data, each, work) for name, each in protocols.items()} for encoder in encoders]
+    answers = [{name: ask_any(encoder, data, each, work) for name, each in protocols.items()} for encoder in encoders]
     return Comparison(data, list(encoders), answers)

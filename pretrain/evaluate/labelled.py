@@ -22,11 +22,13 @@ from curation.base.files import digest
 from curation.base.settings import Strict
 from curation.shards.format import INDEX_FILE, open_index
 from pretrain.data.noise import bits
+from pretrain.data.reader import EVALUATION_FORMATS, decode
 from pretrain.errors import InputError
 
 Rows = npt.NDArray[np.int64]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+"""Of images."""
 _UNKNOWN = float("nan")
 
 
@@ -68,6 +70,15 @@ class Labelled:
     gsd: npt.NDArray[np.float64]
     """(N,) metres per pixel of the raw image; NaN where unknown."""
     parts: list[str]
+
+    def decoded(self, row: int) -> npt.NDArray[np.uint8]:
+        """One image, (H, W, 3).
+
+        Raises:
+            UnreadableImage: it cannot be decoded.
+            OSError: its file cannot be read.
+        """
+        return decode(self.places[row].read(), EVALUATION_FORMATS)
 
     def digest(self) -> str:
         """Changes with any image's name, size or time of change, and with any GSD; labels play no part."""
@@ -114,6 +125,14 @@ class Divided:
     images: Labelled
     train: Rows
     test: Rows
+
+    def __len__(self) -> int:
+        return len(self.images.places)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, by their number."""
+        return self.images.classes
 
     def marked(self) -> Labelled:
         """The images, each with the part in which it is."""
@@ -194,7 +213,7 @@ def _gather(path: Path, samples: list[Sample], gsd_m: float | None) -> Labelled:
 
 def _from_tree(folder: Path) -> Iterator[Sample]:
     for path in folder.glob("*/**/*"):
-        if path.suffix.lower() in _SUFFIXES and path.is_file():
+        if path.suffix.lower() in SUFFIXES and path.is_file():
             name = path.relative_to(folder)
             yield Sample(name.parts[0], Place(path, 0, -1, name.as_posix()))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
+from pretrain.evaluate.protocols import AnyAnswer
+from pretrain.evaluate.score import Interval
 
-from pretrain.evaluate.protocols import Answer
-from pretrain.evaluate.score import Interval, bootstrap
+_OF_IMAGES = ("guesses", "right", "counts")
+"""What an answer holds for each test image."""
 
 
 class Cell(NamedTuple):
@@ -17,13 +18,25 @@ class Cell(NamedTuple):
     encoder: str
     dataset: str
     protocol: str
-    answer: Answer
+    answer: AnyAnswer
 
 
 def percent(interval: Interval) -> str:
     """``69.1 % (66.7 - 71.4)``."""
     mean, low, high = (100 * value for value in interval)
     return f"{mean:.1f} % ({low:.1f} - {high:.1f})"
+
+
+def labelled(protocol: str, score: str) -> str:
+    """A column's head: accuracy needs no name."""
+    return protocol if score == "accuracy" else f"{protocol}, {score}"
+
+
+def in_short(answer: AnyAnswer) -> str:
+    """``69.1 % (66.7 - 71.4)``, or ``mIoU 51.2 % (50.1 - 52.3), mF1 ...``."""
+    if len(answer.scores) == 1:
+        return percent(next(iter(answer.scores.values())))
+    return ", ".join(f"{name} {percent(score)}" for name, score in answer.scores.items())
 
 
 def points(interval: Interval) -> str:
@@ -38,7 +51,7 @@ def as_records(cells: Sequence[Cell], baseline: str | None) -> list[dict[str, An
     records = []
     for cell in cells:
         answer = cell.answer.as_json()
-        told = {key: value for key, value in answer.items() if key not in ("guesses", "right")}
+        told = {key: value for key, value in answer.items() if key not in _OF_IMAGES}
         found = differences.get(cell[:3])
         records.append(
             {"encoder": cell.encoder, "dataset": cell.dataset, "protocol": cell.protocol, **told}
@@ -48,7 +61,7 @@ def as_records(cells: Sequence[Cell], baseline: str | None) -> list[dict[str, An
 
 
 def as_markdown(cells: Sequence[Cell], baseline: str | None) -> str:
-    """A section per data set: accuracy with its interval, what it cost, and differences to the baseline."""
+    """A section per data set: scores with their intervals, what it cost, and differences to the baseline."""
     differences = _differences(cells, baseline)
     parts = []
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
@@ -69,17 +82,17 @@ def _about(cells: Sequence[Cell]) -> str:
 
 
 def _accuracies(cells: Sequence[Cell]) -> str:
-    protocols = list(dict.fromkeys(cell.protocol for cell in cells))
+    asked = dict.fromkeys((cell.protocol, score) for cell in cells for score in cell.answer.scores)
     found = {(cell.encoder, cell.protocol): cell.answer for cell in cells}
     rows = []
     for encoder in dict.fromkeys(cell.encoder for cell in cells):
-        answers = [found.get((encoder, protocol)) for protocol in protocols]
-        told = [percent(answer.accuracy) if answer else "-" for answer in answers]
-        rows.append([encoder, *told, _seconds([answer for answer in answers if answer])])
-    return _table(["encoder", *protocols, "features s", "classifiers s"], rows)
+        answers = [(found.get((encoder, protocol)), score) for protocol, score in asked]
+        told = [percent(answer.scores[score]) if answer else "-" for answer, score in answers]
+        rows.append([encoder, *told, _seconds([cell.answer for cell in cells if cell.encoder == encoder])])
+    return _table(["encoder", *(labelled(*each) for each in asked), "features s", "classifiers s"], rows)
 
 
-def _seconds(answers: Sequence[Answer]) -> str:
+def _seconds(answers: Sequence[AnyAnswer]) -> str:
     features = max(answer.feature_seconds for answer in answers)
     return f"{features:.0f} | {sum(answer.classifier_seconds for answer in answers):.0f}"
 
@@ -95,10 +108,9 @@ def _compared(cells: Sequence[Cell], differences: dict[tuple[str, str, str], Int
 
 
 def _differences(cells: Sequence[Cell], baseline: str | None) -> dict[tuple[str, str, str], Interval]:
-    """Paired: the same test images were asked, so chance in their choice cancels."""
-    base = {cell[1:3]: np.array(cell.answer.right) for cell in cells if cell.encoder == baseline}
+    base = {cell[1:3]: cell.answer for cell in cells if cell.encoder == baseline}
     return {
-        cell[:3]: bootstrap(np.array(cell.answer.right) - base[cell[1:3]])
+        cell[:3]: cell.answer.minus(base[cell[1:3]])  # type: ignore[arg-type]  # of the same kind: the same protocol
         for cell in cells
         if cell.encoder != baseline and cell[1:3] in base
     }

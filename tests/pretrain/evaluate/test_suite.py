@@ -57,6 +57,32 @@ def test_the_table_and_its_cells(config: Path, tmp_path: Path) -> None:
         assert min(drawn.size) > 300
 
 
+def test_masks_have_a_table_of_their_own(config: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        rgb = picture(number, 32, 32)
+        for kind, pixels in (("images", rgb), ("masks", (rgb[..., 0] > 128).astype("uint8"))):
+            path = tmp_path / "towns" / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(pixels, "png"))
+    towns = f"masks.towns={{path: {tmp_path / 'towns'}, classes: {{0: dark, 1: bright}}}}"
+    changes = [towns, "protocols.head={name: segment, epochs: 2, batch: 2}"]
+    out, quiet = tmp_path / "out", Quiet()
+    run_suite(load(Suite, config, changes), out, quiet)
+    text = (out / "table.md").read_text()
+    assert "## towns\n\n2 training and 2 test images; 0 could not be read." in text
+    assert "| encoder | head, mIoU | head, mF1 | features s | classifiers s |" in text
+    cells = json.loads((out / "table.json").read_text())["cells"]
+    assert [(cell["dataset"], cell["encoder"]) for cell in cells if cell["protocol"] == "head"] == [
+        ("towns", "untrained")
+    ]
+    assert cells[-1]["scores"]["mIoU"]["low"] <= cells[-1]["scores"]["mIoU"]["mean"]
+    again = Quiet()
+    run_suite(load(Suite, config, changes), out, again)
+    assert all(text.endswith("known before") for text in again.said)
+    with pytest.raises(InputError, match="masks.tiny: is one of the datasets, too"):
+        load(Suite, config, [towns.replace("towns=", "tiny=")])
+
+
 def test_only_what_is_new_is_asked(config: Path, tmp_path: Path) -> None:
     out, quiet = tmp_path / "out", Quiet()
     run_suite(load(Suite, config), out, quiet)
