@@ -39,7 +39,16 @@ def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = Parser(prog="rs-pretrain", description="Pretrain vision transformers on shards.")
     parser.add_argument("--version", action="version", version=f"rscorpus {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_train, add_evaluate, add_features, _add_visualise, _add_plot, _add_export, _add_bench):
+    for add in (
+        _add_train,
+        add_evaluate,
+        add_features,
+        _add_visualise,
+        _add_plot,
+        _add_export,
+        _add_convert,
+        _add_bench,
+    ):
         add(commands)
     give_examples(commands, EXAMPLES)
     return parser
@@ -52,6 +61,7 @@ EXAMPLES = {
     "visualise": "rs-pretrain visualise --run run --out seen.png",
     "plot": "rs-pretrain plot --run run --out loss.png",
     "export": "rs-pretrain export --run run --out encoder",
+    "convert": "rs-pretrain convert --weights encoder --to mmpretrain --out e.pth",
     "bench": "rs-pretrain bench step --threads 2",
 }
 """What the help of each command ends with."""
@@ -154,6 +164,23 @@ def _export(options: argparse.Namespace) -> None:
     for name in (WEIGHTS, TIMM_CONFIG, CARD, README):
         print(f"  {options.out / name}")
     print(f"timm.create_model('local-dir:{options.out}', pretrained=True) loads it")
+
+
+def _add_convert(commands: Commands) -> None:
+    convert = commands.add_parser("convert", help="exported weights under the names of another library")
+    convert.add_argument("--weights", type=Path, required=True, help="folder that rs-pretrain export wrote")
+    convert.add_argument(
+        "--to", required=True, choices=("torchgeo", "mmpretrain", "mmsegmentation", "mmdetection"), help="the library"
+    )
+    convert.add_argument("--out", type=Path, required=True, help="file to write, .pth or .ckpt")
+    convert.set_defaults(command=_convert)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from pretrain.conversions import convert
+
+    convert(options.weights, options.to, options.out)
+    print(f"  {options.out}")
 
 
 def _add_bench(commands: Commands) -> None:
