@@ -34,7 +34,7 @@ SINGLE = {
         "cli": ("cli", "evaluate_commands", "bench", "plot"),
         "train": ("train",),
         "export": ("export", "conversions", "model_card", "visualise", "official"),
-        "run": ("run", "checkpoint", "log", "schedule", "health"),
+        "run": ("run", "page", "checkpoint", "log", "schedule", "health"),
         "base": ("config", "errors", "signals", "distributed", "patience"),
     },
 }

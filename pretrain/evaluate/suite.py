@@ -2,7 +2,7 @@
 
 OUT/cells/<key>.json     one answer; beside it its confusion matrix as .png
 OUT/features/<key>.npz   features, shared by the protocols
-OUT/table.md, .json      the table
+OUT/table.md, .json, .html   the table
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import yaml
 from pydantic import Field, model_validator
 
 from curation import __version__
@@ -32,7 +33,7 @@ from pretrain.evaluate.protocols import Answer, AnyAnswer, AnyProtocol, ask_any,
 from pretrain.evaluate.protocols import Protocol as HowAsked
 from pretrain.evaluate.score import confusion
 from pretrain.evaluate.segment import Segment, Segmented
-from pretrain.evaluate.table import Cell, as_markdown, as_records, in_short
+from pretrain.evaluate.table import Cell, as_markdown, as_records, in_short, write_html
 from pretrain.run import writing
 
 CELL_VERSION = 1
@@ -97,13 +98,13 @@ def run_suite(config: Suite, out: Path, listener: Listener) -> list[Path]:
         for question in _questions(config):
             where = f"{question.dataset}, {question.encoder}, {question.protocol}"
             try:
-                answer, fresh = _answer(question, out / "cells", work)
+                cell, fresh = _answer(question, out / "cells", work)
             except RscorpusError as error:
                 failed.append((where, error))
                 listener.say(f"{where}: {error}")
                 continue
-            cells.append(Cell(question.encoder, question.dataset, question.protocol, answer))
-            listener.say(f"{where}: {in_short(answer)}{'' if fresh else ', known before'}")
+            cells.append(cell)
+            listener.say(f"{where}: {in_short(cell.answer)}{'' if fresh else ', known before'}")
         paths = _write(config, cells, out)
     if failed:
         where, first = failed[0]
@@ -122,22 +123,23 @@ def _questions(config: Suite) -> Iterator[_Question]:
             yield _Question(encoder, dataset, protocol, spec, opened, how)
 
 
-def _answer(question: _Question, folder: Path, work: Work) -> tuple[AnyAnswer, bool]:
-    """The answer, and whether it was asked now."""
+def _answer(question: _Question, folder: Path, work: Work) -> tuple[Cell, bool]:
+    """The cell, and whether it was asked now."""
     encoder = open_encoder(question.spec, question.how.pool)
     asked = {
         "version": CELL_VERSION, "encoder": encoder.identity, "data": question.data.digest(),
         "protocol": question.how.model_dump(mode="json"),
     }  # fmt: skip
     path = folder / f"{digest(asked)}.json"
-    if path.is_file():
-        return _read(path, question.how), False
+    named, picture = (question.encoder, question.dataset, question.protocol), path.with_suffix(".png")
+    if path.is_file() and picture.is_file():
+        return Cell(*named, _read(path, question.how), picture), False
     answer = ask_any(encoder, question.data, question.how, work)
     title = f"{question.encoder}, {question.dataset}, {question.protocol}: {in_short(answer)}"
-    draw_confusion(_confused(question.data, answer), question.data.classes, title, path.with_suffix(".png"))
+    draw_confusion(_confused(question.data, answer), question.data.classes, title, picture)
     with writing(path) as aside:
         aside.write_text(json.dumps(asked | _in_words(question, encoder) | {"answer": answer.as_json()}) + "\n")
-    return answer, True
+    return Cell(*named, answer, picture), True
 
 
 def _confused(data: Divided | Masked, answer: AnyAnswer) -> Rows:
@@ -174,4 +176,6 @@ def _write(config: Suite, cells: list[Cell], out: Path) -> list[Path]:
     for name, text in texts.items():
         with writing(out / name) as aside:
             aside.write_text(text, encoding="utf-8")
-    return [out / name for name in texts]
+    page = out / "table.html"
+    write_html(page, cells, config.baseline, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    return [*(out / name for name in texts), page]
