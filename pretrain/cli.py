@@ -120,20 +120,37 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _add_visualise(commands: Commands) -> None:
-    visualise = commands.add_parser("visualise", help="picture: original, chosen tokens, reconstruction")
+    visualise = commands.add_parser("visualise", help="pictures: what a run sees, rebuilds and holds for alike")
     visualise.add_argument("--run", type=Path, required=True, help="folder of a run; its newest checkpoint is taken")
     visualise.add_argument("--data", type=Path, action="append", help="other shards than those of the training")
     visualise.add_argument("--count", type=positive, default=8, help="images from the shards (default 8)")
     visualise.add_argument("--images", type=Path, nargs="+", default=[], help="image files to draw instead")
-    visualise.add_argument("--out", type=Path, required=True, help="picture to write, .png or .jpg")
+    visualise.add_argument("--kind", choices=_KINDS, help="of a single picture (default reconstruction)")
+    visualise.add_argument(
+        "--gallery", type=positive, default=200, help="images among which neighbours are looked for (default 200)"
+    )
+    visualise.add_argument(
+        "--out", type=Path, required=True, help="picture to write, .png or .jpg; or a folder for all kinds and a page"
+    )
     visualise.set_defaults(command=_visualise)
 
 
-def _visualise(options: argparse.Namespace) -> None:
-    from pretrain.visualise import draw_run, write_picture
+_KINDS = ("reconstruction", "richness", "stages", "attention", "components", "neighbours")
 
-    write_picture(draw_run(options.run, options.count, options.data, options.images), options.out)
-    print(f"  {options.out}")
+
+def _visualise(options: argparse.Namespace) -> None:
+    from pretrain.evaluate.pictures import draw_kinds, write_sheets
+    from pretrain.visualise import write_picture
+
+    single = options.out.suffix.lower() in (".png", ".jpg", ".jpeg")
+    kinds = [options.kind or "reconstruction"] if single else [options.kind] if options.kind else list(_KINDS)
+    sheets = draw_kinds(options.run, kinds, options.count, options.gallery, options.data, options.images)
+    if single:
+        write_picture(sheets[kinds[0]], options.out)
+        print(f"  {options.out}")
+        return
+    for path in write_sheets(sheets, options.out, f"{options.run.name}: what it sees"):
+        print(f"  {path}")
 
 
 def _add_plot(commands: Commands) -> None:

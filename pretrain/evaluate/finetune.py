@@ -40,10 +40,11 @@ from pretrain.evaluate.labelled import Divided, Labelled, Rows
 from pretrain.schedule import learning_rate
 
 SHORT = {
-    "epochs": 20, "base_lr": 4e-3, "drop_path": 0.0, "mixup": 0.0, "cutmix": 0.0, "augment": None, "vflip": 0.5,
+    "epochs": 20, "base_lr": 4e-3, "layer_decay": 1.0, "drop_path": 0.0, "mixup": 0.0, "cutmix": 0.0, "augment": None,
+    "crop_scale": (0.5, 1.0), "vflip": 0.5,
 }  # fmt: skip
-"""For small networks and a thousand images: a fifth of the length at eight times the rate, and no regularisation but
-crops, flips and smoothing. The published recipe teaches such networks less than that (docs/benchmarks/evaluate.md)."""
+"""For small networks and a thousand images: a fifth of the length, the same rate for all layers and eight times as
+high, and no regularisation but large crops, flips and smoothing (docs/benchmarks/evaluate.md says what that gains)."""
 
 
 class Finetune(Strict):

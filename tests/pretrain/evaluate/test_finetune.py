@@ -64,7 +64,8 @@ def test_the_short_recipe_is_what_the_documentation_says() -> None:
     short = Finetune(recipe="short", epochs=3)
     assert (short.epochs, short.base_lr, short.vflip) == (3, 4e-3, 0.5)  # what is given counts
     assert (short.mixup, short.cutmix, short.drop_path, short.augment) == (0, 0, 0, None)
-    assert (short.layer_decay, short.smoothing, short.crop_scale) == (0.75, 0.1, (0.2, 1.0))  # as published
+    assert (short.layer_decay, short.crop_scale) == (1, (0.5, 1.0))
+    assert (short.weight_decay, short.smoothing, short.batch) == (0.05, 0.1, 64)  # as published
     assert Finetune(recipe="short").epochs == 20
     assert Finetune.model_validate(short.model_dump()).model_dump() == short.model_dump()
     with pytest.raises(InputError, match="recipe: Input should be 'published' or 'short'"):
