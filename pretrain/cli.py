@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_visualise,
         _add_plot,
         _add_export,
+        _add_push,
         _add_convert,
         _add_bench,
     ):
@@ -57,10 +58,11 @@ def _parser() -> argparse.ArgumentParser:
 EXAMPLES = {
     "train": "rs-pretrain train demo data.shards=corpus/shards --out run",
     "evaluate": "rs-pretrain evaluate --run run --data labelled",
-    "features": "rs-pretrain features --encoder run --data labelled --out f.npy",
+    "features": "rs-pretrain features --encoder run:run --data labelled --out f.npy",
     "visualise": "rs-pretrain visualise --run run --out seen.png",
     "plot": "rs-pretrain plot --run run --out loss.png",
     "export": "rs-pretrain export --run run --out encoder",
+    "push": "rs-pretrain push --weights encoder --to USER/NAME",
     "convert": "rs-pretrain convert --weights encoder --to mmpretrain --out e.pth",
     "bench": "rs-pretrain bench step --threads 2",
 }
@@ -181,6 +183,21 @@ def _export(options: argparse.Namespace) -> None:
     for name in (WEIGHTS, TIMM_CONFIG, CARD, README):
         print(f"  {options.out / name}")
     print(f"timm.create_model('local-dir:{options.out}', pretrained=True) loads it")
+
+
+def _add_push(commands: Commands) -> None:
+    push = commands.add_parser("push", help="exported weights to the Hugging Face Hub")
+    push.add_argument("--weights", type=Path, required=True, help="folder that rs-pretrain export wrote")
+    push.add_argument("--to", required=True, metavar="USER/NAME", help="model repository; made, private, if need be")
+    push.set_defaults(command=_push)
+
+
+def _push(options: argparse.Namespace) -> None:
+    from pretrain.push import push
+
+    done = push(options.weights, options.to)
+    print(f"{done.uploaded} files uploaded, {done.present} were there")
+    print(f"timm.create_model('hf-hub:{options.to}', pretrained=True) loads it")
 
 
 def _add_convert(commands: Commands) -> None:
