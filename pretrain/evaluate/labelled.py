@@ -1,7 +1,7 @@
 """Labelled images: where they lie, which class each has, and which are for training and which for testing.
 
-Three layouts are read: a folder with one folder of images per class, shards (class = the raw image's folder), and a
-CSV list ``image,label[,part][,gsd_m]`` whose paths are relative to it.
+Three layouts are read: a folder with one folder of images per class, shards (class and part as their sidecars say, or
+class = the raw image's folder), and a CSV list ``image,label[,part][,gsd_m]`` whose paths are relative to it.
 """
 
 from __future__ import annotations
@@ -225,9 +225,11 @@ def _from_shards(folder: Path) -> Iterator[Sample]:
         for number, path in enumerate(paths):
             for row in index.read_row_group(number, columns=columns).to_pylist():
                 about = Place(path, row["json_offset"], row["json_size"], "")
-                image = str(json.loads(about.read()).get("image", "") if about.size else "")
+                told = json.loads(about.read()) if about.size else {}
+                image = str(told.get("image", ""))
                 place = Place(path, row["image_offset"], row["image_size"], image)
-                yield Sample(Path(image).parent.name, place, float(row["gsd_m"]))
+                part = told.get("split") if told.get("split") in ("train", "test") else ""
+                yield Sample(str(told.get("label") or Path(image).parent.name), place, float(row["gsd_m"]), str(part))
 
 
 def _from_csv(path: Path) -> Iterator[Sample]:
