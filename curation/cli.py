@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         run_commands.add_init, _add_sources, _add_plan, _add_probe, _add_fetch, _add_check, _add_fingerprint,
-        _add_benchmark, run_commands.add_run, _add_why, _add_groups, _add_verify, _add_index, _add_clean, release_commands.add,
+        _add_benchmark, run_commands.add_run, _add_why, _add_groups, _add_verify, _add_index, _add_clean,
+        release_commands.add,
     ):  # fmt: skip
         add(commands)
     give_examples(commands, EXAMPLES)
@@ -232,8 +233,10 @@ def _benchmark(options: argparse.Namespace) -> None:
     from curation.sources.source import load_benchmark
 
     benchmark = load_benchmark(options.benchmark)
-    with Terminal().progress(benchmark.id, benchmark.expected_images or 0, "images") as progress:
-        packed = pack_benchmark(benchmark, options.data / benchmark.id, options.out, progress.advance)
+    terminal, root = Terminal(), options.data / benchmark.id
+    packed = pack_benchmark(
+        benchmark, root, options.out, lambda total: terminal.progress(benchmark.id, total, "images")
+    )
     if not packed.worked:
         print(f"nothing to do: {options.out} holds these images")
         return

@@ -173,13 +173,14 @@ def _add_export(commands: Commands) -> None:
     export = commands.add_parser("export", help="the encoder's weights for timm, with a card")
     export.add_argument("--run", type=Path, required=True, help="folder of a run; its newest checkpoint is taken")
     export.add_argument("--out", type=Path, required=True, help="folder for model.safetensors and config.json")
+    export.add_argument("--results", type=Path, help="JSON of rs-pretrain evaluate --run RUN --out, for the model card")
     export.set_defaults(command=_export)
 
 
 def _export(options: argparse.Namespace) -> None:
     from pretrain.export import CARD, README, TIMM_CONFIG, WEIGHTS, export
 
-    export(options.run, options.out)
+    export(options.run, options.out, options.results)
     for name in (WEIGHTS, TIMM_CONFIG, CARD, README):
         print(f"  {options.out / name}")
     print(f"timm.create_model('local-dir:{options.out}', pretrained=True) loads it")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image as Pillow
 
 from curation.base.errors import InputError, UnreadableImage
 from curation.base.files import digest
+from curation.base.progress import Progress
 from curation.catalogue import Window, tile_id
 from curation.shards.format import (
     CHECKSUMS,
@@ -48,7 +50,7 @@ class Packed:
 
 
 def pack_benchmark(
-    benchmark: Benchmark, root: Path, out: Path, advance: Callable[[int], None] = lambda images: None
+    benchmark: Benchmark, root: Path, out: Path, progress: Callable[[int], AbstractContextManager[Progress]]
 ) -> Packed:
     """Write a benchmark's images with their classes as shards.
 
@@ -56,7 +58,7 @@ def pack_benchmark(
         benchmark: its manifest, which says that the folder tells the class.
         root: folder of its files.
         out: folder of the shards; the same command on finished ones does nothing.
-        advance: told of images.
+        progress: makes a display for so many images.
 
     Raises:
         InputError: the manifest names no classes, the folder holds none of its images or a part of it cannot be read,
@@ -76,7 +78,8 @@ def pack_benchmark(
     key = digest([benchmark.id, [[row["image"], row["bytes"], row["label"], row["split"]] for row in rows]])
     packed = Packed(worked=not _is_done(out, key))
     if packed.worked:
-        _write(benchmark, root, rows, out, key, packed, advance)
+        with progress(len(rows)) as display:
+            _write(benchmark, root, rows, out, key, packed, display.advance)
     return packed
 
 

@@ -48,6 +48,12 @@ def test_the_chain(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "6 training and 6 test images in 2 classes" in capsys.readouterr().out
     first = json.loads((tmp_path / "knn.json").read_text())["encoders"]
     assert [sorted(each["answers"]) for each in first] == [["kNN 1", "kNN 3", "linear"]] * 2
+    card = ["--results", str(tmp_path / "knn.json"), "--out", str(tmp_path / "told")]
+    assert main(["export", *run, *card]) == 0
+    told = (tmp_path / "told" / "README.md").read_text()
+    accuracy = first[0]["answers"]["kNN 3"]["accuracy"]
+    assert "## Results on labelled" in told and "| encoder | kNN 1 | kNN 3 | linear |" in told
+    assert f"{100 * accuracy['mean']:.1f} % ({100 * accuracy['low']:.1f} - {100 * accuracy['high']:.1f})" in told
     weights = ["--weights", str(tmp_path / "encoder"), "--encoder", "histogram", "--cache", str(tmp_path / "cache")]
     assert main(["evaluate", *weights, *data]) == 0
     again = json.loads((tmp_path / "knn.json").read_text())["encoders"]
