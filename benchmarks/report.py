@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from curation.catalogue import open_table
 from curation.record import read_made
-from curation.report.page import Facts, Page, write_report
+from curation.report.page import ReportFacts, ReportPage, write_report
 from curation.sources.recipe import Recipe, resolve
 
 GROUP = 65_536
@@ -38,9 +38,9 @@ def main() -> None:
     sources = resolve(recipe, Path(made.data) if made.data else None)
     with tempfile.TemporaryDirectory() as scratch:
         catalogue = repeated(options.out / "catalogue.parquet", options.rows, Path(scratch) / "catalogue.parquet")
-        page = Page(Path(scratch) / "report.html", Path(scratch) / "pictures")
+        page = ReportPage(Path(scratch) / "report.html", Path(scratch) / "pictures")
         start = time.perf_counter()
-        write_report(Facts(recipe, sources, catalogue, {}, [], pictures=0), page, lambda fn, parts: [])
+        write_report(ReportFacts(recipe, sources, catalogue, {}, [], None, pictures=0), page, lambda fn, parts: [])
         seconds = time.perf_counter() - start
         size = page.file.stat().st_size
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

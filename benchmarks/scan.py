@@ -333,7 +333,7 @@ def raster_step(step: str, path: Path) -> dict[str, float]:
         rules = SliceRules(mode="grid", tile=512)
         with open_image(Location(path.parent, path.name), Source(id="bench"), ExcludeRules()) as image:
             windows = slicing.windows(Window(0, 0, image.width, image.height), rules, 0, "bench", path.name)
-            count = sum(1 for _ in block_walk.Walk(image, windows, None, fingerprinted=False))
+            count = sum(1 for _ in block_walk.BlockWalk(image, windows, None, fingerprinted=False))
             assert count == len(windows)
     else:
         with tempfile.TemporaryDirectory() as out:

@@ -46,6 +46,7 @@ def select_key(
         recipe.model_dump(mode="json", include={"seed", "deduplicate", "balance"}),
         recipe.exclude.thresholds(),
         recipe.guard.radius,
+        recipe.guard.crops,
         recipe.shards.model_dump(mode="json", include=PLACED_BY),
         [[each.priority, each.cap, each.source.redistributable, each.source.kind] for each in sources],
         {name: file_digest(path) for name, path in fingerprints.items()},

@@ -30,12 +30,13 @@ from curation.record import Made, note, note_changed, note_made, read_changed, r
 from curation.run_state import Run, RunOptions, RunResult
 from curation.shards.shard_folder import REPLACE, ShardFolder
 from curation.sources.left_out import leave_out
-from curation.sources.recipe import Recipe, ResolvedSource, check_apart, check_splits, resolve
+from curation.sources.recipe import Recipe, ResolvedSource, resolve
+from curation.sources.refuse import check_apart, check_splits
 
 __all__ = ["RunOptions", "RunResult", "run"]
 
 if TYPE_CHECKING:
-    from curation.report.page import Page
+    from curation.report.page import ReportPage
     from curation.scan import parts as scan_parts
     from curation.shards import write
     from curation.shards.format import ShardInfo
@@ -66,20 +67,26 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
     with ExitStack() as stack:
         stack.enter_context(hold(out))
         finished = ShardFolder.open(out / "shards", options.replace)
-        state = Run(recipe, sources, data, out, options, observer, stack, finished)
+        state = Run(recipe, sources, data, out, given, options, observer, stack, finished)
         for name, why in recipe.left_out.items():
             state.notes.append(f"{name} is left out: {why}")
             observer.say(state.notes[-1])
-        listings = _drawn(state, _inventory(state), options.limit)
+        if options.dashboard is not None:
+            state.executor()
+        with state.timed("list"):
+            listings = _drawn(state, _inventory(state), options.limit)
         if options.dry_run:
             return _dry_run(state, listings)
-        plan = _plan(state, listings, options.limit)
-        _refuse_early(state, plan)
-        _scan(state, plan)
-        key, catalogue = _select(state, plan)
+        with state.timed("scan"):
+            plan = _plan(state, listings, options.limit)
+            _refuse_early(state, plan)
+            _scan(state, plan)
+        with state.timed("select"):
+            key, catalogue = _select(state, plan)
         if options.until == "select":
             return _trial(state, key, listings, catalogue)
-        infos = _write(state, key, catalogue, listings)
+        with state.timed("write"):
+            infos = _write(state, key, catalogue, listings)
         _report(state, key, listings, infos)
         note(out, latest=state.needs, finished=state.needs)
         note_made(out, _made(state))
@@ -146,7 +153,7 @@ def _dry_run(state: Run, listings: Mapping[str, Path]) -> RunResult:
     found = estimate(_count(listings), len(parts), sample, done, state.recipe.shards)
     for line in found.lines(state.options.workers or len(os.sched_getaffinity(0)), state.out):
         state.observer.say(line)
-    return RunResult(state.out, _count(listings), 0, 0, tuple(state.worked), ())
+    return RunResult(state.given, _count(listings), 0, 0, tuple(state.worked), ())
 
 
 @dataclass(frozen=True)
@@ -268,11 +275,11 @@ def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, 
         state.shards.allow([], "", state.options.replace)
         if state.shards.done is not None:
             _trial(state, select_key, listings, catalogue)
-            raise WorkError(_say_why_nothing(catalogue, state.out / trial.FOLDER) + "; the finished shards stay")
+            raise WorkError(_say_why_nothing(catalogue, state.given / trial.FOLDER) + "; the finished shards stay")
         _publish_file(catalogue, public)
         _report(state, select_key, listings, [])
         note(state.out, latest=state.needs)
-        raise WorkError(_say_why_nothing(catalogue, state.out))
+        raise WorkError(_say_why_nothing(catalogue, state.given))
     job = write.WriteJob(
         state.recipe, {source.id: source for source in state.sources}, folder, state.out / ".stages" / "write"
     )
@@ -306,7 +313,7 @@ def _write_shards(state: Run, parts: Sequence[ShardPart], job: write.WriteJob) -
     work = [part for part in parts if write.place_of(part, job, state.shards) is None]
     write.check_room(work, state.recipe.shards, state.out)
     changed: dict[tuple[str, str], str] = {}
-    for found in state.map("write", "tiles", partial(write.write_part, job=job), work, lambda part: part.samples):
+    for found in state.map("write", "tiles", partial(write.make_shard, job=job), work, lambda part: part.samples):
         changed |= {(each.source, each.image): each.text for each in found}
     by_source = groupby(sorted(changed), key=itemgetter(0))
     note_changed(state.out, {source: [image for _, image in images] for source, images in by_source})
@@ -329,24 +336,23 @@ def _report(state: Run, select_key: str, listings: Mapping[str, Path], infos: Se
 
 def _page(
     state: Run, name: str, select_key: str, catalogue: Path, listings: Mapping[str, Path], infos: Sequence[ShardInfo]
-) -> Page:
+) -> ReportPage:
     """The report of a catalogue, made where it is not there yet; its pictures are a stage of their own."""
-    from curation.report.page import REPORT_VERSION, Facts, Page, write_report
+    from curation.report.page import REPORT_VERSION, ReportFacts, ReportPage, write_report
     from curation.report.thumbnails import PICTURES_VERSION
 
     how = (state.options.pictures, state.options.share)
     pictures = state.stage("pictures", keys.key("pictures", PICTURES_VERSION, select_key, *how))
-    shards = [(info.file, info.sha256) for info in infos]
-    rules = state.recipe.model_dump(mode="json")
-    key = keys.key(
-        name, REPORT_VERSION, select_key, digest(shards), rules, list(state.options.unguarded), *how, state.notes
-    )
-    page = Page(state.stage(name, key) / ("report-share.html" if state.options.share else "report.html"), pictures)
+    rules, shards = state.recipe.model_dump(mode="json"), digest([(info.file, info.sha256) for info in infos])
+    key = keys.key(name, REPORT_VERSION, select_key, shards, rules, list(state.options.unguarded), *how, state.notes)
+    file = "report-share.html" if state.options.share else "report.html"
+    page = ReportPage(state.stage(name, key) / file, pictures)
     if not page.file.exists():
         state.worked.append("report")
-        facts = Facts(
-            state.recipe, state.sources, catalogue, listings, infos, state.options.unguarded, *how, state.notes
-        )
+        facts = ReportFacts(
+            state.recipe, state.sources, catalogue, listings, infos, state.shards.path if infos else None,
+            state.options.unguarded, *how, state.notes, state.options.command, state.seconds,
+        )  # fmt: skip
         write_report(facts, page, state.pictures)
     return page
 
@@ -362,10 +368,10 @@ def _trial(state: Run, select_key: str, listings: Mapping[str, Path], catalogue:
     page.place_sheets(folder)
     note(state.out, trial=state.needs)  # or clean would take its stages for waste
     counts = trial.count(catalogue)
-    for line in trial.compare(counts, state.out / "catalogue.parquet"):
+    for line in trial.beside_release(counts, state.given / "catalogue.parquet"):
         state.observer.say(line)
     made = tuple(f"{trial.FOLDER}/{name}" for name in ("catalogue.parquet", page.file.name))
-    return RunResult(state.out, counts["image"].total(), counts["tile"]["kept"], 0, tuple(state.worked), made)
+    return RunResult(state.given, counts["image"].total(), counts["tile"]["kept"], 0, tuple(state.worked), made)
 
 
 def _made(state: Run) -> Made:

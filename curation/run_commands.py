@@ -6,6 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from curation.base.errors import InputError
 from curation.base.terminal import Commands, Terminal, counted, natural, positive, width
 
 
@@ -86,8 +87,21 @@ def add_run(commands: Commands) -> None:
     run.add_argument(
         "--dry-run", action="store_true", help="list, scan some images, and say what the run would take; then stop"
     )
+    run.add_argument(
+        "--dashboard", type=_host_and_port, metavar="[HOST:]PORT",
+        help="show Dask's dashboard there, from the start on (default: a free port, once there is work); HOST is "
+        "127.0.0.1 unless it is named",
+    )  # fmt: skip
     run.add_argument("--performance-report", type=Path, metavar="FILE", help="write Dask's performance report (HTML)")
     run.set_defaults(command=_run)
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """``8787`` or ``HOST:8787``."""
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a port such as 8787, or HOST:8787")
+    return host or "127.0.0.1", int(port)
 
 
 _RUN = """Run a recipe: list, scan, select, write, report. What exists is never made again: running the same command
@@ -99,6 +113,8 @@ def _run(options: argparse.Namespace) -> None:
     from curation.sources.recipe import load_recipe
     from curation.start.init import recipe_of
 
+    if options.dashboard and options.scheduler:
+        raise InputError("--dashboard: with --scheduler the dashboard is the scheduler's; leave one of the two out")
     path, summary = recipe_of(options.recipe, options.out, width())
     if summary:
         print(f"{summary}\n\nrecipe: {path}")
@@ -116,6 +132,7 @@ def _run(options: argparse.Namespace) -> None:
             unguarded=tuple(options.unguarded),
             fingerprints=options.fingerprints,
             performance_report=options.performance_report,
+            dashboard=options.dashboard,
             until=options.until,
             pictures=options.pictures,
             share=options.share,
@@ -123,6 +140,7 @@ def _run(options: argparse.Namespace) -> None:
             skip_absent=options.skip_absent,
             limit=options.limit,
             dry_run=options.dry_run,
+            command=options.typed,
         ),
         Terminal(),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,10 @@ from curation.sources.recipe import Recipe, ResolvedSource
 
 if TYPE_CHECKING:
     from curation.executor.executor import Executor
+
+
+LOOK_AT = "Progress: parts that are done; Task Stream: a row a worker, gaps are waiting"
+"""What to look at on Dask's dashboard."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,9 @@ class RunOptions:
     unguarded: tuple[str, ...] = ()
     fingerprints: Path | None = None
     performance_report: Path | None = None
+    dashboard: tuple[str, int] | None = None
+    """Host and port of Dask's dashboard, which is then there from the first line on; by default a free port of this
+    machine, once there is work."""
     pictures: int = 5_000
     """About how many the report shows."""
     share: bool = False
@@ -43,6 +51,8 @@ class RunOptions:
     """Leave out sources whose folder is missing or empty."""
     dry_run: bool = False
     """List the sources, scan some drawn images, and say what the run would take."""
+    command: str = ""
+    """What was typed; the report repeats it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class Run:
     sources: list[ResolvedSource]
     data: Path | None
     out: Path
+    given: Path
+    """``out`` as it was typed, for what is told."""
     options: RunOptions
     observer: Observer
     stack: ExitStack
@@ -76,7 +88,16 @@ class Run:
     worked: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What the report says first."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage -> how long it took, for the report."""
     _executor: Executor | None = None
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Note how long the block takes."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
 
     def stage(self, name: str, key: str) -> Path:
         """Folder of a stage's results, noted as needed."""
@@ -89,10 +110,12 @@ class Run:
             from curation.executor.executor import Executor
 
             options, folder = self.options, self.out / ".stages" / "workers"
-            executor = Executor(options.workers, options.scheduler, folder, options.performance_report)
+            executor = Executor(
+                options.workers, options.scheduler, folder, options.performance_report, dashboard=options.dashboard
+            )
             self._executor = self.stack.enter_context(executor)
             if self._executor.dashboard:
-                self.observer.say(f"dashboard: {self._executor.dashboard}")
+                self.observer.say(f"dashboard: {self._executor.dashboard} ({LOOK_AT})")
         return self._executor
 
     def map(

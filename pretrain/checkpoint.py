@@ -30,7 +30,7 @@ _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "stat
 
 
 @dataclass(frozen=True)
-class State:
+class TrainState:
     """All of a checkpoint that is not a tensor."""
 
     step: int
@@ -44,7 +44,7 @@ class State:
     format_version: int = FORMAT_VERSION
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, keep: int) -> Path:
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, *, keep: int) -> Path:
     """Write a checkpoint atomically, then drop all but the newest ``keep``."""
     target = folder / f"step-{state.step:08d}"
     for left in folder.glob(".step-*.part"):  # of a process that was killed while it wrote or deleted
@@ -62,7 +62,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
     return target
 
 
-def _write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+def _write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
     try:
         save_file(_packed(model.state_dict()), folder / _MODEL)
         save_file(_packed(_moments(model, optimizer)), folder / _OPTIMIZER)
@@ -86,7 +86,7 @@ def found(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / _STATE).is_file())
 
 
-def read_state(checkpoint: Path) -> State:
+def read_state(checkpoint: Path) -> TrainState:
     """Read what is not a tensor.
 
     Raises:
@@ -105,7 +105,7 @@ def read_state(checkpoint: Path) -> State:
             "go on with the release that wrote it, or start anew in another --out"
         )
     try:
-        return State(**{"order_version": 1} | data)
+        return TrainState(**{"order_version": 1} | data)
     except TypeError as error:
         raise InputError(f"{path}: not a checkpoint's state ({error})") from None
 
@@ -141,7 +141,7 @@ def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Op
             optimizer.state[parameter] = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in shapes}
 
 
-def refuse_changes(state: State, config: TrainConfig, data: str, where: Path) -> None:
+def refuse_changes(state: TrainState, config: TrainConfig, data: str, where: Path) -> None:
     """Compare a checkpoint with what is asked for.
 
     Raises:
@@ -170,7 +170,7 @@ def refuse_changes(state: State, config: TrainConfig, data: str, where: Path) ->
         )
 
 
-def _as_of_today(state: State, where: Path) -> TrainConfig:
+def _as_of_today(state: TrainState, where: Path) -> TrainConfig:
     """The stored config read through today's model: fields that are new since then have their defaults."""
     try:
         return TrainConfig.model_validate(state.config)

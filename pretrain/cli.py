@@ -221,7 +221,9 @@ def _convert(options: argparse.Namespace) -> None:
 def _add_bench(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="measure the speed of this machine")
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
-    step = kinds.add_parser("step", help="training steps: MAE against SelectiveMAE")
+    step = kinds.add_parser(
+        "step", help="training steps: MAE against SelectiveMAE", epilog=f"example: {EXAMPLES['bench']}"
+    )
     step.add_argument(
         "--encoder", nargs="+", default=["vit_small_patch16_224", "vit_base_patch16_224"],
         help="names of timm models (default ViT-S and ViT-B)",

@@ -97,7 +97,7 @@ class ScaleMaeObjective(_Objective):
         return self
 
 
-Objective = Annotated[MaeObjective | SelectiveMaeObjective | ScaleMaeObjective, Field(discriminator="name")]
+ObjectiveConfig = Annotated[MaeObjective | SelectiveMaeObjective | ScaleMaeObjective, Field(discriminator="name")]
 
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
@@ -174,7 +174,7 @@ class TrainConfig(Strict):
     init_from: Path | None = None
     """Where the encoder's first weights come from: a file of released weights (MAE, SelectiveMAE, Scale-MAE, a ViT with
     timm's names), what ``export`` wrote, or a run. Decoder and optimiser start anew."""
-    objective: Objective
+    objective: ObjectiveConfig
     data: DataConfig
     optim: OptimConfig = OptimConfig()
     epochs: int = Field(800, ge=1)

@@ -38,8 +38,9 @@ def add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("--out", type=Path, help="JSON file to write")
     evaluate.set_defaults(command=_evaluate)
     suite = evaluate.add_subparsers(metavar="suite").add_parser(
-        "suite", help="encoders x data sets x protocols, as one table", description=_SUITE
-    )
+        "suite", help="encoders x data sets x protocols, as one table", description=_SUITE,
+        epilog="example: rs-pretrain evaluate suite suite.yaml --out suite",
+    )  # fmt: skip
     suite.add_argument("config", type=Path, help="YAML file with encoders, datasets and protocols")
     suite.add_argument("assignments", nargs="*", metavar="key=value", help="fields to set, e.g. device=cpu")
     suite.add_argument("--out", type=Path, required=True, help="folder for cells, features and tables")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from curation.base import settings
 from curation.shards.format import open_index, read_checksums
-from pretrain.checkpoint import State
+from pretrain.checkpoint import TrainState
 from pretrain.config import EncoderConfig, TrainConfig
 from pretrain.errors import FormatVersionError, InputError
 from pretrain.model_card import FORMAT_VERSION, Card, DataFacts, readme, results_table
@@ -108,7 +108,7 @@ def timm_config(card: Card) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def card_of(model: Objective, config: TrainConfig, state: State) -> Card:
+def card_of(model: Objective, config: TrainConfig, state: TrainState) -> Card:
     """The card of a run's encoder; what it was trained on is not looked up."""
     return Card(
         encoder=config.encoder,
@@ -158,7 +158,7 @@ def load_export(path: Path) -> tuple[VisionTransformer, Card]:
 
 def data_facts(folders: list[Path]) -> DataFacts | None:
     """Keys, sources and licences of shards; None when they are gone."""
-    from pretrain.data.corpus import fingerprint
+    from pretrain.data.corpus import content_fingerprint
 
     if not all(folder.is_dir() for folder in folders):
         return None
@@ -172,7 +172,7 @@ def data_facts(folders: list[Path]) -> DataFacts | None:
         with index:
             tables.append(index.read(columns=["source", "licence"]).cast(_NAMES))
     counts = [_counts(pa.concat_tables(tables)[name]) for name in ("source", "licence")]
-    return DataFacts(key=keys, fingerprint=fingerprint(folders), samples=counts[0], licences=counts[1])
+    return DataFacts(key=keys, fingerprint=content_fingerprint(folders), samples=counts[0], licences=counts[1])
 
 
 _NAMES = pa.schema([("source", pa.string()), ("licence", pa.string())])

@@ -17,7 +17,7 @@ import yaml
 
 from curation.base import settings
 from curation.base.files import atomic
-from pretrain.checkpoint import State, found, load_model, read_state
+from pretrain.checkpoint import TrainState, found, load_model, read_state
 from pretrain.config import TrainConfig
 from pretrain.errors import InputError
 from pretrain.models import Objective, build_objective
@@ -48,13 +48,13 @@ class RunFolder:
         """Reconstructions after a step."""
         return self.path / "pictures" / f"step-{step:08d}.png"
 
-    def latest(self) -> tuple[Path, State] | None:
+    def latest(self) -> tuple[Path, TrainState] | None:
         """The newest complete checkpoint and its state."""
         checkpoints = found(self.checkpoints)
         return (checkpoints[-1], read_state(checkpoints[-1])) if checkpoints else None
 
 
-def open_run(path: Path, step: int | None = None) -> tuple[TrainConfig, Path, State]:
+def open_run(path: Path, step: int | None = None) -> tuple[TrainConfig, Path, TrainState]:
     """Configuration and newest checkpoint of a run, or that of a step, for evaluation, pictures and export.
 
     Raises:
@@ -74,7 +74,7 @@ def open_run(path: Path, step: int | None = None) -> tuple[TrainConfig, Path, St
     return settings.load(TrainConfig, folder.config), *latest
 
 
-def load_run(path: Path, step: int | None = None) -> tuple[Objective, TrainConfig, State]:
+def load_run(path: Path, step: int | None = None) -> tuple[Objective, TrainConfig, TrainState]:
     """The objective with the weights of a run's newest checkpoint, its configuration and its place in training.
 
     Args:

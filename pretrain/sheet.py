@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-Pixels = npt.NDArray[np.uint8]
+from curation.base.arrays import Bytes
+
 Colour = tuple[int, int, int]
 
 _CELL, _GAP, _HEAD = 192, 6, 20
@@ -20,7 +20,7 @@ _CELL, _GAP, _HEAD = 192, 6, 20
 class Column(NamedTuple):
     """One column of a sheet."""
 
-    pixels: Pixels
+    pixels: Bytes
     """(B, H, W, 3)."""
     title: str = ""
     legend: Sequence[tuple[str, Colour]] = ()
@@ -60,17 +60,17 @@ def _caption(pen: ImageDraw.ImageDraw, left: int, top: int, text: str) -> None:
     pen.text((left + 3, top + 1), text, fill="black")
 
 
-def to_pixels(images: Tensor) -> Pixels:
+def to_pixels(images: Tensor) -> Bytes:
     """Uint8 (B, 3, H, W) as (B, H, W, 3)."""
-    pixels: Pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    pixels: Bytes = images.permute(0, 2, 3, 1).cpu().numpy()
     return pixels
 
 
-def heat(values: Tensor, high: Tensor | float, size: int) -> Pixels:
+def heat(values: Tensor, high: Tensor | float, size: int) -> Bytes:
     """Numbers (B, h, w) from 0 (dark) to ``high`` (bright) as colours, (B, size, size, 3), squares kept as squares."""
     from matplotlib import colormaps
 
     shares = (values.float() / high).clamp(0, 1)[:, None]
     enlarged = F.interpolate(shares, size=(size, size), mode="nearest")[:, 0]
-    coloured: Pixels = (colormaps["inferno"](enlarged.cpu().numpy())[..., :3] * 255).round().astype(np.uint8)
+    coloured: Bytes = (colormaps["inferno"](enlarged.cpu().numpy())[..., :3] * 255).round().astype(np.uint8)
     return coloured

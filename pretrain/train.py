@@ -18,10 +18,10 @@ from curation.base.progress import Observer, Progress
 from pretrain import checkpoint, distributed
 from pretrain.config import TrainConfig
 from pretrain.data.augment import CropRule, flip
-from pretrain.data.corpus import Corpus, SampleRule, describe, fingerprint, open_corpus
+from pretrain.data.corpus import Corpus, SampleRule, content_fingerprint, describe, open_corpus
 from pretrain.data.noise import Purpose, bits, torch_uniform
 from pretrain.data.reader import Batch
-from pretrain.data.stream import Plan, batches
+from pretrain.data.stream import StreamPlan, batches
 from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.health import Unreadable, refuse_infinite_loss, refuse_to_save
@@ -61,7 +61,7 @@ class _Run:
     team: Team
     folder: RunFolder
     corpus: Corpus
-    plan: Plan
+    plan: StreamPlan
     model: Objective
     stepped: nn.Module
     """The model as the loop calls it: compiled, wrapped, or itself."""
@@ -91,7 +91,7 @@ def train(config: TrainConfig, out: Path, observer: Observer, *, resume: bool = 
     folder = RunFolder(out)
     with ExitStack() as stack:
         team = stack.enter_context(distributed.joined(config.device))
-        data = fingerprint(config.data.folders)
+        data = content_fingerprint(config.data.folders)
         if team.leads:
             stack.enter_context(hold(folder.path))
         latest = _standing(folder, config, data, resume)
@@ -103,7 +103,9 @@ def train(config: TrainConfig, out: Path, observer: Observer, *, resume: bool = 
         return _steps(run, start)
 
 
-def _standing(folder: RunFolder, config: TrainConfig, data: str, resume: bool) -> tuple[Path, checkpoint.State] | None:
+def _standing(
+    folder: RunFolder, config: TrainConfig, data: str, resume: bool
+) -> tuple[Path, checkpoint.TrainState] | None:
     """The checkpoint to go on from, after checking that going on is what was asked for."""
     if not folder.config.exists():
         return None
@@ -123,7 +125,7 @@ def _prepare(config: TrainConfig, team: Team, folder: RunFolder, data: str, obse
     model = build_objective(config.objective, config.encoder).to(team.device)
     model.set_grad_checkpointing(config.grad_checkpointing)
     corpus = open_corpus(config.data.folders, sample_rule(config, model))
-    plan = Plan(
+    plan = StreamPlan(
         config.seed, config.global_batch, config.max_batch_per_gpu, config.data.window, config.data.groups,
         team.rank, team.world,
     )  # fmt: skip
@@ -148,7 +150,7 @@ def crop_rule(config: TrainConfig, model: Objective) -> CropRule:
     return CropRule(model.crop_size, config.data.crop_scale, model.crop_ratio, config.data.max_upsample)
 
 
-def _check_sizes(config: TrainConfig, corpus: Corpus, plan: Plan) -> None:
+def _check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
     if config.global_batch < plan.world:
         raise InputError(
             f"global_batch: {config.global_batch} is less than one image for each of {plan.world} processes; start "
@@ -302,7 +304,7 @@ def _write_picture(run: _Run, batch: Batch, step: int) -> None:
 def _save(run: _Run, done: int, meter: Meter) -> None:
     refuse_to_save(run.model, run.optimizer, meter, done, run.folder, run.team)
     if run.team.leads:
-        state = checkpoint.State(done, run.total_steps, run.data, run.config.model_dump(mode="json"))
+        state = checkpoint.TrainState(done, run.total_steps, run.data, run.config.model_dump(mode="json"))
         checkpoint.save(run.folder.checkpoints, run.model, run.optimizer, state, keep=run.config.keep_checkpoints)
     distributed.wait(run.team)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pretrain.config import TrainConfig
 from pretrain.data.augment import CropRule, resize_whole
-from pretrain.data.corpus import Corpus, Rows, SampleRule, join, open_corpus
+from pretrain.data.corpus import Corpus, SampleRows, SampleRule, join, open_corpus
 from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.order import epoch_order
 from pretrain.data.reader import EVALUATION_FORMATS, ShardReader, decode
@@ -224,7 +224,7 @@ def _readable(corpus: Corpus, size: int) -> Iterator[tuple[Tensor, float, int]]:
         yield resize_whole(rgb, size), float(row.gsd_m) * min(rgb.shape[:2]) / size, int(row.sample_id)
 
 
-def _in_order(corpus: Corpus) -> Iterator[Rows]:
+def _in_order(corpus: Corpus) -> Iterator[SampleRows]:
     """Single samples in a fixed, mixed order, a few shards at a time."""
     for window in epoch_order(corpus.sizes, 0, 0, window=4):
         rows = join([corpus.rows(int(shard)) for shard in window.shards])

@@ -131,6 +131,6 @@ def test_the_recipe_catches_every_planted_fault(demo: Path, tmp_path: Path) -> N
     assert sum(row["verdict"] == "nodata" for row in rows if row["source"] == "neon_16bit") >= 4
     assert sum(row["verdict"] == "blank" for row in rows if row["source"] == "blue_marble") >= 10
     pairs = [row for row in rows if row["verdict"] == "duplicate" and Path(row["image"]).stem == "OSBS_029"]
-    assert len(pairs) == 16  # 400 pixels are four tiles of 128 each way, the last one shifted
+    assert len(pairs) == 9  # 400 pixels are three tiles of 128 each way; the last 16 are too few for one more
     upright = [row for row in rows if row["image"] == "camera/frame_0001.jpg" and row["kind"] == "tile"]
     assert [(row["width"], row["height"], row["verdict"]) for row in upright] == [(96, 144, "kept")]

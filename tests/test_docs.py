@@ -122,24 +122,30 @@ def _help(capsys: pytest.CaptureFixture[str], *command: str) -> str:
 # ------------------------------------------------------------------------------------------------ what is typed
 
 COMMAND = re.compile(r"^(?: {4,}|)(?:srun )?((?:rs-curate|rs-pretrain|torchrun|dask) .*)$", re.MULTILINE)
-PAGES = ("cluster", "cookbook", "deduplication", "fetching", "publish", "quickstart", "shards", "troubleshooting")
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    path.relative_to(ROOT).as_posix()
+    for path in sorted([*ROOT.glob("docs/**/*.md"), ROOT / "README.md"])
+    if COMMAND.search(path.read_text(encoding="utf-8"))
+]
+SYNOPSIS = re.compile(r"\[[^\]]*\]|\.\.\.|[A-Z]\|[A-Z]| COMMAND ")
+"""What stands for words that are yet to be chosen; such lines cannot be typed."""
 
 
 def _typed(page: str) -> Iterator[list[str]]:
     """Command lines of a page: indented, in a script, or as the command of a container."""
     code = re.findall(r"^```bash.*?^```|(?:^ {4,}\S.*\n)+", page, re.MULTILINE | re.DOTALL)
     for line in COMMAND.findall("\n".join(code).replace("\\\n", " ")):
-        yield shlex.split(line.removesuffix(" &"), comments=True)
+        if not SYNOPSIS.search(line):
+            yield shlex.split(line.removesuffix(" &"), comments=True)
     for text in re.findall(r"^```yaml.*?\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         for found in re.findall(r"command: (\[.*?\])", text):
             yield yaml.safe_load(found)
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_a_page_is_understood(docs: Path, page: str) -> None:
-    commands = list(_typed((docs / f"{page}.md").read_text(encoding="utf-8")))
-    assert commands
-    for command in commands:
+def test_every_command_of_a_page_is_understood(page: str) -> None:
+    for command in _typed((ROOT / page).read_text(encoding="utf-8")):
         _understood(*command)
 
 
@@ -158,6 +164,18 @@ def _understood(program: str, *words: str) -> None:
         assert parse(pretrain._parser(), options.training_script_args).command
     else:
         assert parse({"rs-curate": curate, "rs-pretrain": pretrain}[program]._parser(), words).command
+
+
+def test_every_benchmark_of_a_page_is_there_with_its_options(repository: Path) -> None:
+    typed = {
+        line
+        for path in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"]
+        for line in re.findall(r"python (benchmarks/\w+\.py[^\n`]*)", path.read_text(encoding="utf-8"))
+    }
+    assert len(typed) > 10
+    for script, *words in (shlex.split(line.partition("  #")[0]) for line in typed):
+        code = (repository / script).read_text(encoding="utf-8")
+        assert all(f'"{word.partition("=")[0]}"' in code for word in words if word.startswith("--")), (script, words)
 
 
 def test_messages_are_those_of_the_code(docs: Path, repository: Path) -> None:

@@ -40,6 +40,8 @@ WRONG = {
     "rs-curate run named.yaml --out o": r"name: lower case letters, digits and hyphens only, such as my-corpus",
     "rs-curate run id.yaml --out o": r"sources\.0\.id: lower case letters, digits and underscores only, such as my_",
     "rs-curate run mine.yaml deduplicate=of --out o": r"deduplicate\.method: Input should be 'near', 'exact' or 'off'",
+    "rs-curate run mine.yaml --out o --dashboard no": r"'no': expected a port such as 8787, or HOST:8787",
+    "rs-curate run mine.yaml --out o --dashboard 1 --scheduler tcp://x:1": r"the dashboard is the scheduler's",
     "rs-curate verify corpus": r"corpus/shards/index\.parquet: not a Parquet file",
     "rs-curate init nowhere": r"nowhere: does not exist; give the folder of your imagery",
     "rs-pretrain train dmeo --out r": r"dmeo: no such config; did you mean demo\?",
@@ -47,6 +49,7 @@ WRONG = {
     "rs-pretrain train demo data.shards=corpus --out r": r"corpus: is the output of a run; its shards are c",
     "rs-pretrain train demo data.shards=x objective.name=mae --out r": r"is no key of this objective, but of",
     "rs-pretrain train mae_vit_b data.shards=x epochs=1 --out r": r"warmup_epochs 40 exceeds epochs 1; set it too",
+    "rs-pretrain train mae_vit_b data.shards=x objective.mask_ratio=2 --out r": r"objective\.mask_ratio: Input should",
     "rs-pretrain train demo data.shards=x objective.target_ratio=2 --out r": r"objective\.target_ratio: Input should",
 }
 
@@ -72,6 +75,15 @@ def test_every_help_ends_with_an_example_that_parses(program: str, module, capsy
         first, *words = shlex.split(example)
         assert first == program and words[0] == name
         assert callable(module._parser().parse_args(words).command)
+
+
+@pytest.mark.parametrize("words", [["evaluate", "suite"], ["bench", "step"]])
+def test_help_of_a_command_below_another_ends_with_an_example_too(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        pretrain.main([*words, "--help"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"example: rs-pretrain {' '.join(words)} ")
 
 
 # ------------------------------------------------------------------------------------------------ what comes next

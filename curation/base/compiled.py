@@ -1,16 +1,27 @@
-"""How numba compiles this package's inner loops: without the interpreter lock, and kept for the next process."""
+"""How numba compiles this package's inner loops: without the interpreter lock, and kept for the next process.
+
+Numba keeps compiled code for as long as the file that defines it stays as it is, though code of other files may be
+compiled into it. Hence one folder for each state of all files with compiled loops: after an upgrade none of it is old.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
 from numba import types
 
 logger = logging.getLogger(__name__)
+
+_ROOT = Path(__file__).parents[2]
+_PACKAGES = ("curation", "pretrain")
 
 
 def compiled(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -21,13 +32,14 @@ def compiled(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], 
 
     def compile_one(function: Callable[..., Any]) -> Any:
         """Compile with the cache; without, where there is no place for it."""
+        folder = kept_in()
+        if folder is None:
+            return numba.njit(*signature, nogil=True, **options)(function)
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
         try:
             return numba.njit(*signature, nogil=True, cache=True, **options)(function)
-        except RuntimeError as error:
-            if "no locator available" not in str(error):
-                raise
-        _warn()
-        return numba.njit(*signature, nogil=True, **options)(function)
+        finally:
+            numba.config.CACHE_DIR = before
 
     return compile_one
 
@@ -38,5 +50,36 @@ def named(cls: type[tuple[Any, ...]], *fields: types.Type) -> types.Type:
 
 
 @cache
-def _warn() -> None:
-    logger.warning("numba finds no folder to keep compiled code in: every process compiles anew; set NUMBA_CACHE_DIR")
+def kept_in() -> Path | None:
+    """Folder of compiled code: below ``NUMBA_CACHE_DIR``, beside the source, or in the user's cache; null: nowhere."""
+    name = f"kernels-{_state()}"
+    for root in _roots():
+        try:
+            (root / name).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root / name):
+                return root / name
+        except OSError:
+            continue
+    logger.warning("there is no folder to keep compiled code in: every process compiles anew; set NUMBA_CACHE_DIR")
+    return None
+
+
+def _roots() -> Iterator[Path]:
+    if asked := os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(asked)
+    yield _ROOT / "curation" / "__pycache__"
+    try:
+        yield Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rscorpus"
+    except RuntimeError:
+        return
+
+
+def _state() -> str:
+    """Digest of all files that have compiled loops."""
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        for path in sorted((_ROOT / package).rglob("*.py")):
+            text = path.read_bytes()
+            if b"base.compiled" in text:
+                digest.update(hashlib.sha256(text).digest())
+    return digest.hexdigest()[:16]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Words = npt.NDArray[np.uint64]
+from curation.base.arrays import Words
 
 GAMMA, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """What the state grows by, and what it is multiplied by in the two steps of the finalising mix."""
@@ -37,7 +37,7 @@ def splitmix64(seed: int, *counters: int | Words) -> Words:
     return state
 
 
-def permutation(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
+def published_permutation(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
     """The published permutation of ``count`` things: ``argsort(splitmix64(seed, epoch, index))``, int64 of (count,)."""
     return np.argsort(splitmix64(seed, epoch, np.arange(count, dtype=np.uint64)), kind="stable")
 

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import sys
@@ -96,8 +97,12 @@ def width() -> int | None:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse; ``key=value`` may stand anywhere after the command, which argparse alone takes only before the options."""
+    """Parse; ``key=value`` may stand anywhere after the command, which argparse alone takes only before the options.
+
+    The result holds the line itself as well, as ``typed``.
+    """
     options, rest = parser.parse_known_args(arguments)
+    options.typed = shlex.join([parser.prog, *(sys.argv[1:] if arguments is None else arguments)])
     loose = [word for word in rest if "=" in word and not word.startswith("-")]
     if unknown := [word for word in rest if word not in loose]:
         parser.error(f"unknown: {' '.join(unknown)}; see {parser.prog} --help")

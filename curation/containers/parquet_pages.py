@@ -34,7 +34,7 @@ _HEADER = 16 << 10
 Struct = dict[int, "int | bytes | Struct | None"]
 
 
-class Page(NamedTuple):
+class ParquetPage(NamedTuple):
     """One data page, or the dictionary."""
 
     first_row: int
@@ -54,8 +54,8 @@ class Page(NamedTuple):
 class Chunk:
     """The pages of one column in one row group."""
 
-    pages: tuple[Page, ...]
-    dictionary: Page | None
+    pages: tuple[ParquetPage, ...]
+    dictionary: ParquetPage | None
     codec: str | None
     max_level: int
     """Definition level of a value that is there; 0 where none can be absent."""
@@ -102,7 +102,7 @@ class _OnDisk:
     """Bytes of a page that are read where they are looked at."""
 
     stream: IO[bytes]
-    page: Page
+    page: ParquetPage
 
     def __getitem__(self, part: slice) -> bytes:
         stop = min(part.stop, self.page.packed)
@@ -131,7 +131,7 @@ def walk(stream: IO[bytes], start: int, size: int, rows: int, codec: str, max_le
     """
     if codec != "UNCOMPRESSED" and codec not in _CODECS:
         return None
-    found: list[Page] = []
+    found: list[ParquetPage] = []
     dictionary, at, row = None, start, 0
     while row < rows:
         kind, page = _page(stream, at, row, start + size - at)
@@ -148,7 +148,7 @@ def walk(stream: IO[bytes], start: int, size: int, rows: int, codec: str, max_le
     return Chunk(tuple(found), dictionary, _CODECS.get(codec), max_level)
 
 
-def _page(stream: IO[bytes], at: int, row: int, left: int) -> tuple[int, Page]:
+def _page(stream: IO[bytes], at: int, row: int, left: int) -> tuple[int, ParquetPage]:
     """Kind and place of the page whose header is at ``at``, in a chunk of which so many bytes are left."""
     if left <= 0:
         raise ValueError("a row group whose pages lack rows")
@@ -159,7 +159,7 @@ def _page(stream: IO[bytes], at: int, row: int, left: int) -> tuple[int, Page]:
         raise ValueError("a damaged page header")
     is_second = kind == _DATA_V2
     crc = header.get(4)
-    return kind, Page(
+    return kind, ParquetPage(
         first_row=row,
         rows=_number(facts, 1) if kind != _INDEX else 0,
         offset=at + length,
@@ -248,7 +248,7 @@ def _zigzag(data: bytes, at: int) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------------ values
 
 
-def read(stream: IO[bytes], chunk: Chunk, page: Page) -> Values:
+def read(stream: IO[bytes], chunk: Chunk, page: ParquetPage) -> Values:
     """Values of a page.
 
     Raises:
@@ -282,7 +282,7 @@ def read(stream: IO[bytes], chunk: Chunk, page: Page) -> Values:
     )
 
 
-def _body(stream: IO[bytes], chunk: Chunk, page: Page) -> tuple[bytes | _OnDisk, int, bytes | None]:
+def _body(stream: IO[bytes], chunk: Chunk, page: ParquetPage) -> tuple[bytes | _OnDisk, int, bytes | None]:
     """A page without compression, its size, and its definition levels where they lie outside of it (version 2)."""
     is_plain = chunk.codec is None and page.crc is None and page.levels is None and page.encoding == _PLAIN
     if is_plain and page.packed > SPARSE * page.rows:

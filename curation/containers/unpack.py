@@ -29,7 +29,7 @@ from curation.containers.multidisk_zip import zip_name
 
 
 @dataclass(frozen=True)
-class Limits:
+class UnpackLimits:
     """What an archive may become."""
 
     bytes: int = 1 << 50
@@ -40,7 +40,7 @@ class Limits:
     members: int = 100_000_000
 
 
-LIMITS = Limits()
+LIMITS = UnpackLimits()
 
 
 class _Member(NamedTuple):
@@ -49,7 +49,7 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes]]
 
 
-def unpack(parts: Sequence[Path], into: Path, limits: Limits = LIMITS) -> int:
+def unpack(parts: Sequence[Path], into: Path, limits: UnpackLimits = LIMITS) -> int:
     """Unpack one archive into a folder; files that are there with the same name are replaced.
 
     Args:
@@ -95,7 +95,7 @@ def _stage(staging: Path, parts: Sequence[Path]) -> None:
     (staging / "files").mkdir(exist_ok=True)
 
 
-def _extract(parts: Sequence[Path], name: str, staging: Path, limits: Limits) -> None:
+def _extract(parts: Sequence[Path], name: str, staging: Path, limits: UnpackLimits) -> None:
     folder = staging / "files"
     if name.lower().endswith(".7z"):
         return _extract_seven(parts, name, folder, limits)
@@ -116,7 +116,7 @@ def _extract(parts: Sequence[Path], name: str, staging: Path, limits: Limits) ->
     return None
 
 
-def _within(name: str, written: int, size: int, count: int, limits: Limits) -> None:
+def _within(name: str, written: int, size: int, count: int, limits: UnpackLimits) -> None:
     if written > limits.bytes or count > limits.members:
         raise InputError(
             f"{name}: holds more than {limits.bytes:,} bytes or {limits.members:,} files; it is not unpacked"
@@ -207,7 +207,7 @@ def _tar_members(archive: tarfile.TarFile, name: str) -> Iterator[_Member]:
             yield _Member(info.name, info.size, lambda opened=opened: opened)  # type: ignore[misc]
 
 
-def _extract_seven(parts: Sequence[Path], name: str, folder: Path, limits: Limits) -> None:
+def _extract_seven(parts: Sequence[Path], name: str, folder: Path, limits: UnpackLimits) -> None:
     """Unpack a 7z in one pass: its members are often one compressed stream, so that none can be skipped."""
     try:
         import py7zr

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from curation.base.errors import InputError, WorkError
 from curation.executor.nursery import BEAT_S, Child, Line, Nursery
@@ -53,14 +55,47 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def scheduler_here(stack: ExitStack) -> tuple[Any, str]:
-    """Client and address of a new scheduler, without workers, that ends with ``stack``."""
+def scheduler_here(stack: ExitStack, dashboard: tuple[str, int] | None = None) -> tuple[Any, str]:
+    """Client and address of a new scheduler, without workers, that ends with ``stack``.
+
+    Args:
+        stack: what ends it.
+        dashboard: host and port; by default a free port that only this machine reaches.
+
+    Raises:
+        InputError: the dashboard cannot have its port.
+    """
     from distributed import Client, LocalCluster
 
+    host, port = dashboard or ("127.0.0.1", 0)
+    if port:
+        _check_free(host, port)
     cluster = stack.enter_context(
-        LocalCluster(n_workers=0, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50)
+        LocalCluster(n_workers=0, processes=True, host="127.0.0.1", dashboard_address=f"{host}:{port}", silence_logs=50)
     )
     return stack.enter_context(Client(cluster)), cluster.scheduler_address
+
+
+def _check_free(host: str, port: int) -> None:
+    """Check that a port can be had; Dask would take another one instead.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--dashboard {host}:{port}: cannot be had ({error.strerror}); give another port, or 0 for any"
+        ) from None
+
+
+def link_to(link: str, host: str) -> str:
+    """A link to the dashboard by the ``host`` that it was given, where Dask's has the scheduler's."""
+    parts = urlsplit(link)
+    name = socket.gethostname() if host == "0.0.0.0" else host
+    return parts._replace(netloc=f"{name}:{parts.port}").geturl()
 
 
 def worker(nursery: Nursery, address: str, folder: Path, profile: bool) -> Callable[[str], Child]:

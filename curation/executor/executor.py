@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from curation.base import watchdog
 from curation.base.errors import RscorpusError, WorkError
 from curation.executor import cluster
-from curation.executor.isolate import answer, isolate, judge
+from curation.executor.isolate import answer, isolate, told_apart
 from curation.executor.nursery import Line, Nursery
 from curation.executor.workers import AGAIN, Patience, Workers
 
@@ -52,9 +52,10 @@ class Executor:
         report: write Dask's performance report (HTML) there. Only then are the workers profiled, which costs each of
             them a second thread.
         patience: how long is waited for workers.
+        dashboard: host and port of the dashboard; by default a free port that only this machine reaches.
 
     Raises:
-        InputError: the scheduler does not answer.
+        InputError: the scheduler does not answer, or the dashboard's port cannot be had.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class Executor:
         folder: Path,
         report: Path | None = None,
         patience: Patience | None = None,
+        dashboard: tuple[str, int] | None = None,
     ) -> None:
         self._count = workers or len(os.sched_getaffinity(0))
         self._scheduler = scheduler
         self._folder = folder.absolute()
         self._report = report
         self._patience = patience or Patience()
+        self._dashboard = dashboard
         self._stack = ExitStack()
         self._client: Any = None
         self._performance: Any = None
@@ -91,7 +94,7 @@ class Executor:
             profile = self._report is not None
             stack.enter_context(dask.config.set(cluster.settings(profile)))
             if self._scheduler is None:
-                self._client, address = cluster.scheduler_here(stack)
+                self._client, address = cluster.scheduler_here(stack, self._dashboard)
                 start = cluster.worker(self._forking(), address, self._folder, profile)
                 memory = int(_memory() / self._count)
                 self._local = Workers(self._forking(), self._count, memory, start, self._patience)
@@ -128,7 +131,10 @@ class Executor:
     @property
     def dashboard(self) -> str | None:
         """Address of the dashboard."""
-        return str(self._client.dashboard_link) if self._client is not None else None
+        if self._client is None:
+            return None
+        link = str(self._client.dashboard_link)
+        return link if self._dashboard is None else cluster.link_to(link, self._dashboard[0])
 
     def map_parts(self, fn: Callable[[P], R], parts: Sequence[P]) -> Iterator[tuple[P, R]]:
         """Run ``fn`` over parts, yielding each part with its result as they come.
@@ -213,7 +219,7 @@ class Executor:
         except (RscorpusError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 (what one image brings about must not end the run)
-            judge(part, None, error)
+            told_apart(part, None, error)
         return isolate(fn, part, partial(self._alone, fn))
 
     def _alone(self, fn: Callable[[Any], Any], part: Any) -> tuple[Any, str | None]:
@@ -233,7 +239,7 @@ class Executor:
                     return None, f"took more than {all_memory / 1e9:.1f} GB of memory"
             if not child.done:
                 return None, child.became()
-            return judge(part, *child.result)
+            return told_apart(part, *child.result)
         finally:
             child.end()
 

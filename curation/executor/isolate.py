@@ -68,7 +68,7 @@ def answer(fn: Callable[[Any], Any], part: Any) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def judge(part: Any, result: Any, error: Exception | None) -> tuple[Any, str | None]:
+def told_apart(part: Any, result: Any, error: Exception | None) -> tuple[Any, str | None]:
     """An answer as :data:`Alone` gives it; raises what is no image's fault."""
     if error is not None and (isinstance(error, RscorpusError | OSError) or not isinstance(part, Divisible)):
         raise error

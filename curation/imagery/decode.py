@@ -13,11 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from curation.base.arrays import Bytes, Mask
 from curation.base.errors import UnreadableImage
 from curation.catalogue import Window
-
-Bytes = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "AVIF", "GIF")
 _EXIF_ORIENTATION = 0x0112

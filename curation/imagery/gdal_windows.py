@@ -18,6 +18,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.windows import Window as RasterWindow
 
+from curation.base.arrays import Mask, Pixels
 from curation.base.errors import UnreadableImage
 from curation.catalogue import Window
 from curation.imagery.band_names import Bands, rgb_bands
@@ -26,9 +27,6 @@ from curation.imagery.pixel_loops import differs, interleave
 from curation.imagery.sidecars import named
 from curation.imagery.signature import sniff
 from curation.sources.source import Source
-
-Pixels = npt.NDArray[np.generic]
-Mask = npt.NDArray[np.bool_]
 
 DRIVERS = {
     "TIFF": "GTiff", "JP2": "JP2OpenJPEG", "PNG": "PNG", "JPEG": "JPEG", "PNM": "PNM", "HFA": "HFA", "NITF": "NITF",

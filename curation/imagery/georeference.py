@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from curation.base.arrays import Doubles
 from curation.catalogue import Window
 
-Floats = npt.NDArray[np.float64]
 Affine = tuple[float, float, float, float, float, float]
 Bounds = tuple[float, float, float, float]
 """West, south, east, north in degrees; west > east across 180 degrees."""
@@ -131,7 +131,7 @@ class Georeference:
         right, down = math.hypot(a, d), math.hypot(b, e)
         return min(right, down) > SHORTEST and abs((a / right) * (e / down) - (b / down) * (d / right)) > 1e-6
 
-    def _degrees(self, frame: Frame, columns: Floats, rows: Floats) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    def _degrees(self, frame: Frame, columns: Doubles, rows: Doubles) -> tuple[Doubles, Doubles, npt.NDArray[np.bool_]]:
         """Longitudes and latitudes of points ``(N, P)``, and of which N all are known; the others' are zero."""
         a, b, c, d, e, f = self.affine
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is out of reach
@@ -194,7 +194,7 @@ def gsd_of_plane(affine: Affine) -> float | None:
     return Georeference('LOCAL_CS["plane",UNIT["metre",1]]', affine).gsd([Window(0, 0, 1, 1)])[0]
 
 
-def _columns(windows: Sequence[Window]) -> Floats:
+def _columns(windows: Sequence[Window]) -> Doubles:
     """(4, N, 1): left, top, width and height of N windows."""
     return np.array(windows, np.float64).reshape(-1, 4).T[..., None]
 

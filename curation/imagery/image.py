@@ -19,20 +19,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from curation.base.arrays import Bytes, Mask, Pixels
 from curation.base.errors import UnreadableImage
 from curation.catalogue import Window
 from curation.imagery import stretch as stretching
 from curation.imagery.decode import Decoded, decode, jpeg_header
-from curation.imagery.gdal_windows import Pixels, Raster, open_raster
+from curation.imagery.gdal_windows import Raster, open_raster
 from curation.imagery.georeference import Affine, Bounds, Georeference, gsd_of_plane
 from curation.imagery.pixel_loops import differs
 from curation.imagery.sidecars import Sidecar, beside
 from curation.imagery.signature import sniff
 from curation.sources.recipe import ExcludeRules
 from curation.sources.source import Source
-
-Bytes = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 
 MAX_FILE = 1 << 30
 """Most bytes of a file that is taken into memory."""

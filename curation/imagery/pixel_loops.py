@@ -12,9 +12,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from curation.base.arrays import Bytes
 from curation.base.compiled import compiled
-
-Bytes = npt.NDArray[np.uint8]
 
 
 def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:

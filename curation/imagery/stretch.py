@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Pixels = npt.NDArray[np.generic]
-Limits = tuple[float, float, float, float, float, float]
+from curation.base.arrays import Pixels
+
+StretchLimits = tuple[float, float, float, float, float, float]
 """Low and high of red, green, blue: what becomes 0 and 255."""
 
 EIGHT_BIT = ("uint8", "bool")
@@ -27,7 +28,7 @@ def thin(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return values[:: max(step, 1)]
 
 
-def percentiles(samples: Sequence[npt.NDArray[np.float64]], wanted: tuple[float, float]) -> Limits:
+def percentiles(samples: Sequence[npt.NDArray[np.float64]], wanted: tuple[float, float]) -> StretchLimits:
     """Limits of a scene from samples ``(N, C)`` of its files' valid pixels, C being 1 or 3."""
     together = np.concatenate(list(samples)) if samples else np.zeros((0, 1))
     if not len(together):

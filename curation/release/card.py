@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from curation.release.facts import Facts, SourceFacts
+from curation.release.facts import CorpusFacts, SourceFacts
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _ON_THE_HUB = {"CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "MIT", "Apache-2.0"}
@@ -46,7 +46,7 @@ _CONTEXT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def dataset_card(facts: Facts, lock_only: bool) -> str:
+def dataset_card(facts: CorpusFacts, lock_only: bool) -> str:
     """``README.md``: YAML front matter and what a person wants to know."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -57,7 +57,7 @@ def dataset_card(facts: Facts, lock_only: bool) -> str:
     return environment.get_template("card.md.j2").render(facts=facts, lock_only=lock_only, front=front)
 
 
-def _front(facts: Facts, lock_only: bool) -> dict[str, Any]:
+def _front(facts: CorpusFacts, lock_only: bool) -> dict[str, Any]:
     own = facts.licences[0] if len(facts.licences) == 1 else ""
     known = own in _ON_THE_HUB
     size = next((word for limit, word in _SIZES if facts.samples < limit), "10M<n<100M")
@@ -76,7 +76,7 @@ def _front(facts: Facts, lock_only: bool) -> dict[str, Any]:
     return front
 
 
-def attribution(facts: Facts) -> str:
+def attribution(facts: CorpusFacts) -> str:
     """``ATTRIBUTION.md``: every source with its licence, as its authors want to be named."""
     told = "\n".join(_attributed(each) for each in facts.sources)
     return f"# Sources of {facts.name}\n\nEach sample names its source and licence in its metadata.\n{told}"
@@ -90,7 +90,7 @@ def _attributed(each: SourceFacts) -> str:
     return "\n".join([f"\n## {each.title} (`{source.id}`)", "", *lines, ""])
 
 
-def croissant(facts: Facts, url: str, sha256: Mapping[str, str]) -> str:
+def croissant(facts: CorpusFacts, url: str, sha256: Mapping[str, str]) -> str:
     """``croissant.json`` of a corpus whose files have these SHA-256."""
     index = _file("shards/index.parquet", "application/x-parquet", sha256)
     tars = [_file(f"shards/{shard.file}", "application/x-tar", sha256) for shard in facts.shards]

@@ -31,7 +31,7 @@ class SourceFacts:
 
 
 @dataclass(frozen=True)
-class Facts:
+class CorpusFacts:
     """A corpus."""
 
     name: str
@@ -60,7 +60,7 @@ class Facts:
         return sorted({each.source.licence for each in self.sources})
 
 
-def read_facts(out: Path) -> Facts:
+def read_facts(out: Path) -> CorpusFacts:
     """Gather what is told of a finished run.
 
     Raises:
@@ -82,7 +82,7 @@ def read_facts(out: Path) -> Facts:
     gsd = np.concatenate(gsds)
     known = gsd[np.isfinite(gsd)]
     quantiles = {"least": 0.0, "a quarter below": 0.25, "median": 0.5, "three quarters below": 0.75, "greatest": 1.0}
-    return Facts(
+    return CorpusFacts(
         name=made.recipe["name"],
         description=made.recipe["description"],
         sources=[SourceFacts(_source(made.sources, name), count) for name, count in sorted(counts.items())],
@@ -98,7 +98,7 @@ def _source(sources: dict[str, dict[str, object]], name: str) -> Source:
     return Source.model_validate(sources[name])
 
 
-def check_licences(facts: Facts) -> None:
+def check_licences(facts: CorpusFacts) -> None:
     """Refuse to publish pixels that may not be.
 
     Raises:

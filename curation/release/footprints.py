@@ -17,16 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.base.arrays import Doubles
 from curation.base.errors import InputError
 from curation.base.files import atomic
 from curation.catalogue import open_table
-
-Floats = npt.NDArray[np.float64]
 
 _READ = (
     "kind", "tile_id", "source", "image", "col_off", "row_off", "width", "height", "gsd_m", "crs", "affine", "verdict",
@@ -122,7 +120,7 @@ def _keys(rows: pa.Table) -> pa.Array:
     return pc.binary_join_element_wise(pc.binary_join_element_wise(*digits, ""), rows["tile_id"], "-")
 
 
-def _corners(rows: pa.Table) -> Floats:
+def _corners(rows: pa.Table) -> Doubles:
     """Longitude and latitude (N, 4, 2) of the corners, from the upper left around; NaN where nothing says so."""
     crs = rows["crs"].cast(pa.string()).combine_chunks().dictionary_encode()
     affine = np.full((len(rows), 6), np.nan)
@@ -142,7 +140,7 @@ def _corners(rows: pa.Table) -> Floats:
     return corners
 
 
-def _degrees(crs: str, x: Floats, y: Floats) -> Floats:
+def _degrees(crs: str, x: Doubles, y: Doubles) -> Doubles:
     """Longitude and latitude (N, 4, 2) of points of a CRS; NaN where PROJ knows none, or they are no place."""
     to_degrees = _transformer(crs)
     if to_degrees is None:
@@ -169,7 +167,7 @@ def _transformer(crs: str) -> Any:
 # ------------------------------------------------------------------------------------------------ geometry
 
 
-def _geometry(corners: Floats) -> tuple[list[bytes], Floats]:
+def _geometry(corners: Doubles) -> tuple[list[bytes], Doubles]:
     """WKB of N polygons, counterclockwise, and their boxes (N, 4): xmin, ymin, xmax, ymax."""
     crosses = np.ptp(corners[..., 0], axis=1) > 180.0
     shifted = corners.copy()
@@ -186,7 +184,7 @@ def _geometry(corners: Floats) -> tuple[list[bytes], Floats]:
     return found, boxes
 
 
-def _polygons(rings: Floats) -> Iterator[bytes]:
+def _polygons(rings: Doubles) -> Iterator[bytes]:
     """WKB of polygons of one ring each, (N, P, 2)."""
     head = struct.pack("<BIII", 1, 3, 1, rings.shape[1]) if len(rings) else b""
     size = 16 * rings.shape[1]
@@ -194,16 +192,16 @@ def _polygons(rings: Floats) -> Iterator[bytes]:
     return (head + data[at : at + size] for at in range(0, len(data), size))
 
 
-def _multipolygon(ring: Floats) -> bytes:
+def _multipolygon(ring: Doubles) -> bytes:
     """WKB of a ring (P, 2) with longitudes from 0 to 360, cut at 180."""
     west, east = _cut(ring, 1.0), _cut(ring, -1.0) - np.array([360.0, 0.0])
     parts = [next(_polygons(part[None])) for part in (west, east)]
     return struct.pack("<BII", 1, 6, len(parts)) + b"".join(parts)
 
 
-def _cut(ring: Floats, side: float) -> Floats:
+def _cut(ring: Doubles, side: float) -> Doubles:
     """The closed part of a ring on one side of 180 degrees, 1: west of it (Sutherland and Hodgman, 1974)."""
-    kept: list[Floats] = []
+    kept: list[Doubles] = []
     for one, other in pairwise(ring):
         inside, next_inside = side * (180.0 - one[0]) >= 0, side * (180.0 - other[0]) >= 0
         if inside:

@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 
 @dataclass
-class Found:
+class Located:
     """Where the images of one source lie."""
 
     listing: Path
@@ -50,7 +50,7 @@ class Found:
     missing: set[str] = field(default_factory=set)
 
 
-def locate(lock: Lock, data: Path, folder: Path) -> tuple[dict[str, ResolvedSource], dict[str, Found]]:
+def locate(lock: Lock, data: Path, folder: Path) -> tuple[dict[str, ResolvedSource], dict[str, Located]]:
     """Find the raw files of a lock, and write a listing for every source.
 
     Args:
@@ -74,7 +74,7 @@ def locate(lock: Lock, data: Path, folder: Path) -> tuple[dict[str, ResolvedSour
         resolved = ResolvedSource(
             lock.sources[entry.id], data, entry.slice or lock.recipe.slice, entry.priority, entry.cap
         )
-        found = Found(folder / f"{entry.id}.parquet")
+        found = Located(folder / f"{entry.id}.parquet")
         seekers[entry.id] = _Seeker(resolved, Path(entry.path or entry.id), everything, found)
         _write(iter(()), found.listing)
     for name, tiles in groupby(_kept(lock.catalogue), key=lambda row: row["source"]):
@@ -164,7 +164,7 @@ def _images(source: Source, root: Path) -> Iterator[Row]:
 class _Seeker:
     """Finds the images of one source."""
 
-    def __init__(self, source: ResolvedSource, folder: Path, everything: _Everything, found: Found) -> None:
+    def __init__(self, source: ResolvedSource, folder: Path, everything: _Everything, found: Located) -> None:
         self.source, self.found = source, found
         self._everything = everything
         self._folder = folder if not folder.is_absolute() else Path(source.id)
@@ -232,7 +232,7 @@ class _Seeker:
             return False
 
 
-def say_found(found: Sequence[Found]) -> str:
+def say_found(found: Sequence[Located]) -> str:
     """One line about where the images lie."""
     images, moved = sum(each.images for each in found), sum(each.moved for each in found)
     missing = sum(len(each.missing) for each in found)

@@ -17,7 +17,7 @@ from curation.base.files import atomic, file_digest
 from curation.base.remote import Store, Upload
 from curation.release import card
 from curation.release.diff import catalogue_of
-from curation.release.facts import Facts, check_licences, read_facts
+from curation.release.facts import CorpusFacts, check_licences, read_facts
 from curation.release.footprints import write_footprints
 from curation.release.lock import FILES, write_lock
 from curation.shards.format import CHECKSUMS, INDEX_FILE
@@ -64,7 +64,7 @@ def assemble(out: Path, url: str, lock_only: bool) -> list[Upload]:
     return [*items, *(_item(name, folder / name) for name in texts)]
 
 
-def _pixels(out: Path, facts: Facts) -> list[Upload]:
+def _pixels(out: Path, facts: CorpusFacts) -> list[Upload]:
     shards = [Upload(f"shards/{shard.file}", out / "shards" / shard.file, shard.sha256) for shard in facts.shards]
     gone = [item for item in shards if not item.path.is_file()]
     if gone:

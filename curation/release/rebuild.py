@@ -23,7 +23,7 @@ from curation.base.files import atomic, digest, file_digest
 from curation.base.locks import hold
 from curation.base.progress import Progress
 from curation.imagery.versions import versions
-from curation.release.locate import Found, locate, say_found
+from curation.release.locate import Located, locate, say_found
 from curation.release.lock import CATALOGUE_FILE, Lock
 from curation.shards import write
 from curation.shards.format import INDEX_FILE, ShardInfo, numbered
@@ -88,7 +88,7 @@ def rebuild(
         work = [part for part in parts if write.place_of(part, job, finished) is None]
         write.check_room(work, lock.recipe.shards, out)
         with progress("rebuild", sum(part.samples for part in work), "tiles") as display:
-            for part, _ in map_parts(partial(write.write_part, job=job), work):
+            for part, _ in map_parts(partial(write.make_shard, job=job), work):
                 display.advance(part.samples)
         rebuilt = _Rebuild(lock, job, found, finished)
         counts = rebuilt.tell(parts, out / TOLD_FILE)
@@ -102,7 +102,7 @@ def rebuild(
 class _Rebuild:
     lock: Lock
     job: write.WriteJob
-    found: dict[str, Found]
+    found: dict[str, Located]
     finished: ShardFolder
 
     def tell(self, parts: Sequence[ShardPart], path: Path) -> Counter[str]:

@@ -17,12 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.base.arrays import Doubles
 from curation.catalogue import KEPT, MEASUREMENTS, VERDICTS, ledger, open_table
 from curation.report.lookup import Lookup
 from curation.select.exclude import RULES, Measured, Of, Rule, measured_of
 from curation.sources.recipe import ExcludeRules
-
-Floats = npt.NDArray[np.float64]
 
 BINS = 100
 """Bins on either side of a threshold."""
@@ -44,7 +43,7 @@ _COLUMNS = [
 class Histogram:
     """Counts between edges; what lies beyond counts in the first and last bin."""
 
-    edges: Floats
+    edges: Doubles
     counts: npt.NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -258,8 +257,8 @@ def _measured(found: Figures, group: pa.Table, rules: ExcludeRules, kinds: Mappi
                 threshold.add(measured, rules, own)
 
 
-def _floats(column: pa.ChunkedArray) -> Floats:
-    result: Floats = column.cast(pa.float64()).fill_null(float("nan")).to_numpy()
+def _floats(column: pa.ChunkedArray) -> Doubles:
+    result: Doubles = column.cast(pa.float64()).fill_null(float("nan")).to_numpy()
     return result
 
 

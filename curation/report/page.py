@@ -23,17 +23,17 @@ from curation.catalogue import KEPT, REASONS, SLICED, tile_id
 from curation.report import figures, thumbnails
 from curation.report.figures import Figures, Threshold
 from curation.report.lookup import SHOWN, Lookup, Row
-from curation.report.thumbnails import Place
+from curation.report.thumbnails import SheetPlace
 from curation.report.why import rules_in_words
 from curation.shards.format import ShardInfo
 from curation.sources.recipe import Recipe, ResolvedSource
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 _GROUPS, _PER_GROUP = 200, 6
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReportFacts:
     """What the page is made from."""
 
     recipe: Recipe
@@ -41,6 +41,8 @@ class Facts:
     catalogue: Path
     listings: Mapping[str, Path]
     shards: Sequence[ShardInfo]
+    shard_folder: Path | None
+    """Where they lie; null where there are none, as in a trial."""
     unguarded: Sequence[str] = ()
     pictures: int = 0
     """About how many to show."""
@@ -48,10 +50,14 @@ class Facts:
     """Leave out the pixels of sources that may not be redistributed."""
     notes: Sequence[str] = ()
     """Warnings, and what else comes first."""
+    command: str = ""
+    """What was typed."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Stage -> how long it took in the run that made the page; of what was made before, next to nothing."""
 
 
 @dataclass(frozen=True)
-class Page:
+class ReportPage:
     """Where a report lies, and where its sheets of pictures do."""
 
     file: Path
@@ -97,7 +103,7 @@ class LedgerRow:
         return self.tiles.get(KEPT, 0)
 
 
-def write_report(facts: Facts, page: Page, map_parts: thumbnails.MapParts) -> None:
+def write_report(facts: ReportFacts, page: ReportPage, map_parts: thumbnails.MapParts) -> None:
     """Write the report of a finished run.
 
     Args:
@@ -127,6 +133,8 @@ def write_report(facts: Facts, page: Page, map_parts: thumbnails.MapParts) -> No
         shards=facts.shards,
         sources=facts.sources,
         share=facts.share,
+        command=facts.command,
+        seconds=facts.seconds,
         version=__version__,
         land=_packaged("land.path"),
         script=_packaged("report.js"),
@@ -150,7 +158,7 @@ def _embedded(data: Mapping[str, Any]) -> str:
 
 
 def _data(
-    facts: Facts, found: Figures, used: Sequence[str], page: Page, map_parts: thumbnails.MapParts
+    facts: ReportFacts, found: Figures, used: Sequence[str], page: ReportPage, map_parts: thumbnails.MapParts
 ) -> dict[str, Any]:
     budget = figures.share(facts.pictures, [KEPT, *used])
     shown = [name for verdict, count in budget.items() for name in found.draw.of(verdict, count)]
@@ -165,7 +173,7 @@ def _data(
     images = lookup.by_ids(tile_id(row["source"], row["image"], None) for row in rows.values())
     places = thumbnails.take(
         _to_picture(rows, facts), {source.id: source for source in facts.sources}, facts.listings,
-        facts.recipe.exclude, page.pictures, map_parts,
+        facts.recipe.exclude, page.pictures, map_parts, facts.shard_folder,
     )  # fmt: skip
     return {
         "sheets": [f"{page.file.stem}/{thumbnails.sheet_name(n)}" for n in range(_count_of_sheets(places))],
@@ -184,13 +192,13 @@ def _data(
     }
 
 
-def _to_picture(rows: Mapping[str, Row], facts: Facts) -> list[Row]:
+def _to_picture(rows: Mapping[str, Row], facts: ReportFacts) -> list[Row]:
     """Rows whose pixels may be shown."""
     free = {source.id for source in facts.sources if not facts.share or source.source.redistributable == "yes"}
     return [row for row in rows.values() if row["source"] in free]
 
 
-def _count_of_sheets(places: Mapping[str, Place]) -> int:
+def _count_of_sheets(places: Mapping[str, SheetPlace]) -> int:
     return 1 + max((place.sheet for place in places.values()), default=-1)
 
 
@@ -198,7 +206,7 @@ def _number(found: Figures, verdict: str) -> int:
     return sum(kinds[kind][verdict] for kinds in found.counts.values() for kind in kinds)
 
 
-def _shown(row: Row, place: Place | None, lookup: Lookup) -> dict[str, Any]:
+def _shown(row: Row, place: SheetPlace | None, lookup: Lookup) -> dict[str, Any]:
     """A row as the page shows it."""
     window = None if row["col_off"] is None else [row[name] for name in ("col_off", "row_off", "width", "height")]
     where = None
@@ -235,7 +243,7 @@ def _threshold(threshold: Threshold) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ ledger
 
 
-def ledger_rows(found: Figures, facts: Facts) -> list[LedgerRow]:
+def ledger_rows(found: Figures, facts: ReportFacts) -> list[LedgerRow]:
     """Counts per source in the recipe's order."""
     return [
         LedgerRow(source.id, source.source.licence, found.counts[source.id]["image"], found.counts[source.id]["tile"])

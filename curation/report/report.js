@@ -89,15 +89,17 @@ function browse() {
   const low = value('low') === '' ? -Infinity : Number(value('low'))
   const high = value('high') === '' ? Infinity : Number(value('high'))
   const ground = (row) => (low === -Infinity && high === Infinity) || (row.gsd !== null && row.gsd >= low && row.gsd <= high)
-  const chosen = data.browse.filter((id) => {
+  const passes = (id) => {
     const row = data.rows[id]
-    return (!value('verdict') || row.verdict === value('verdict')) && (!value('source') || row.source === value('source')) &&
+    return row !== undefined && (!value('verdict') || row.verdict === value('verdict')) && (!value('source') || row.source === value('source')) &&
       ground(row) && (!words || `${title(row)} ${row.detail ?? ''} ${id}`.toLowerCase().includes(words))
-  })
+  }
+  const chosen = data.browse.filter(passes)
   const all = value('verdict') ? data.verdicts[value('verdict')] : Object.values(data.verdicts).reduce((sum, each) => sum + each, 0)
   const drawn = data.browse.filter((id) => !value('verdict') || data.rows[id].verdict === value('verdict')).length
   find('shown').firstChild.textContent = `${whole(chosen.length)} of ${whole(drawn)} drawn from ${whole(all)} rows`
   paged(chosen, 60, find('tiles'), find('more'), (id) => tile(id))
+  groups(data.groups.filter((each) => each.ids.some(passes)))
 }
 
 // ---------------------------------------------------------------------------------------------- figures
@@ -146,6 +148,13 @@ function group(each) {
   return make('div', {}, make('h3', {}, `${whole(each.size)} tiles `, make('small', {}, rest ? `${whole(ids.length)} shown` : '')), make('div', { className: 'sheet' }, ...ids.map((id) => tile(id))))
 }
 
+function groups(chosen) {
+  if (!data.groupsTotal) return
+  const those = chosen.length < data.groups.length ? ` ${whole(chosen.length)} of them pass the filters above.` : ''
+  find('groups-lead').textContent = `${whole(data.groupsTotal)} groups; the ${whole(data.groups.length)} largest, the tile that stands for the others first.${those} rs-curate groups OUT lists all.`
+  paged(chosen, 8, find('group-list'), find('more-groups'), group)
+}
+
 function places() {
   const total = data.cells.reduce((sum, [, , count]) => sum + count, 0)
   if (!total) return
@@ -167,7 +176,5 @@ find('filters').addEventListener('submit', (event) => event.preventDefault())
 find('story').addEventListener('click', (event) => event.target === find('story') && find('story').close())
 browse()
 find('rules').append(...data.thresholds.map(threshold))
-if (data.groupsTotal) find('groups-lead').textContent = `${whole(data.groupsTotal)} groups; the ${whole(data.groups.length)} largest, the tile that stands for the others first. rs-curate groups OUT lists all.`
-paged(data.groups, 8, find('group-list'), find('more-groups'), group)
 find('histograms').append(...data.kept.map((each) => make('div', { className: 'card' }, make('small', {}, each.name), bars(each))))
 places()

@@ -1,8 +1,8 @@
-"""Small pictures of catalogue rows, read from the raw files again under the guard that the scan has.
+"""Small pictures of catalogue rows: kept tiles from the shards, all others from the raw files again.
 
-They are taken on workers, in parts that can be taken apart: a decoder that aborts or hangs costs its own picture. What
-crashed or could not be read when it was scanned is not opened again. They end on *sheets*, JPEG files that hold a
-hundred of them each.
+They are taken on workers under the guard that the scan has, in parts that can be taken apart: a decoder that aborts or
+hangs costs its own picture. What crashed or could not be read when it was scanned is not opened again. They end on
+*sheets*, JPEG files that hold a hundred of them each.
 """
 
 from __future__ import annotations
@@ -10,28 +10,35 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from curation.base import watchdog
 from curation.base.errors import UnreadableImage
 from curation.base.files import atomic
-from curation.catalogue import Window
+from curation.catalogue import KEPT, Window
+from curation.shards.format import open_index
 from curation.sources.recipe import ExcludeRules, ResolvedSource
 
 THUMB = 112
 """Side of the pictures in pixels."""
 ACROSS = 10
 """Pictures along a side of a sheet."""
-PICTURES_VERSION = 1
+PICTURES_VERSION = 2
+"""2: kept tiles are read from the shards."""
+_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _PART = 32
 _PLACES = "places.json"
 _MAX_SHOWN_PIXELS = 64_000_000
@@ -45,7 +52,7 @@ class Shots:
     """Some pictures to take, and the file that they go to; a part for the executor."""
 
     rows: tuple[Mapping[str, Any], ...]
-    """Rows of the catalogue, each with ``place``, its row of the listing."""
+    """Rows of the catalogue, each with ``sample``, where it lies in a shard, or ``place``, its row of the listing."""
     sources: Mapping[str, ResolvedSource]
     rules: ExcludeRules
     out: Path
@@ -73,7 +80,16 @@ class Shots:
             piece.out.unlink()
 
 
-class Place(NamedTuple):
+class TarPlace(NamedTuple):
+    """Where a kept tile's encoded image lies."""
+
+    tar: Path
+    offset: int
+    size: int
+    image_format: str
+
+
+class SheetPlace(NamedTuple):
     """Where a picture lies: number of the sheet, then left, top, width and height on it in pixels."""
 
     sheet: int
@@ -85,17 +101,18 @@ class Place(NamedTuple):
 
 def take(
     rows: Iterable[Mapping[str, Any]], sources: Mapping[str, ResolvedSource], listings: Mapping[str, Path],
-    rules: ExcludeRules, folder: Path, map_parts: MapParts,
-) -> dict[str, Place]:  # fmt: skip
+    rules: ExcludeRules, folder: Path, map_parts: MapParts, shards: Path | None = None,
+) -> dict[str, SheetPlace]:  # fmt: skip
     """Take pictures of rows of the catalogue, unless that was done before.
 
     Args:
-        rows: with ``tile_id, source, image, verdict, col_off, row_off, width, height, stretch``.
+        rows: with ``tile_id, source, image, verdict, col_off, row_off, width, height, stretch, shard, position``.
         sources: by id.
         listings: ``images`` tables of the sources.
         rules: limits on what is opened.
         folder: for the sheets, and for the parts' files, which are removed in the end.
         map_parts: who runs the parts.
+        shards: folder of the finished shards that the rows are of; null: there are none.
 
     Returns:
         Places by tile id; what cannot be shown is absent.
@@ -103,7 +120,9 @@ def take(
     done = folder / _PLACES
     if not done.exists():
         wanted = {row["tile_id"]: row for row in rows if row["verdict"] not in ("crashed", "unreadable")}
-        placed = _placed(list(wanted.values()), listings)
+        samples = {} if shards is None else _samples(wanted.values(), shards)
+        placed = _placed([row for name, row in wanted.items() if name not in samples], listings)
+        placed += [{**wanted[name], "sample": sample} for name, sample in samples.items()]
         parts = [
             Shots(tuple(placed[low : low + _PART]), sources, rules, folder / f"pictures-{low:06d}.json")
             for low in range(0, len(placed), _PART)
@@ -115,7 +134,7 @@ def take(
             aside.write_text(json.dumps(places))
         for part in parts:
             part.out.unlink()
-    return {name: Place(*place) for name, place in json.loads(done.read_bytes()).items()}
+    return {name: SheetPlace(*place) for name, place in json.loads(done.read_bytes()).items()}
 
 
 def sheet_name(number: int) -> str:
@@ -123,16 +142,16 @@ def sheet_name(number: int) -> str:
     return f"sheet-{number:04d}.jpg"
 
 
-def _sheets(pictures: Iterable[tuple[str, str | None]], folder: Path) -> dict[str, Place]:
+def _sheets(pictures: Iterable[tuple[str, str | None]], folder: Path) -> dict[str, SheetPlace]:
     from PIL import Image
 
-    places: dict[str, Place] = {}
+    places: dict[str, SheetPlace] = {}
     shown = ((name, data) for name, data in pictures if data is not None)
     for number, batch in enumerate(_batches(shown, ACROSS * ACROSS)):
         sheet = Image.new("RGB", (ACROSS * THUMB, -(-len(batch) // ACROSS) * THUMB), (233, 238, 243))
         for at, (name, data) in enumerate(batch):
             with Image.open(io.BytesIO(base64.b64decode(data)), formats=("JPEG",)) as picture:
-                place = Place(number, at % ACROSS * THUMB, at // ACROSS * THUMB, *picture.size)
+                place = SheetPlace(number, at % ACROSS * THUMB, at // ACROSS * THUMB, *picture.size)
                 sheet.paste(picture, (place.left, place.top))
             places[name] = place
         with atomic(folder / sheet_name(number)) as aside:
@@ -150,11 +169,16 @@ def take_part(part: Shots) -> int:
     """Take the pictures of one part, unless that was done before."""
     if not part.out.exists():
         found: dict[str, str | None] = {}
-        for _, group in groupby(part.rows, key=lambda row: (row["source"], row["image"])):
+        for _, group in groupby(part.rows, key=_file_of):
             rows = list(group)
-            found |= dict.fromkeys(row["tile_id"] for row in rows) if part.lost else _of_image(rows, part)
+            of_file = _of_shard if "sample" in rows[0] else _of_image
+            found |= dict.fromkeys(row["tile_id"] for row in rows) if part.lost else of_file(rows, part)
         _write(found, part)
     return len(part.rows)
+
+
+def _file_of(row: Mapping[str, Any]) -> Any:
+    return row["sample"].tar if "sample" in row else (row["source"], row["image"])
 
 
 def _write(pictures: Mapping[str, str | None], part: Shots) -> None:
@@ -167,6 +191,22 @@ def _read(part: Shots) -> dict[str, str | None]:
     return pictures
 
 
+def _samples(rows: Iterable[Mapping[str, Any]], shards: Path) -> dict[str, TarPlace]:
+    """Where kept tiles lie in the shards, by tile id. They are found by their keys: withdrawn tiles leave gaps."""
+    kept = sorted((row["shard"], row["tile_id"], row["position"]) for row in rows if row["verdict"] == KEPT)
+    index, tars = open_index(shards)
+    groups = {int(tar.stem.rpartition("-")[2]): group for group, tar in enumerate(tars)}
+    found: dict[str, TarPlace] = {}
+    with index:
+        for shard, each in groupby(kept, key=itemgetter(0)):
+            told = index.read_row_group(groups[shard], columns=["key", "image_offset", "image_size", "image_format"])
+            keys = {f"{shard:06d}{position:05d}-{name}": name for _, name, position in each}
+            for row in told.filter(pc.is_in(told["key"], pa.array(list(keys)))).to_pylist():
+                key, *place = row.values()
+                found[keys[key]] = TarPlace(tars[groups[shard]], *place)
+    return found
+
+
 def _placed(rows: Sequence[Mapping[str, Any]], listings: Mapping[str, Path]) -> list[Mapping[str, Any]]:
     """The rows, each with its image's row of the listing, in an order that leaves rows of one image together."""
     found: dict[tuple[str, str], Mapping[str, Any]] = {}
@@ -176,6 +216,21 @@ def _placed(rows: Sequence[Mapping[str, Any]], listings: Mapping[str, Path]) -> 
         found |= {(source, place["image"]): place for place in listing.to_pylist()}
     ordered = sorted(rows, key=lambda row: (row["source"], row["image"], row["tile_id"]))
     return [{**row, "place": found[row["source"], row["image"]]} for row in ordered]
+
+
+def _of_shard(rows: Sequence[Mapping[str, Any]], part: Shots) -> dict[str, str | None]:
+    """Pictures of samples of one shard."""
+    from curation.imagery.decode import decode
+
+    found: dict[str, str | None] = {row["tile_id"]: None for row in rows}
+    for row in rows:
+        tar, offset, size, image_format = row["sample"]
+        with suppress(UnreadableImage, OSError), tar.open("rb") as file:
+            data = os.pread(file.fileno(), size, offset)
+            with watchdog.deadline(watchdog.seconds(row["width"] * row["height"], size, slow=True)):
+                rgb = decode(data, _FORMATS[image_format], part.rules.max_pixels).rgb
+            found[row["tile_id"]] = _encode(rgb)
+    return found
 
 
 def _of_image(rows: Sequence[Mapping[str, Any]], part: Shots) -> dict[str, str | None]:

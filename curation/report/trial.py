@@ -34,7 +34,7 @@ def count(catalogue: Path) -> Counts:
     return counts
 
 
-def compare(tried: Counts, finished: Path) -> list[str]:
+def beside_release(tried: Counts, finished: Path) -> list[str]:
     """Lines that say what a trial changes against the finished catalogue, per verdict."""
     if not finished.exists():
         return [f"no finished catalogue to compare with ({finished})"]

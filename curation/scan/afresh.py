@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.base.arrays import Words
 from curation.catalogue import open_table, read_table
-from curation.scan.part_files import Words, extra_file, files, footer, remove, write_extra, write_part
+from curation.scan.part_files import extra_file, files, footer, remove, write_extra, write_part_file
 
 FAILED = ("unreadable", "crashed")
 
@@ -52,4 +53,4 @@ def _keep(path: Path, images: Sequence[str], stamps: Words) -> None:
     if extra_file(path).exists():
         hashes = pq.read_table(extra_file(path))
         write_extra(hashes.filter(pc.is_in(hashes["tile_id"], rows["tile_id"].combine_chunks())), aside)
-    write_part(rows, aside, stamps)
+    write_part_file(rows, aside, stamps)

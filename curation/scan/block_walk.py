@@ -10,15 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from curation.base.arrays import Bytes, Mask
 from curation.catalogue import Window
 from curation.imagery.image import Image, padded
 from curation.scan import fingerprint
 from curation.scan.fingerprint import Reduced
-
-Bytes = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 
 WHOLE_PIXELS = 40_000_000
 """Images of at most so many pixels are held in one piece."""
@@ -73,7 +70,7 @@ def valid_share(pieces: Sequence[Patch], fill: float) -> float:
 
 
 @dataclass
-class Walk:
+class BlockWalk:
     """Iterate over the patches of ``windows`` (ordered by row), reading every row once.
 
     Attributes:

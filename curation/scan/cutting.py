@@ -13,11 +13,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from curation.base.arrays import Floats, Ints, Words
 from curation.base.compiled import compiled
-
-Words = npt.NDArray[np.uint64]
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 IMAGE_SECONDS = 3e-4
 BYTES_PER_SECOND = 25e6

@@ -18,12 +18,11 @@ import numpy.typing as npt
 import xxhash
 from PIL import Image
 
+from curation.base.arrays import Bytes, Doubles, Words
+
 if TYPE_CHECKING:
     import imagehash
 
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
-Words = npt.NDArray[np.uint64]
 
 SMALL, LARGE = 32, 64
 """Sides of the reductions for the hash and for ``dct16``: four times the side of the block that is kept."""
@@ -203,11 +202,11 @@ def finish(reduced: Sequence[Reduced]) -> Fingerprints:
     )
 
 
-def _stack(images: list[Bytes], side: int) -> Floats:
+def _stack(images: list[Bytes], side: int) -> Doubles:
     return (np.stack(images) if images else np.zeros((0, side, side))).astype(np.float64)
 
 
-def _low(images: Floats, side: int) -> Floats:
+def _low(images: Doubles, side: int) -> Doubles:
     """Lowest ``side`` x ``side`` block of the unnormalised DCT-II of ``(N, S, S)``, rows being vertical frequencies."""
     size = images.shape[1]
     basis = 2.0 * np.cos(np.pi * np.arange(side)[:, None] * (2 * np.arange(size) + 1) / (2 * size))
@@ -216,7 +215,7 @@ def _low(images: Floats, side: int) -> Floats:
     return np.ascontiguousarray(down.reshape(-1, side, side).transpose(0, 2, 1))
 
 
-def _bits(block: Floats, images: Floats) -> npt.NDArray[np.bool_]:
+def _bits(block: Doubles, images: Doubles) -> npt.NDArray[np.bool_]:
     """Which coefficients exceed their block's median. Near-ties are decided by the transform that imagehash runs."""
     flat = block.reshape(len(block), block.shape[1] * block.shape[2])
     middle = flat.shape[1] // 2
@@ -229,21 +228,21 @@ def _bits(block: Floats, images: Floats) -> npt.NDArray[np.bool_]:
     return bits
 
 
-def _bits_by_fftpack(image: Floats, side: int) -> npt.NDArray[np.bool_]:
+def _bits_by_fftpack(image: Doubles, side: int) -> npt.NDArray[np.bool_]:
     from scipy.fftpack import dct
 
     low = dct(dct(image, axis=0), axis=1)[:side, :side]
     return np.asarray(low > np.median(low)).reshape(-1)
 
 
-def _orientations(block: Floats, transposed: Floats, small: Floats, small_transposed: Floats) -> Words:
+def _orientations(block: Doubles, transposed: Doubles, small: Doubles, small_transposed: Doubles) -> Words:
     """Hashes in the eight orientations ``(N, 8)``: mirroring an axis changes the sign of its odd frequencies."""
     odd = np.where(np.arange(8) % 2, -1.0, 1.0)
     mirrored, upside = odd[None, :], odd[:, None]  # left-right, top-bottom
     half_turn = mirrored * upside
     plain = (block, small)
     other = (transposed, small_transposed)
-    variants: list[tuple[Floats, Floats, Floats | float, int, int]] = [
+    variants: list[tuple[Doubles, Doubles, Doubles | float, int, int]] = [
         (*plain, 1.0, 1, 1),
         (*other, upside, -1, 1),
         (*plain, half_turn, -1, -1),
@@ -260,7 +259,7 @@ def _orientations(block: Floats, transposed: Floats, small: Floats, small_transp
     return np.stack(words, axis=1)
 
 
-def _quantise(block16: Floats) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+def _quantise(block16: Doubles) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     ac = _orthonormal(block16, LARGE)
     ac[:, 0, 0] = 0.0
     scale = np.abs(ac).max(axis=(1, 2), initial=0.0) / 127.0
@@ -268,12 +267,12 @@ def _quantise(block16: Floats) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.flo
     return np.rint(ac / safe[:, None, None]).astype(np.int8), scale.astype(np.float32)
 
 
-def _ac_energy(block: Floats) -> npt.NDArray[np.float32]:
+def _ac_energy(block: Doubles) -> npt.NDArray[np.float32]:
     ac = np.abs(_orthonormal(block, SMALL)).reshape(len(block), 64)[:, 1:]
     return np.median(ac, axis=1).astype(np.float32) if len(ac) else np.zeros(0, np.float32)
 
 
-def _orthonormal(block: Floats, size: int) -> Floats:
+def _orthonormal(block: Doubles, size: int) -> Doubles:
     """Scale an unnormalised block of a ``size`` x ``size`` DCT-II to the orthonormal transform."""
     weight = np.full(block.shape[1], math.sqrt(1 / (2 * size)))
     weight[0] = math.sqrt(1 / (4 * size))

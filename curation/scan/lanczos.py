@@ -16,13 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from curation.base.arrays import Bytes, Mask, ShortInts, Words
 from curation.base.compiled import compiled
 
-Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int32]
-Mask = npt.NDArray[np.bool_]
-Sums = npt.NDArray[np.uint32]
-Words = npt.NDArray[np.uint64]
+RowSums = npt.NDArray[np.uint32]
 
 PRECISION = 22
 _SUPPORT = 3.0
@@ -41,7 +38,7 @@ def _sinc(x: float) -> float:
 
 
 @lru_cache(maxsize=256)
-def weights(size: int, out: int) -> tuple[Ints, Ints]:
+def weights(size: int, out: int) -> tuple[ShortInts, ShortInts]:
     """Weights that reduce ``size`` samples to ``out``.
 
     Returns:
@@ -74,7 +71,7 @@ def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
 @compiled(
     numba.void(_given(numba.u1, 2), _given(numba.i4, 1), _given(numba.i4, 2), numba.u1[:, ::1], numba.i4[::1]),
 )
-def _reduce_rows(grey: Bytes, first: Ints, table: Ints, out: Bytes, total: Ints) -> None:
+def _reduce_rows(grey: Bytes, first: ShortInts, table: ShortInts, out: Bytes, total: ShortInts) -> None:
     """Reduce the height; ``out`` is ``(out, W)``; ``total`` is scratch ``(W,)``."""
     width = grey.shape[1]
     for index in range(out.shape[0]):
@@ -200,7 +197,7 @@ def moments(grey: Bytes, valid: Mask | None = None) -> tuple[int, int, int]:
 @compiled(
     numba.void(_given(numba.u1, 2), numba.i8, numba.i8, numba.i8, numba.i8, numba.u4[::1], numba.u1[:, ::1]),
 )
-def average(grey: Bytes, first: int, height: int, down: int, across: int, sums: Sums, out: Bytes) -> None:
+def average(grey: Bytes, first: int, height: int, down: int, across: int, sums: RowSums, out: Bytes) -> None:
     """Rows ``first`` and on of ``height`` averaged over boxes of ``down`` x ``across``, as Pillow's ``Image.reduce``.
 
     Boxes at the lower and right edge hold what there is. ``sums`` ``(W,)`` carries a box that is not full from one

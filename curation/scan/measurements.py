@@ -16,16 +16,15 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from curation.base.arrays import Bytes, Mask
 from curation.base.compiled import compiled
 
-Bytes = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 i4 = np.int32
 """Numba widens every sum to 64 bits unless told so."""
 
 Totals = npt.NDArray[np.int64]
-Row = npt.NDArray[np.int32]
-Rows = npt.NDArray[np.int32]
+Line = npt.NDArray[np.int32]
+Lines = npt.NDArray[np.int32]
 
 ROWS = 40
 
@@ -94,7 +93,7 @@ def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
 
 
 @numba.njit(inline="always")
-def _add(plane: Rows, take: Row, count: int, sums: Totals) -> None:
+def _add(plane: Lines, take: Line, count: int, sums: Totals) -> None:
     """``plane`` holds red, green and blue of a row and of the row below it."""
     red, green, blue, red2, green2, blue2 = plane[0], plane[1], plane[2], plane[3], plane[4], plane[5]
     zero, one = i4(0), i4(1)
@@ -132,7 +131,7 @@ def _add(plane: Rows, take: Row, count: int, sums: Totals) -> None:
 
 
 @numba.njit(inline="always")
-def _spread(line: Bytes, out: Row, count: int) -> None:
+def _spread(line: Bytes, out: Line, count: int) -> None:
     """Every third value; of a slice, whose indices begin at 0: else numba looks for negative ones, at five times."""
     for column in range(count):
         out[column] = line[3 * column]
@@ -161,7 +160,7 @@ def _measure(rgb: Bytes, valid: Mask, masked: bool, step: int, sums: Totals) -> 
 
 
 @numba.njit(inline="always")
-def _halves(upper: Bytes, lower: Bytes, half: Row, block: Rows) -> None:
+def _halves(upper: Bytes, lower: Bytes, half: Line, block: Lines) -> None:
     """Luma of the half blocks of two rows, 16 times the mean; their channels are added to those of the blocks."""
     for at in range(half.size):
         left = 6 * at
@@ -175,7 +174,7 @@ def _halves(upper: Bytes, lower: Bytes, half: Row, block: Rows) -> None:
 
 
 @numba.njit(inline="always")
-def _turns(half: Row, take: Row, sums: Totals) -> None:
+def _turns(half: Line, take: Line, sums: Totals) -> None:
     steps, turns = 0, 0
     for at in range(half.size - 2):
         first, second = half[at + 1] - half[at], half[at + 2] - half[at + 1]
@@ -187,7 +186,7 @@ def _turns(half: Row, take: Row, sums: Totals) -> None:
 
 
 @numba.njit(inline="always")
-def _steps(block: Rows, take: Row, sums: Totals, cells: Totals) -> None:
+def _steps(block: Lines, take: Line, sums: Totals, cells: Totals) -> None:
     red, green, blue = block[0], block[1], block[2]
     light, colour = 0, 0
     last = 0

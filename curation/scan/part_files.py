@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.base.arrays import Words
 from curation.base.errors import FormatVersionError, InputError
 from curation.base.files import atomic
 from curation.catalogue import open_table, schema_of
 from curation.imagery.versions import versions
 from curation.scan.row_digest import content
-
-Words = npt.NDArray[np.uint64]
 
 ROW_GROUP = 8_192
 CONTENT, LISTED, VERSIONS = "rscorpus.content", "rscorpus.listed", "rscorpus.versions"
@@ -51,7 +49,7 @@ def footer(path: Path) -> Footer | None:
     return Footer(told[CONTENT.encode()].decode(), np.frombuffer(base64.b64decode(told[LISTED.encode()]), np.uint64))
 
 
-def write_part(table: pa.Table, path: Path, images: Words) -> None:
+def write_part_file(table: pa.Table, path: Path, images: Words) -> None:
     """Write a part's file atomically: equal rows give equal bytes, wherever they came from.
 
     Args:

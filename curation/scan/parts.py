@@ -20,10 +20,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.base.arrays import Words
 from curation.base.errors import InputError
 from curation.catalogue import open_table, read_table
 from curation.scan import cutting
-from curation.scan.part_files import Words, extra_file, files, footer, remove, write_extra, write_part
+from curation.scan.part_files import extra_file, files, footer, remove, write_extra, write_part_file
 from curation.scan.row_digest import row_digests, together
 from curation.sources import key_fields
 from curation.sources.recipe import ExcludeRules, FingerprintRules, Recipe, ResolvedSource
@@ -132,7 +133,7 @@ class Part:
         if self.job.fingerprint.extra:
             write_extra(pa.concat_tables([pq.read_table(extra_file(piece.out)) for piece in pieces]), self.out)
         tables = [read_table(piece.out, "tiles") for piece in pieces]
-        write_part(pa.concat_tables(tables), self.out, stamps(listed(self), self.job))
+        write_part_file(pa.concat_tables(tables), self.out, stamps(listed(self), self.job))
         for piece in pieces:
             remove(piece.out)
 

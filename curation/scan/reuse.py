@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.base.arrays import Words
 from curation.catalogue import read_table
-from curation.scan.part_files import Words, extra_file, footer
+from curation.scan.part_files import extra_file, footer
 from curation.scan.parts import Part
 
 

@@ -10,15 +10,11 @@ from collections.abc import Iterable
 
 import numba
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from curation.base.arrays import Bytes, Ints, Words
 from curation.base.compiled import compiled
-
-Words = npt.NDArray[np.uint64]
-Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int64]
 
 LANES = 2
 """Words of a content digest: 128 bits, so that accidents are out of the question."""

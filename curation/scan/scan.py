@@ -54,7 +54,7 @@ def scan_part(part: Part) -> PartSummary:
         part_files.write_extra(
             reuse.in_order(pa.concat_tables(hashes), "tile_id", table["tile_id"].to_pylist()), part.out
         )
-    part_files.write_part(table, part.out, stamps)
+    part_files.write_part_file(table, part.out, stamps)
     return _summary(table, len(new), sum(listed["bytes"] for listed in new), time.perf_counter() - start)
 
 
@@ -156,7 +156,7 @@ def _scan_pixels(
     facts["stretch"] = None if image.stretch is None else list(image.stretch)
     tiles: list[tuple[dict[str, Any], Reduced | None]] = []
     ground = dict(zip(windows, image.ground(windows), strict=True)) if image.georeference is not None else {}
-    walk = block_walk.Walk(image, windows, whole)
+    walk = block_walk.BlockWalk(image, windows, whole)
     for patch in walk:
         is_all = patch.window == image.area
         reduced = walk.reduced() if is_all else reduce(patch.rgb, patch.valid, patch.grey)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from curation.base.arrays import Ints
 from curation.sources.recipe import BalanceRules
-
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 PER_PLACE, PER_SOURCE, TOTAL = 1, 2, 3
 

@@ -27,7 +27,7 @@ _KEPT = (
     "image_height", "content_hash", "phash", "mean", "std", "ac_energy", "dct16", "dct_scale",
     "orientations",
 )  # fmt: skip
-Run = Callable[[Callable[[Part], PartSummary], Sequence[Part]], Iterable[object]]
+RunParts = Callable[[Callable[[Part], PartSummary], Sequence[Part]], Iterable[object]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PrintSummary:
 
 
 def fingerprint_benchmark(
-    benchmark: Benchmark, root: Path, out: Path, slices: SliceRules | None = None, run: Run = map
+    benchmark: Benchmark, root: Path, out: Path, slices: SliceRules | None = None, run: RunParts = map
 ) -> PrintSummary:
     """Fingerprint a benchmark's images.
 

@@ -18,15 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.select.rows import Rows, fixed_bytes, visit_columns
+from curation.base.arrays import Flags, Ints
+from curation.select.rows import CatalogueRows, fixed_bytes, visit_columns
 from curation.select.views import without_crop
 from curation.sources.recipe import DeduplicateRules, KeepKey, ResolvedSource
 
 if TYPE_CHECKING:
-    from curation.select.second_opinion import Comparison, Looks
+    from curation.select.second_opinion import Looks, PairVerdicts
 
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 _MANY = 20_000
 """Members up to which a component is resolved by trying every kept member."""
@@ -55,7 +54,7 @@ _NONE = Matches(
 
 
 def find_duplicates(
-    rows: Rows, candidates: Ints, sources: Sequence[ResolvedSource], rules: DeduplicateRules, threads: int
+    rows: CatalogueRows, candidates: Ints, sources: Sequence[ResolvedSource], rules: DeduplicateRules, threads: int
 ) -> Matches:
     """Find the duplicates among some tiles.
 
@@ -79,13 +78,13 @@ def find_duplicates(
     return _with_copies(near, copy, original)
 
 
-def textured(rows: Rows, tiles: Ints, min_ac_energy: float) -> Ints:
+def textured(rows: CatalogueRows, tiles: Ints, min_ac_energy: float) -> Ints:
     """Those of ``tiles`` that take part in the search for near duplicates."""
     return tiles[rows.hashed[tiles] & (rows.ac_energy[tiles] >= min_ac_energy)]
 
 
 def keep_order(
-    rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], keep: Sequence[KeepKey], group: Ints
+    rows: CatalogueRows, tiles: Ints, sources: Sequence[ResolvedSource], keep: Sequence[KeepKey], group: Ints
 ) -> Ints:
     """Order of ``tiles`` by ``group`` and inside a group by the keep rule, the best first; ties go to the lower id."""
     keys: list[npt.NDArray[np.generic]] = [rows.ids[tiles, 8:].copy().view(">u2")[:, 0], rows.lots()[tiles]]
@@ -94,7 +93,7 @@ def keep_order(
 
 
 def equal_pixels(
-    rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], keep: Sequence[KeepKey]
+    rows: CatalogueRows, tiles: Ints, sources: Sequence[ResolvedSource], keep: Sequence[KeepKey]
 ) -> tuple[Ints, Ints]:
     """Tiles whose pixels equal those of a better one: (copies, ascending, and the best of each)."""
     content = rows.content[tiles]
@@ -128,7 +127,9 @@ def _repeated(values: npt.NDArray[np.uint64], eligible: Flags) -> Ints:
     return np.sort(places[order[twice]])
 
 
-def _keep_key(rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], name: KeepKey) -> npt.NDArray[np.generic]:
+def _keep_key(
+    rows: CatalogueRows, tiles: Ints, sources: Sequence[ResolvedSource], name: KeepKey
+) -> npt.NDArray[np.generic]:
     """One key of the keep rule: the lower the better."""
     if name == "gsd":
         # In steps of 2 %: a measured 0.10003 m is no coarser than a nominal 0.1 m, and must not decide.
@@ -143,7 +144,9 @@ def _keep_key(rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], name: 
     return -np.array([source.priority for source in sources])[rows.source[tiles]]
 
 
-def _near(rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], rules: DeduplicateRules, threads: int) -> Matches:
+def _near(
+    rows: CatalogueRows, tiles: Ints, sources: Sequence[ResolvedSource], rules: DeduplicateRules, threads: int
+) -> Matches:
     label = _components(rows, tiles, rules, threads)
     crowd = np.bincount(label, minlength=len(tiles))[label] > 1
     tiles, label = tiles[crowd], label[crowd]
@@ -158,7 +161,7 @@ def _near(rows: Rows, tiles: Ints, sources: Sequence[ResolvedSource], rules: Ded
     return Matches(tiles[gone], tiles[kept], *compare_looks(looks, looks, kept, gone, rules.radius, rules))
 
 
-def _components(rows: Rows, tiles: Ints, rules: DeduplicateRules, threads: int) -> Ints:
+def _components(rows: CatalogueRows, tiles: Ints, rules: DeduplicateRules, threads: int) -> Ints:
     """Label of each tile's component: what lies in another component is no candidate."""
     from curation.select import neighbours
 
@@ -170,7 +173,7 @@ def _components(rows: Rows, tiles: Ints, rules: DeduplicateRules, threads: int) 
     return neighbours.merge_groups(label, soft, soft[wider])
 
 
-def load_looks(rows: Rows, chosen: Ints, rules: DeduplicateRules, threads: int) -> Looks:
+def load_looks(rows: CatalogueRows, chosen: Ints, rules: DeduplicateRules, threads: int) -> Looks:
     """Read the looks of some rows."""
     from curation.select import second_opinion
 
@@ -186,11 +189,11 @@ def load_looks(rows: Rows, chosen: Ints, rules: DeduplicateRules, threads: int) 
     return second_opinion.Looks(rows.codes[chosen], second_opinion.Thumbnails(pixels, norms), soft)
 
 
-def compare_looks(a: Looks, b: Looks, i: Ints, j: Ints, radius: int, rules: DeduplicateRules) -> Comparison:
+def compare_looks(a: Looks, b: Looks, i: Ints, j: Ints, radius: int, rules: DeduplicateRules) -> PairVerdicts:
     """How the pairs (``a[i]``, ``b[j]``) compare."""
     from curation.select import second_opinion
 
-    found = second_opinion.Comparison(
+    found = second_opinion.PairVerdicts(
         np.empty(len(i), np.int8), np.empty(len(i), np.int8), np.empty(len(i), np.float32)
     )
     second_opinion.compare_pairs(a, b, i, j, second_opinion.criteria_of(rules, radius), found)

@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curation.base.arrays import Flags, Floats
 from curation.catalogue import MEASUREMENTS, REASONS
 from curation.imagery import stretch
 from curation.select.rows import codes, column
 from curation.sources.recipe import ExcludeRules
 
-Floats = npt.NDArray[np.float32]
-Flags = npt.NDArray[np.bool_]
 Of = Literal["image", "tile"]
 """What a row is, and a rule asks."""
 

@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curation.base.arrays import Floats, Ints
 from curation.base.errors import FormatVersionError, InputError
 from curation.catalogue import open_table
+from curation.select import crops
 from curation.select.deduplicate import Matches, compare_looks, load_looks, textured
-from curation.select.rows import Rows, fixed_bytes, numbers, read_codes
+from curation.select.rows import CatalogueRows, fixed_bytes, numbers, read_codes
 from curation.select.views import without_crop
 from curation.sources.recipe import DeduplicateRules, Recipe
 from curation.sources.source import shipped
@@ -28,7 +30,6 @@ from curation.sources.source import shipped
 if TYPE_CHECKING:
     from curation.select.second_opinion import Looks
 
-Ints = npt.NDArray[np.int64]
 
 _COLUMNS = ["image", "kind", "content_hash", "ac_energy", "orientations", "dct16"]
 _AT_ONCE = 1 << 21
@@ -48,6 +49,9 @@ class BenchmarkPrints:
     content: npt.NDArray[np.uint64]
     textured: npt.NDArray[np.bool_]
     looks: Looks
+    blocks: npt.NDArray[np.int8]
+    """(E, 256) ``dct16``."""
+    ac_energy: Floats
 
     def __len__(self) -> int:
         return len(self.benchmark)
@@ -120,7 +124,8 @@ def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Ben
     codes, hashed = read_codes(table, rules)
     energy = numbers(table, "ac_energy", -1)
     soft = energy < rules.soft_ac_energy
-    thumbs = second_opinion.thumbnails(fixed_bytes(table, "dct16", 256).view(np.int8), soft)
+    blocks = fixed_bytes(table, "dct16", 256).view(np.int8)
+    thumbs = second_opinion.thumbnails(blocks, soft)
     return BenchmarkPrints(
         names=tuple(files),
         benchmark=np.repeat(np.arange(len(tables)), [len(each) for each in tables]),
@@ -129,10 +134,12 @@ def load_fingerprints(files: Mapping[str, Path], rules: DeduplicateRules) -> Ben
         content=fixed_bytes(table, "content_hash", 16).copy().view(np.uint64),
         textured=hashed & (energy >= rules.min_ac_energy),
         looks=second_opinion.Looks(codes, thumbs, soft),
+        blocks=blocks,
+        ac_energy=np.asarray(energy, np.float32),
     )
 
 
-def find_leaks(rows: Rows, candidates: Ints, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> Matches:
+def find_leaks(rows: CatalogueRows, candidates: Ints, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> Matches:
     """Find the tiles that show a benchmark's image.
 
     Args:
@@ -151,11 +158,14 @@ def find_leaks(rows: Rows, candidates: Ints, prints: BenchmarkPrints, recipe: Re
     found += [
         _look_alike(rows, near[low : low + _AT_ONCE], prints, recipe, threads) for low in range(0, len(near), _AT_ONCE)
     ]
+    if recipe.guard.crops:
+        (entries,) = np.nonzero(prints.textured & (prints.ac_energy >= crops.LEAST_ENERGY))
+        found.append(crops.find(rows, near, entries, prints.blocks, recipe.deduplicate, threads))
     matches = _best(found)
     return _spread(rows, candidates, matches, prints)
 
 
-def _same_pixels(rows: Rows, candidates: Ints, prints: BenchmarkPrints) -> Matches:
+def _same_pixels(rows: CatalogueRows, candidates: Ints, prints: BenchmarkPrints) -> Matches:
     """Rows whose pixels equal those of a fingerprint."""
     by_hash = np.argsort(prints.content[:, 0], kind="stable")
     ordered = prints.content[by_hash]
@@ -171,7 +181,7 @@ def _same_pixels(rows: Rows, candidates: Ints, prints: BenchmarkPrints) -> Match
     )
 
 
-def _look_alike(rows: Rows, tiles: Ints, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> Matches:
+def _look_alike(rows: CatalogueRows, tiles: Ints, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> Matches:
     """Rows within the radius of a fingerprint in some view, confirmed."""
     rules = recipe.deduplicate
     (entries,) = np.nonzero(prints.textured)
@@ -216,7 +226,7 @@ def _best(found: list[Matches]) -> Matches:
     return Matches(*(column[order] for column in columns))
 
 
-def _spread(rows: Rows, candidates: Ints, matches: Matches, prints: BenchmarkPrints) -> Matches:
+def _spread(rows: CatalogueRows, candidates: Ints, matches: Matches, prints: BenchmarkPrints) -> Matches:
     """Drop the images' own rows, and give their matches to those of their tiles that have none."""
     tiles = candidates[rows.is_tile[candidates]]
     (of_image,) = np.nonzero(~rows.is_tile[matches.row] & prints.whole[matches.subject])

@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from curation.base.arrays import Ints
 from curation.base.compiled import compiled, named
 from curation.select.neighbour_kernels import BLOCK, popcount
 from curation.select.second_opinion import CRITERIA, LOOKS, STRIP, Criteria, Looks, correlation
 from curation.select.views import SIDE
-
-Longs = npt.NDArray[np.int64]
 
 _CLUSTERS, _CLUSTER_RADIUS = 32, 16
 """Most clusters of a component, and their radius in bits."""
@@ -27,13 +26,13 @@ _CLUSTERS, _CLUSTER_RADIUS = 32, 16
 class Clusters(NamedTuple):
     """A component cut into clusters, and how far each has come."""
 
-    of: Longs
+    of: Ints
     """(M,) the cluster of every member."""
-    leaders: Longs
+    leaders: Ints
     """(K,)"""
-    opens: Longs
+    opens: Ints
     """(K,) where each cluster's kept items start."""
-    closes: Longs
+    closes: Ints
     """(K,) where they end so far; they lie best first."""
     reach: npt.NDArray[np.int64]
     """(K, V) distance to the leader of the kept item, in a view, that is farthest from it; -1 where there is none."""
@@ -42,7 +41,7 @@ class Clusters(NamedTuple):
 class Kept(NamedTuple):
     """The kept items of a component, by cluster; what is compared first lies side by side in memory."""
 
-    items: Longs
+    items: Ints
     codes: npt.NDArray[np.uint64]
     """(V, M + BLOCK) hashes in every view."""
     strips: npt.NDArray[np.int8]

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from curation.base.arrays import Flags
 from curation.select import neighbour_kernels
 from curation.select.neighbour_kernels import BLOCK, Bucket, Buckets, Edges, Items, Labels, Tables
 from curation.select.neighbour_tables import Group, Key, as_key, cheapest_groups, first_bits, look_up_tables
@@ -31,7 +32,6 @@ from curation.select.neighbour_tables import Group, Key, as_key, cheapest_groups
 Codes = npt.NDArray[np.uint64]
 Pairs = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.int32]
-Flags = npt.NDArray[np.bool_]
 Visit = Callable[[Ids, Ids], Flags]
 
 kernels: Any = neighbour_kernels

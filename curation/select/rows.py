@@ -19,12 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.base.arrays import Array
 from curation.base.errors import WorkError
 from curation.catalogue import VERDICTS, open_table
 from curation.select.views import view_codes, views_of
 from curation.sources.recipe import DeduplicateRules
-
-Array = npt.NDArray[Any]
 
 _KEYS = ["source", "image", "kind", "row_off", "col_off", "width", "height"]
 _ORDER = ("source", "image", "tile", "row_off", "col_off", "width", "height")
@@ -48,7 +47,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Rows:
+class CatalogueRows:
     """Columns of N rows in the catalogue's order. ``code``: index in ``VERDICTS``, or ``NO_VERDICT``."""
 
     units: list[Unit]
@@ -104,7 +103,7 @@ def load_rows(
     rules: DeduplicateRules,
     threads: int = 1,
     judge: Judge | None = None,
-) -> Rows:
+) -> CatalogueRows:
     """Read the numeric columns of all parts and put the rows in the catalogue's order.
 
     Args:
@@ -132,7 +131,7 @@ def load_rows(
                 columns[name][where] = value
     del place
     owner = np.repeat(np.arange(len(units), dtype=np.int32), sizes)[order]
-    rows = Rows(units=units, unit=owner, at=(order - first[owner]).astype(np.int32), **columns)
+    rows = CatalogueRows(units=units, unit=owner, at=(order - first[owner]).astype(np.int32), **columns)
     _check_unique(rows)
     return rows
 
@@ -154,7 +153,7 @@ def read_unit(unit: Unit, columns: list[str]) -> pa.Table:
 
 
 def visit_columns(
-    rows: Rows,
+    rows: CatalogueRows,
     chosen: npt.NDArray[np.int64],
     columns: list[str],
     visit: Callable[[Array, pa.Table], None],
@@ -347,7 +346,7 @@ def _decode_ids(values: pa.Array, path: Path) -> npt.NDArray[np.uint8]:
     return result
 
 
-def _check_unique(rows: Rows) -> None:
+def _check_unique(rows: CatalogueRows) -> None:
     lots = rows.lots()
     order = np.argsort(lots)
     lots = lots[order]
@@ -358,7 +357,7 @@ def _check_unique(rows: Rows) -> None:
             raise WorkError(f"two rows have the id {rows.id_of(a)}: {describe(rows, a)} and {describe(rows, b)}")
 
 
-def describe(rows: Rows, row: int) -> str:
+def describe(rows: CatalogueRows, row: int) -> str:
     """Name a row for an error: source, image, window, file."""
     unit = rows.units[rows.unit[row]]
     facts = read_unit(unit, _KEYS).slice(int(rows.at[row]), 1).to_pylist()[0]

@@ -17,7 +17,7 @@ from numba import types
 
 from curation.base.compiled import compiled, named
 from curation.select.neighbour_kernels import popcount
-from curation.select.views import CENTRE, SIDE, at_points, median, views_of
+from curation.select.views import MIDDLE, SIDE, Box, at_points, median, views_of
 from curation.sources.recipe import DeduplicateRules
 
 PIXELS = SIDE * SIDE
@@ -34,6 +34,7 @@ def _sources() -> npt.NDArray[np.uint64]:
 
 
 _SOURCES = _sources()
+WHOLE = Box(0.0, 0.0, 1.0)
 STRIP = 4
 """Rows of a strip: what is compared before the rest."""
 _FIRST_STRIP = (1, 2, 3, 4, 1, 4, 3, 2, 6)
@@ -83,7 +84,7 @@ class Criteria(NamedTuple):
     """Least correlation of their thumbnails."""
 
 
-class Comparison(NamedTuple):
+class PairVerdicts(NamedTuple):
     """How P pairs compare."""
 
     distance: npt.NDArray[np.int8]
@@ -98,7 +99,7 @@ _flags, _bytes = types.Array(types.boolean, 1, "C"), types.Array(types.int8, 1, 
 THUMBNAILS = named(Thumbnails, types.Array(types.int8, 2, "C"), types.Array(types.float32, 2, "C"))
 LOOKS = named(Looks, types.Array(types.uint64, 2, "C"), THUMBNAILS, _flags)
 CRITERIA = named(Criteria, _longs, _i64, _i64, _f64)
-_comparison = named(Comparison, _bytes, _bytes, types.Array(types.float32, 1, "C"))
+_comparison = named(PairVerdicts, _bytes, _bytes, types.Array(types.float32, 1, "C"))
 
 
 def criteria_of(rules: DeduplicateRules, radius: int) -> Criteria:
@@ -113,7 +114,7 @@ def thumbnails(blocks: npt.NDArray[np.int8], soft: npt.NDArray[np.bool_] | None 
         blocks: (N, 256) int8, ``dct16``: the low-frequency block of the orthonormal DCT-II, row-major, any scale.
         soft: (N,) tiles whose centre says nothing; null: none.
     """
-    whole, centre = _clipped(blocks, 1.0), _clipped(blocks, CENTRE)
+    whole, centre = clipped(blocks, WHOLE), clipped(blocks, MIDDLE)
     if soft is not None:
         centre[soft] = 0
     squares = np.square(np.stack([whole, centre], axis=1), dtype=np.float32).reshape(-1, 2, SIDE, SIDE)
@@ -124,18 +125,24 @@ def thumbnails(blocks: npt.NDArray[np.int8], soft: npt.NDArray[np.bool_] | None 
     return Thumbnails(np.concatenate([whole, centre], axis=1), np.sqrt(np.stack(sums, axis=1)))
 
 
-def _clipped(blocks: npt.NDArray[np.int8], share: float) -> npt.NDArray[np.int8]:
-    basis = at_points(SIDE, share)
-    plain = (basis @ blocks.reshape(-1, SIDE, SIDE).astype(np.float32) @ basis.T).reshape(-1, PIXELS)
+def clipped(blocks: npt.NDArray[np.int8], box: Box) -> npt.NDArray[np.int8]:
+    """Clipped thumbnails (N, 256) of a part of some tiles, from their blocks (N, 256); 0 where nothing can be said."""
+    down, across = (at_points(SIDE, box.share, first) for first in (box.top, box.left))
+    plain = (down @ blocks.reshape(-1, SIDE, SIDE).astype(np.float32) @ across.T).reshape(-1, PIXELS)
     plain -= median(plain)
     clip = CLIP * 1.4826 * median(np.abs(plain))
     flat = clip[:, 0] <= 1e-3
     clip[flat] = 1.0
-    clipped = np.clip(plain / clip, -1, 1)
-    clipped -= clipped.mean(axis=1, keepdims=True)
-    thumbs = np.rint(clipped * 63.5)
+    level = np.clip(plain / clip, -1, 1)
+    level -= level.mean(axis=1, keepdims=True)
+    thumbs = np.rint(level * 63.5)
     thumbs[flat] = 0
     return thumbs.astype(np.int8)
+
+
+def turned(thumbs: Thumbnails, view: int) -> npt.NDArray[np.int8]:
+    """Thumbnails (N, 256) in one of the eight orientations."""
+    return thumbs.pixels[:, _SOURCES[view]]
 
 
 @compiled(_f64(THUMBNAILS, _i64, THUMBNAILS, _i64, _i64, _f64))
@@ -197,7 +204,7 @@ def compare(a: Looks, b: Looks, i: int, j: int, criteria: Criteria) -> Any:
 
 
 @compiled(types.void(LOOKS, LOOKS, _longs, _longs, CRITERIA, _comparison))
-def compare_pairs(a: Looks, b: Looks, i: Any, j: Any, criteria: Criteria, out: Comparison) -> None:
+def compare_pairs(a: Looks, b: Looks, i: Any, j: Any, criteria: Criteria, out: PairVerdicts) -> None:
     """:func:`compare` for all pairs (``i[k]``, ``j[k]``)."""
     distance, view, agreement = out
     for k in range(i.shape[0]):

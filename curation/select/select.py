@@ -16,21 +16,19 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from curation.base.arrays import Ints
 from curation.base.splitmix import splitmix64
 from curation.catalogue import KEPT, REASONS, SLICED, VERDICTS
-from curation.select import balance, exclude
+from curation.select import balance, crops, exclude
 from curation.select.deduplicate import Matches, find_duplicates
 from curation.select.guard import BenchmarkPrints, find_leaks, load_fingerprints
-from curation.select.rows import NO_VERDICT, Judge, Rows, load_rows
+from curation.select.rows import NO_VERDICT, CatalogueRows, Judge, load_rows
 from curation.select.shard_assignment import assign, predicted_bytes
-from curation.select.views import VIEWS
+from curation.select.views import CUT_OUT, VIEWS
 from curation.select.withdraw import withdrawn
 from curation.select.write_catalogue import Decision, Rulebook, write_catalogue
 from curation.sources.recipe import Recipe, ResolvedSource
-
-Ints = npt.NDArray[np.int64]
 
 _CODE = {word: number for number, word in enumerate(VERDICTS)}
 _LOT_STREAM = 1
@@ -105,12 +103,12 @@ def select(
     return replace(_summary(rows, decision, tuple(unguarded)), unknown_ids=unknown)
 
 
-def _open_rows(rows: Rows, decision: Decision, tiles_only: bool = True) -> Ints:
+def _open_rows(rows: CatalogueRows, decision: Decision, tiles_only: bool = True) -> Ints:
     free = decision.code == NO_VERDICT
     return np.nonzero(free & rows.is_tile if tiles_only else free)[0]
 
 
-def _exclude(rows: Rows, decision: Decision) -> None:
+def _exclude(rows: CatalogueRows, decision: Decision) -> None:
     """Take the verdicts of the rules, an image's for its tiles as well; where several fit, the first in precedence.
 
     What the scan found stays where it comes before: an image that gives no tile may yet show a mask.
@@ -127,20 +125,23 @@ def _exclude(rows: Rows, decision: Decision) -> None:
     decision.code[decided] = code[decided]
 
 
-def _guard(rows: Rows, decision: Decision, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> None:
+def _guard(rows: CatalogueRows, decision: Decision, prints: BenchmarkPrints, recipe: Recipe, threads: int) -> None:
     leaks = find_leaks(rows, _open_rows(rows, decision, tiles_only=False), prints, recipe, threads)
     decision.code[leaks.row] = _CODE["leak"]
 
     def words(n: int) -> tuple[str, str]:
         entry = int(leaks.subject[n])
-        looks = _agreement(leaks, n, recipe.guard.radius, recipe.deduplicate.confirm)
+        if leaks.view[n] < CUT_OUT:
+            looks = _agreement(leaks, n, recipe.guard.radius, recipe.deduplicate.confirm)
+        else:
+            looks = _agreement(leaks, n, crops.RADIUS, crops.CONFIRM, "gradients correlate")
         return prints.names[prints.benchmark[entry]], f"{prints.describe(entry)}: {looks}"
 
     decision.words.append((leaks.row, words))
 
 
 def _deduplicate(
-    rows: Rows, decision: Decision, recipe: Recipe, sources: Sequence[ResolvedSource], threads: int
+    rows: CatalogueRows, decision: Decision, recipe: Recipe, sources: Sequence[ResolvedSource], threads: int
 ) -> None:
     rules = recipe.deduplicate
     found = find_duplicates(rows, _open_rows(rows, decision), sources, rules, threads)
@@ -152,17 +153,17 @@ def _deduplicate(
     decision.words.append((found.row, words))
 
 
-def _agreement(matches: Matches, n: int, radius: int, least: float) -> str:
+def _agreement(matches: Matches, n: int, radius: int, least: float, how: str = "correlation") -> str:
     """Rule, measured value and threshold of one match."""
     if matches.distance[n] < 0:
         return "equal pixels"
     return (
         f"phash distance {matches.distance[n]} (at most {radius}), {VIEWS[matches.view[n]]}, "
-        f"correlation {matches.correlation[n]:.3f} (at least {least:g})"
+        f"{how} {matches.correlation[n]:.3f} (at least {least:g})"
     )
 
 
-def _balance(rows: Rows, decision: Decision, recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
+def _balance(rows: CatalogueRows, decision: Decision, recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
     tiles = _open_rows(rows, decision)
     caps = {number: source.cap for number, source in enumerate(sources) if source.cap is not None}
     lots = splitmix64(recipe.seed, _LOT_STREAM, rows.lots()[tiles])
@@ -184,7 +185,7 @@ def _balance(rows: Rows, decision: Decision, recipe: Recipe, sources: Sequence[R
     decision.words.append((gone_rows, words))
 
 
-def _place(rows: Rows, decision: Decision, recipe: Recipe) -> None:
+def _place(rows: CatalogueRows, decision: Decision, recipe: Recipe) -> None:
     """Give kept tiles their shard and position, and the last verdicts."""
     kept = _open_rows(rows, decision)
     sizes = predicted_bytes(
@@ -197,7 +198,7 @@ def _place(rows: Rows, decision: Decision, recipe: Recipe) -> None:
     decision.code[(decision.code == NO_VERDICT) & ~rows.is_tile] = _CODE[SLICED]
 
 
-def _withdraw(rows: Rows, decision: Decision, recipe: Recipe) -> int:
+def _withdraw(rows: CatalogueRows, decision: Decision, recipe: Recipe) -> int:
     """Take named tiles out of their shards, where no other takes their place; returns how many ids no row has."""
     (kept,) = np.nonzero(decision.code == _CODE[KEPT])
     gone, unknown = withdrawn(rows, kept, recipe.exclude.ids)
@@ -212,7 +213,7 @@ def _in_words(reasons: Mapping[str, int]) -> str:
     return f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())})" if reasons else ""
 
 
-def _summary(rows: Rows, decision: Decision, unguarded: tuple[str, ...]) -> SelectSummary:
+def _summary(rows: CatalogueRows, decision: Decision, unguarded: tuple[str, ...]) -> SelectSummary:
     tiles, images = (
         np.bincount(decision.code[chosen], minlength=len(VERDICTS)) for chosen in (rows.is_tile, ~rows.is_tile)
     )

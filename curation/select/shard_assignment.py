@@ -9,10 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from curation.base.splitmix import permutation
+from curation.base.arrays import Ints
+from curation.base.splitmix import published_permutation
 from curation.sources.recipe import ShardRules
-
-Ints = npt.NDArray[np.int64]
 
 
 def runs_of(image: Ints, longest: int) -> Ints:
@@ -74,7 +73,7 @@ def _shuffled(runs: Ints, seed: int) -> Ints:
     """Tiles in the order in which they are written: runs in the order of the seeded permutation, each kept whole."""
     if not len(runs):
         return np.zeros(0, np.int64)
-    shuffled = permutation(seed, 0, int(runs[-1]) + 1)
+    shuffled = published_permutation(seed, 0, int(runs[-1]) + 1)
     rank = np.empty(len(shuffled), np.int64)
     rank[shuffled] = np.arange(len(shuffled))
     return np.argsort(rank[runs], kind="stable")

@@ -9,24 +9,39 @@ evaluated at the centre's points and transformed again.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
+from curation.base.arrays import Flags, Floats, Words
 from curation.sources.recipe import DeduplicateRules
 
-Words = npt.NDArray[np.uint64]
 Blocks = npt.NDArray[np.int8]
-Floats = npt.NDArray[np.float32]
-Flags = npt.NDArray[np.bool_]
 
-VIEWS = (
-    "as it is", "rot90", "rot180", "rot270", "mirror", "mirror+rot90", "mirror+rot180", "mirror+rot270", "centre crop",
+_ORIENTED = (
+    "as it is", "rot90", "rot180", "rot270", "mirror", "mirror+rot90", "mirror+rot180", "mirror+rot270",
 )  # fmt: skip
-"""``np.fliplr`` where mirrored, then ``np.rot90`` counter-clockwise; last the centre."""
+VIEWS = (*_ORIENTED, "centre crop", "cut out", *(f"cut out, {name}" for name in _ORIENTED[1:]))
+"""``np.fliplr`` where mirrored, then ``np.rot90`` counter-clockwise; the centre; so turned, a part of the other."""
 CROP = 8
+CUT_OUT = 9
+"""The first of the views in which a tile is a part of a benchmark's image (:mod:`curation.select.crops`)."""
 CENTRE = 0.9
 """Share of each side that the centre crop keeps; crops that keep 0.88 to 0.92 are mostly found."""
 SIDE = 16
+
+
+class Box(NamedTuple):
+    """A part of a tile, in shares of its sides."""
+
+    top: float
+    left: float
+    share: float
+    """Of the tile's height that is its height, and of the width its width."""
+
+
+MIDDLE = Box((1 - CENTRE) / 2, (1 - CENTRE) / 2, CENTRE)
 _HASHED, _BITS = 32, 8
 """Samples a side that imagehash transforms, and coefficients a side that it compares."""
 
@@ -60,19 +75,21 @@ def without_crop(codes: Words, rules: DeduplicateRules) -> Words:
     return codes[:, : CROP if rules.orientations else 1]
 
 
-def crop_codes(blocks: Blocks) -> Words:
-    """64-bit pHash of the centre of N tiles, from their blocks ``(N, 256)``; two bits off imagehash's at the median."""
+def crop_codes(blocks: Blocks, box: Box = MIDDLE) -> Words:
+    """64-bit pHash of a part of N tiles, from their blocks ``(N, 256)``; two bits off imagehash's at the median."""
     samples = np.arange(_HASHED)
     transform = np.cos(np.pi * (2 * samples[None, :] + 1) * np.arange(_BITS)[:, None] / (2 * _HASHED))
-    change = (transform @ at_points(_HASHED, CENTRE)).astype(np.float32)
-    low = (change @ blocks.reshape(-1, SIDE, SIDE).astype(np.float32) @ change.T).reshape(-1, _BITS * _BITS)
+    down, across = (
+        (transform @ at_points(_HASHED, box.share, first)).astype(np.float32) for first in (box.top, box.left)
+    )
+    low = (down @ blocks.reshape(-1, SIDE, SIDE).astype(np.float32) @ across.T).reshape(-1, _BITS * _BITS)
     low[:, 0] = np.inf  # the mean, which the block leaves out, exceeds the median
     return np.packbits(low > median(low), axis=1).view(">u8").astype(np.uint64).reshape(-1)
 
 
-def at_points(count: int, share: float) -> Floats:
-    """Matrix ``(count, 16)`` that evaluates coefficients of an orthonormal DCT-II at points spread over the centre."""
-    place = (1.0 - share) / 2 + share * (np.arange(count) + 0.5) / count
+def at_points(count: int, share: float, first: float) -> Floats:
+    """Matrix ``(count, 16)``: values of an orthonormal DCT-II at points spread over ``share``, from ``first`` on."""
+    place = first + share * (np.arange(count) + 0.5) / count
     basis = np.cos(np.pi * place[:, None] * np.arange(SIDE)[None, :]) * np.sqrt(2 / SIDE)
     basis[:, 0] = np.sqrt(1 / SIDE)
     return basis.astype(np.float32)

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from curation.select.rows import Rows
+from curation.base.arrays import Ints
+from curation.select.rows import CatalogueRows
 
-Ints = npt.NDArray[np.int64]
 
-
-def withdrawn(rows: Rows, kept: Ints, ids: Sequence[str]) -> tuple[Ints, int]:
+def withdrawn(rows: CatalogueRows, kept: Ints, ids: Sequence[str]) -> tuple[Ints, int]:
     """Which kept tiles are named, themselves or by their image.
 
     Args:
@@ -39,5 +38,5 @@ def withdrawn(rows: Rows, kept: Ints, ids: Sequence[str]) -> tuple[Ints, int]:
 
 
 def _lots(ids: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
-    """First eight bytes of ids, as :meth:`Rows.lots` gives them."""
+    """First eight bytes of ids, as :meth:`CatalogueRows.lots` gives them."""
     return ids.view(np.uint8).reshape(-1, 10)[:, :8].copy().view(">u8")[:, 0].astype(np.uint64)

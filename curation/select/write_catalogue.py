@@ -15,14 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.base.arrays import Ints
 from curation.base.errors import InputError, WorkError
 from curation.base.files import atomic
 from curation.catalogue import CATALOGUE, VERDICTS, schema_of
 from curation.select.exclude import NONE, RULES
-from curation.select.rows import Rows, read_unit
+from curation.select.rows import CatalogueRows, read_unit
 from curation.sources.recipe import ExcludeRules, Recipe, ResolvedSource
-
-Ints = npt.NDArray[np.int64]
 
 _ROW_GROUP = 65_536
 _COPIED = [name for name in CATALOGUE.names if name not in ("shard", "position")]
@@ -82,7 +81,7 @@ def read_rulebook(file: pq.ParquetFile, path: Path) -> Rulebook:
         raise InputError(f"{path}: does not say by which rules it was made; run the curation again") from None
 
 
-def write_catalogue(rows: Rows, decision: Decision, rules: Rulebook, out: Path) -> None:
+def write_catalogue(rows: CatalogueRows, decision: Decision, rules: Rulebook, out: Path) -> None:
     """Write every row with its verdict.
 
     Raises:
@@ -111,7 +110,7 @@ def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
             yield table
 
 
-def _catalogue(rows: Rows, decision: Decision, rules: ExcludeRules, schema: pa.Schema) -> Iterator[pa.Table]:
+def _catalogue(rows: CatalogueRows, decision: Decision, rules: ExcludeRules, schema: pa.Schema) -> Iterator[pa.Table]:
     """The catalogue, a row group at a time."""
     before = _OfImages(np.zeros(0, np.int64), [])
     for low, table in _gathered(rows):
@@ -165,7 +164,7 @@ class _OfImages(NamedTuple):
 def _word_rules(
     texts: _Texts,
     rule: npt.NDArray[np.int8],
-    rows: Rows,
+    rows: CatalogueRows,
     low: int,
     table: pa.Table,
     rules: ExcludeRules,
@@ -213,7 +212,7 @@ def _word_matches(texts: _Texts, decision: Decision, low: int, high: int) -> Non
 # ------------------------------------------------------------------------------------------------ rows
 
 
-def _gathered(rows: Rows) -> Iterator[tuple[int, pa.Table]]:
+def _gathered(rows: CatalogueRows) -> Iterator[tuple[int, pa.Table]]:
     """The rows' other columns in the catalogue's order, a row group at a time; a unit is read once.
 
     A unit stays in memory until its last row is written: briefly where parts come in about the catalogue's order.
@@ -234,7 +233,7 @@ def _gathered(rows: Rows) -> Iterator[tuple[int, pa.Table]]:
             del held[number]
 
 
-def _read(rows: Rows, number: int) -> pa.Table:
+def _read(rows: CatalogueRows, number: int) -> pa.Table:
     unit = rows.units[number]
     table = read_unit(unit, _COPIED)
     if len(table) != unit.rows:

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from curation.base.arrays import Ints
 from curation.catalogue import Window, tile_id
 from curation.shards import ustar
 from curation.shards.foreign import MAX_IMAGE_BYTES, MAX_JSON_BYTES
@@ -43,7 +43,6 @@ _TOLD = 20
 
 Level = Literal["quick", "bytes", "decode"]
 """``quick``: sizes and the index; ``bytes``: every byte is read; ``decode``: every image is decoded as well."""
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.base.arrays import Ints
 from curation.base.errors import WorkError
 from curation.base.files import UNFINISHED, atomic, is_whole
 from curation.catalogue import open_table
@@ -45,8 +46,6 @@ _SHOWN = (
 """What of a row its sample shows."""
 _READ = [*_SHOWN, "stretch", "file_bytes", "pass_through", "raw_sha256", "content_hash"]
 _PLACE = ["file", "member", "band_files"]
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The write stage: kept rows of the catalogue become shards.
 
 One part is one shard, named by its key: a digest of its rows and of the settings that matter to it, so that a tar
-counts only for what it was made from. ``write_part`` reads the pixels again, in runs of one image, proves that they are
+counts only for what it was made from. ``make_shard`` reads the pixels again, in runs of one image, proves that they are
 those that were scanned, and encodes them or copies the file's own bytes. A tar is complete before its rows are: what
 names a shard exists only when the shard does.
 """
@@ -83,7 +83,7 @@ class Changed(NamedTuple):
     """Its file, and what is wrong."""
 
 
-def write_part(part: ShardPart, job: WriteJob) -> list[Changed]:
+def make_shard(part: ShardPart, job: WriteJob) -> list[Changed]:
     """Write one shard; its index rows are kept beside it last, so that their presence means: this shard is done.
 
     Returns:

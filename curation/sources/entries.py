@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 
 @dataclass
-class Found:
+class WalkFindings:
     """What a walk came across beside the entries."""
 
     warnings: list[str] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Walk:
+class FolderWalk:
     """A source's folder, what to take of it, and what was found."""
 
     source: Source
@@ -99,7 +99,7 @@ class Walk:
     left: Callable[[str], bool]
     leave: Mapping[str, Callable[[str], bool]]
     """Globs of what is left, each with its predicate; ``left`` is that of all."""
-    found: Found
+    found: WalkFindings
     linked: Path | None = None
     """Folder outside of ``root`` into which links are followed."""
 
@@ -150,7 +150,7 @@ class _Item(NamedTuple):
         return unicodedata.normalize("NFC", self.relative)
 
 
-def list_entries(walk: Walk) -> Iterator[Entry]:
+def list_entries(walk: FolderWalk) -> Iterator[Entry]:
     """List what a source's globs take, unpacked or in an archive, sorted by image path, each path once.
 
     A file on disk goes before a member of the same path: an archive may lie beside what was unpacked from it. Of two
@@ -190,7 +190,7 @@ def _opens(source: Source, name: str) -> bool:
 # ------------------------------------------------------------------------------------------------ folders
 
 
-def _walk(walk: Walk, listed: frozenset[str]) -> Iterator[Entry]:
+def _walk(walk: FolderWalk, listed: frozenset[str]) -> Iterator[Entry]:
     """Depth-first in the order of full paths. Names that begin with a dot are left."""
     stack = [_Folder(_groups(walk, [""]), str(walk.root), 0)]
     while stack:
@@ -213,14 +213,14 @@ def _real(folder: str, entry: os.DirEntry[str]) -> str:
     return os.path.realpath(entry.path) if entry.is_symlink() else f"{folder}{os.sep}{entry.name}"
 
 
-def _groups(walk: Walk, folders: Sequence[str]) -> Iterator[list[_Item]]:
+def _groups(walk: FolderWalk, folders: Sequence[str]) -> Iterator[list[_Item]]:
     """Entries of a folder, in order; those of one name after normalisation together, as if it were one folder."""
     items = [item for folder in folders for item in _items(walk, folder)]
     items.sort(key=lambda item: (item.order, item.relative))
     return (list(group) for _, group in groupby(items, key=lambda item: item.order))
 
 
-def _items(walk: Walk, folder: str) -> Iterator[_Item]:
+def _items(walk: FolderWalk, folder: str) -> Iterator[_Item]:
     try:
         with os.scandir(walk.root / folder) as entries:
             kept = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
@@ -262,7 +262,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_followed(walk: Walk, stack: Sequence[_Folder], item: _Item) -> bool:
+def _is_followed(walk: FolderWalk, stack: Sequence[_Folder], item: _Item) -> bool:
     """Whether a symbolic link leads to something inside of the folder that is not being walked already."""
     target = os.path.realpath(item.entry.path)
     exists = Path(target).exists()
@@ -279,12 +279,12 @@ def _is_followed(walk: Walk, stack: Sequence[_Folder], item: _Item) -> bool:
     return good
 
 
-def _is_inside(walk: Walk, target: str) -> bool:
+def _is_inside(walk: FolderWalk, target: str) -> bool:
     roots = (walk.root,) if walk.linked is None else (walk.root, walk.linked)
     return any(f"{target}{os.sep}".startswith(f"{root}{os.sep}") for root in roots)
 
 
-def _open_file(walk: Walk, item: _Item) -> Iterator[Entry]:
+def _open_file(walk: FolderWalk, item: _Item) -> Iterator[Entry]:
     """One plain file, or the members of a container that is read in place."""
     try:
         item.relative.encode()
@@ -307,7 +307,7 @@ def _open_file(walk: Walk, item: _Item) -> Iterator[Entry]:
 # ------------------------------------------------------------------------------------------------ archives
 
 
-def _members(walk: Walk, file: str, into: str, image_column: str | None) -> Iterator[Entry]:
+def _members(walk: FolderWalk, file: str, into: str, image_column: str | None) -> Iterator[Entry]:
     """Members of a container, sorted; of an archive that is broken what is whole, and a row for the rest of it."""
     path = unicodedata.normalize("NFC", file)
     if walk.leaves(path):

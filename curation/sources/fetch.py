@@ -22,7 +22,7 @@ from curation.base.errors import InputError, RscorpusError, WorkError
 from curation.base.locks import hold
 from curation.containers import CONTAINERS, container_of
 from curation.containers.archives import archive_of
-from curation.containers.unpack import LIMITS, Limits, unpack
+from curation.containers.unpack import LIMITS, UnpackLimits, unpack
 from curation.sources.download import RETRIES, Retries, check_file, download
 from curation.sources.entries import opened_in_place
 from curation.sources.globs import compile_globs
@@ -59,7 +59,7 @@ class FetchOptions:
     """``needed`` leaves zip and plain tar archives as they are, since they are read in place."""
     keep_archives: bool = True
     """False removes an archive once it is unpacked."""
-    limits: Limits = LIMITS
+    limits: UnpackLimits = LIMITS
     ends: Endpoints = PUBLIC
     retries: Retries = RETRIES
 
@@ -366,7 +366,7 @@ def _unpack_one(
     tell(Event(source.id, name, "unpack", 0, size))
     free = max(shutil.disk_usage(root).free - RESERVE, 0)
     into = root / files[0].into
-    unpack(parts, into, Limits(min(options.limits.bytes, free), options.limits.ratio, options.limits.ratio_from))
+    unpack(parts, into, UnpackLimits(min(options.limits.bytes, free), options.limits.ratio, options.limits.ratio_from))
     if not options.keep_archives:
         for file in files:
             remember(root, file, removed=True)

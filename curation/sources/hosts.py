@@ -118,7 +118,7 @@ def size_at(url: str, ends: Endpoints) -> int | None:
 
 
 @dataclass(frozen=True)
-class Answer:
+class FileHead:
     """What a server tells of a file without sending it."""
 
     status: int
@@ -130,7 +130,7 @@ class Answer:
     content_type: str
 
 
-def ask(url: str, ends: Endpoints) -> Answer:
+def ask(url: str, ends: Endpoints) -> FileHead:
     """Ask for a file by HEAD; for its first byte where that is refused, or answered with a page.
 
     Raises:
@@ -154,11 +154,11 @@ def ask(url: str, ends: Endpoints) -> Answer:
         raise Gone(f"{url}: is empty", 416) from None
 
 
-def _answer(response: Any) -> Answer:
+def _answer(response: Any) -> FileHead:
     told = response.headers
     ranged = re.fullmatch(r"bytes \d+-\d+/(\d+)", told.get("Content-Range") or "")
     size = ranged[1] if ranged else told.get("Content-Length") if response.status != 206 else None
-    return Answer(
+    return FileHead(
         response.status, response.url, int(size) if size and size.isdigit() else None, told.get("ETag"),
         told.get("Last-Modified"), told.get_content_type() if "Content-Type" in told else "",
     )  # fmt: skip
@@ -348,7 +348,7 @@ class _S3Body:
         self._body.close()
 
 
-def _ask_s3(url: str, ends: Endpoints) -> Answer:
+def _ask_s3(url: str, ends: Endpoints) -> FileHead:
     place, client = urllib.parse.urlsplit(url), ends.s3_client
     refused, broken = s3_errors()
     try:
@@ -357,7 +357,7 @@ def _ask_s3(url: str, ends: Endpoints) -> Answer:
         refuse(url, status_of(error), None)
     except broken as error:
         raise Transient(f"{url}: {error}") from None
-    return Answer(200, url, told["ContentLength"], told.get("ETag"), str(told.get("LastModified")), "")
+    return FileHead(200, url, told["ContentLength"], told.get("ETag"), str(told.get("LastModified")), "")
 
 
 def status_of(error: Exception) -> int:

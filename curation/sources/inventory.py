@@ -21,7 +21,7 @@ from curation.base.errors import InputError
 from curation.containers import CONTAINERS, container_of, list_members
 from curation.containers.archives import archive_of
 from curation.containers.registry import reason_in
-from curation.sources.entries import Entry, Found, Walk, changed, list_entries, opened_in_place
+from curation.sources.entries import Entry, FolderWalk, WalkFindings, changed, list_entries, opened_in_place
 from curation.sources.globs import compile_globs
 from curation.sources.recipe import ResolvedSource
 from curation.sources.source import BY_SCRIPT, EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, Source, shipped
@@ -132,10 +132,10 @@ def list_images(source: Source, root: Path, listing: SourceListing | None = None
     listing = listing if listing is not None else SourceListing(source.id)
     listing.expected = source.expected_images
     check_root(source, root)
-    found = Found(listing.warnings, listing.unread, listing.unlisted, listing.examples, unused=set(source.leave))
+    found = WalkFindings(listing.warnings, listing.unread, listing.unlisted, listing.examples, unused=set(source.leave))
     leave = {glob: compile_globs([glob]) for glob in source.leave}
     taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
-    walk = Walk(source, root.resolve(), taken, left, leave, found, source.linked(root))
+    walk = FolderWalk(source, root.resolve(), taken, left, leave, found, source.linked(root))
     entries = _select(source, list_entries(walk), listing)
     rows = _group(source.bands_in_files, entries, listing) if source.bands_in_files else _single(entries)
     split_of = _splitter(source.splits)

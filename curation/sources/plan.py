@@ -47,7 +47,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RecipePlan:
     """What a recipe takes."""
 
     name: str
@@ -164,7 +164,7 @@ def _at(source: Source, data: Path | None) -> ResolvedSource:
     return ResolvedSource(source, data / source.id, SliceRules(), 0, None)
 
 
-def make_plan(recipe: Recipe, data: Path | None = None, probe: Probe | None = None) -> Plan:
+def make_plan(recipe: Recipe, data: Path | None = None, probe: Probe | None = None) -> RecipePlan:
     """Predict what a recipe takes, from its manifests alone; nothing is fetched or listed.
 
     Args:
@@ -184,7 +184,7 @@ def make_plan(recipe: Recipe, data: Path | None = None, probe: Probe | None = No
     bytes_per_tile = TILE_SIDE**2 * recipe.shards.bytes_per_pixel
     samples = min(recipe.shards.max_samples, max(int(recipe.shards.max_bytes // bytes_per_tile), 1))
     relative = any(not Path(entry.path or entry.id).expanduser().is_absolute() for entry in recipe.sources)
-    return Plan(
+    return RecipePlan(
         recipe.name, tuple(rows), tiles, math.ceil(tiles / samples), tiles * bytes_per_tile / 1e9, TILE_SIDE**2,
         relative or bool(recipe.guard.benchmarks),
         tuple(f"{name} ({why})" for name, why in recipe.left_out.items()),
@@ -263,7 +263,7 @@ def format_sources(sources: Sequence[Source], as_json: bool = False, width: int 
     return table(header, rows, (2, 3), width) + f"\n\n{len(sources)} sources"
 
 
-def format_plan(plan: Plan, typed: str = "", data: Path | None = None, width: int | None = None) -> str:
+def format_plan(plan: RecipePlan, typed: str = "", data: Path | None = None, width: int | None = None) -> str:
     """A plan that a person can act on: the table, the sums, what to do by hand, and the commands.
 
     Args:
@@ -307,7 +307,7 @@ def format_plan(plan: Plan, typed: str = "", data: Path | None = None, width: in
     return "\n\n".join([*parts, "Next:\n  " + "\n  ".join(steps)])
 
 
-def _today(plan: Plan) -> list[str]:
+def _today(plan: RecipePlan) -> list[str]:
     """What can be counted on, by the way it comes, and what each answer said that was no file."""
     lines = []
     for state in ("automatic", "by hand", "gone"):
@@ -323,7 +323,7 @@ def _today(plan: Plan) -> list[str]:
     return lines + [f"{row.id}: {row.standing.note}" for row in plan.rows if row.standing.note]
 
 
-def _steps(plan: Plan, word: str, data: Path | None, own: bool) -> list[str]:
+def _steps(plan: RecipePlan, word: str, data: Path | None, own: bool) -> list[str]:
     """Commands to type next, of which each works as it stands once DATA and OUT are names."""
     where = f" --data {shlex.quote(str(data)) if data else 'DATA'}" if plan.needs_data else ""
     check = f"rs-curate check {word}{where}     counts what is there"

@@ -25,7 +25,7 @@ from curation.base.files import atomic
 from curation.base.settings import Strict
 from curation.containers.archives import archive_of
 from curation.sources.fetch import choose
-from curation.sources.hosts import PUBLIC, Answer, Endpoints, Gone, Transient, ask
+from curation.sources.hosts import PUBLIC, Endpoints, FileHead, Gone, Transient, ask
 from curation.sources.repositories import list_repository
 from curation.sources.source import BY_SCRIPT, RemoteFile, Source, is_page
 
@@ -35,13 +35,13 @@ MOST_LISTED = 10_000
 PATIENCE = 3
 """Silent answers in a row after which a host is not asked any more."""
 
-State = Literal["there", "gone", "silent"]
+Reachability = Literal["there", "gone", "silent"]
 
 
-class Found(Strict):
+class ProbeAnswer(Strict):
     """What came of one URL, or of one repository (``via:repository``)."""
 
-    state: State
+    state: Reachability
     checked: datetime
     why: str = ""
     """Why it is gone or silent."""
@@ -60,7 +60,7 @@ class Probe(Strict):
     """All answers."""
 
     version: Literal[1] = 1
-    found: dict[str, Found] = {}
+    found: dict[str, ProbeAnswer] = {}
 
 
 @dataclass(frozen=True)
@@ -159,29 +159,31 @@ def _host(url: str) -> str:
     return f"s3://{parts.netloc}" if parts.scheme == "s3" else parts.netloc
 
 
-def _ask_host(questions: Sequence[_Question], ends: Endpoints) -> Iterator[tuple[str, Found]]:
+def _ask_host(questions: Sequence[_Question], ends: Endpoints) -> Iterator[tuple[str, ProbeAnswer]]:
     silent = 0
     for question in questions:
         if silent < PATIENCE:
             found = _found(question, ends)
             silent = silent + 1 if found.state == "silent" and found.status is None else 0
         else:
-            found = Found(state="silent", checked=_now(), why=f"{question.host} did not answer {PATIENCE} times before")
+            found = ProbeAnswer(
+                state="silent", checked=_now(), why=f"{question.host} did not answer {PATIENCE} times before"
+            )
         yield question.key, found
 
 
-def _found(question: _Question, ends: Endpoints) -> Found:
+def _found(question: _Question, ends: Endpoints) -> ProbeAnswer:
     try:
         if question.key == _repository(question.source):
             return _repository_found(question.source, ends)
         return _judge(ask(question.key, ends), question)
     except Transient as error:
-        return Found(state="silent", checked=_now(), why=str(error), status=error.status)
+        return ProbeAnswer(state="silent", checked=_now(), why=str(error), status=error.status)
     except Gone as error:
-        return Found(state="gone", checked=_now(), why=str(error), status=error.status)
+        return ProbeAnswer(state="gone", checked=_now(), why=str(error), status=error.status)
 
 
-def _judge(answer: Answer, question: _Question) -> Found:
+def _judge(answer: FileHead, question: _Question) -> ProbeAnswer:
     url, file = question.key, question.file
     why = ""
     if file is not None and not is_page(url):
@@ -189,28 +191,28 @@ def _judge(answer: Answer, question: _Question) -> Found:
             why = f"{url}: the server sends a web page instead of the file"
         elif None not in (file.size, answer.size) and file.size != answer.size:
             why = f"{url}: {answer.size:,} bytes, the manifest says {file.size:,}"
-    return Found(
+    return ProbeAnswer(
         state="gone" if why else "there", checked=_now(), why=why, status=answer.status, size=answer.size,
         etag=answer.etag, last_modified=answer.last_modified, content_type=answer.content_type,
         redirected_to=answer.url if answer.url != url else None,
     )  # fmt: skip
 
 
-def _repository_found(source: Source, ends: Endpoints) -> Found:
+def _repository_found(source: Source, ends: Endpoints) -> ProbeAnswer:
     """What a repository lists; its first wanted file is asked for, since some list what they do not give."""
     repository = str(source.obtain.repository)
     listed = list(islice(list_repository(source.obtain.via, repository, ends), MOST_LISTED))
     files = choose(source, listed)
     if not files and len(listed) == MOST_LISTED:
-        return Found(
+        return ProbeAnswer(
             state="silent", checked=_now(), why=f"{repository}: no wanted file among the first {MOST_LISTED:,}"
         )
     if not files:
-        return Found(state="gone", checked=_now(), why=f"{repository}: lists no file that is wanted", files=0)
+        return ProbeAnswer(state="gone", checked=_now(), why=f"{repository}: lists no file that is wanted", files=0)
     told = ask(str(files[0].url), ends)
     sizes = [file.size for file in files]
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    return Found(state="there", checked=_now(), status=told.status, size=total, files=len(files))
+    return ProbeAnswer(state="there", checked=_now(), status=told.status, size=total, files=len(files))
 
 
 def _now() -> datetime:
@@ -238,7 +240,7 @@ def standing(source: Source, probe: Probe | None = None) -> Standing:
     return Standing("gone" if share == 0 else state, day, share, note)
 
 
-def _share(source: Source, known: Mapping[str, Found]) -> float:
+def _share(source: Source, known: Mapping[str, ProbeAnswer]) -> float:
     repository = _repository(source)
     if repository is not None:
         return float(repository not in known or known[repository].state != "gone")
@@ -252,11 +254,11 @@ def _share(source: Source, known: Mapping[str, Found]) -> float:
     return left / sum(weights.values()) if sum(weights.values()) else 1.0
 
 
-def _is_gone(file: RemoteFile, known: Mapping[str, Found]) -> bool:
+def _is_gone(file: RemoteFile, known: Mapping[str, ProbeAnswer]) -> bool:
     urls = _urls(file)
     return bool(urls) and all(url in known and known[url].state == "gone" for url in urls)
 
 
-def _size(file: RemoteFile, known: Mapping[str, Found]) -> int | None:
+def _size(file: RemoteFile, known: Mapping[str, ProbeAnswer]) -> int | None:
     told = (known[url].size for url in _urls(file) if url in known and known[url].state == "there")
     return file.size if file.size is not None else next((size for size in told if size), None)

@@ -17,7 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)  # fmt: skip
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from curation.base.errors import InputError
 from curation.base.settings import Strict, load, validate
@@ -125,7 +135,9 @@ class SliceRules(Strict):
     mode: Literal["grid", "random", "whole"] = "whole"
     tile: int = Field(512, ge=16)
     overlap: int = Field(0, ge=0)
-    remainder: Literal["drop", "shift", "pad"] = "shift"
+    remainder: Literal["apart", "drop", "shift", "pad"] = "apart"
+    """What becomes of the rest at the right and lower edge, which is narrower than a tile. ``apart``: a tile shifted
+    inwards takes it, unless that would share more than half of its pixels with its neighbour."""
     whole_up_to: int = Field(1024, ge=16)
     """Images with both sides at most this pass through untouched, in every mode; ``whole`` grids larger ones."""
     min_side: int = Field(64, ge=16)
@@ -183,6 +195,15 @@ class DeduplicateRules(Strict):
     def _from_a_word(cls, data: object) -> object:
         return {"method": data} if isinstance(data, str | bool) else data
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Editors take the word, and what YAML makes of ``off``, as well."""
+        block = handler(schema)
+        method = handler.resolve_ref_schema(block)["properties"]["method"]
+        method["enum"] = ["near", "exact", "off", True, False]
+        del method["type"]
+        return {"anyOf": [block, {"enum": method["enum"]}]}
+
     @field_validator("method", mode="before")
     @classmethod
     def _yaml_reads_off_as_false(cls, value: object) -> object:
@@ -194,6 +215,8 @@ class GuardRules(Strict):
 
     benchmarks: tuple[Identifier, ...] = ()
     radius: int = Field(4, ge=0, le=10)
+    crops: bool = True
+    """Find tiles that are cut out of a benchmark's image, down to 0.82 of its sides."""
     fingerprints: str | None = None
     """Folder of fingerprint files; null: ``DATA/.fingerprints``."""
 
@@ -242,6 +265,15 @@ class RecipeSource(Strict):
     def accepted_keys(cls) -> set[str]:
         """The entry's own keys and every manifest field."""
         return {*cls.model_fields, *Source.model_fields}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Editors take an id alone, and the manifest's fields beside it."""
+        block = handler(schema)
+        fields = handler.resolve_ref_schema(handler(Source.__pydantic_core_schema__))["properties"]
+        own = handler.resolve_ref_schema(block)["properties"]
+        own |= {name: field for name, field in fields.items() if name not in own}
+        return {"anyOf": [block, {"type": "string"}]}
 
     @model_validator(mode="before")
     @classmethod
@@ -355,27 +387,3 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
             root = data / root
         resolved.append(ResolvedSource(source, root, entry.slice or recipe.slice, entry.priority, entry.cap))
     return resolved
-
-
-def check_splits(recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
-    """Refuse a split that no source has: it would leave out nothing, without a word.
-
-    Raises:
-        InputError: ``exclude.splits`` names one.
-    """
-    known = sorted({split for source in sources for split in source.source.splits})
-    there = f"there are {', '.join(known)}" if known else "none says what its splits are (field splits)"
-    for split in recipe.exclude.splits:
-        if split not in known:
-            raise InputError(f"recipe {recipe.name}: exclude.splits: no source has a split {split!r}; {there}")
-
-
-def check_apart(out: Path, sources: Sequence[ResolvedSource]) -> None:
-    """Refuse an output folder that the next listing would take for raw images.
-
-    Raises:
-        InputError: it lies in a source's folder, or is one.
-    """
-    for source in sources:
-        if source.root.resolve() in (out.resolve(), *out.resolve().parents):
-            raise InputError(f"--out {out}: lies where source {source.id} has its images ({source.root}); give another")

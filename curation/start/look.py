@@ -16,7 +16,7 @@ from curation.base import watchdog
 from curation.base.errors import InputError, UnreadableImage
 from curation.executor.nursery import Child, Line, Nursery
 from curation.imagery.stretch import EIGHT_BIT
-from curation.start.names import Kinds, Place, plain
+from curation.start.names import FoundFile, Kinds, plain
 
 PRELOAD = ("curation.imagery.image", "curation.containers", "curation.start.look")
 """What processes import before they are forked."""
@@ -41,7 +41,7 @@ MOST_MEMBERS = 100_000
 class Look:
     """What one image holds."""
 
-    place: Place
+    place: FoundFile
     error: str = ""
     """Why it cannot be read; all else is empty then."""
     is_image: bool = True
@@ -68,7 +68,7 @@ class Look:
         return bool(self.dtype) and self.dtype not in EIGHT_BIT
 
 
-def look(nursery: Nursery, root: Path, places: Iterable[Place], seconds: float) -> Iterator[Look]:
+def look(nursery: Nursery, root: Path, places: Iterable[FoundFile], seconds: float) -> Iterator[Look]:
     """Look at images, several at a time, until all are done or time is up.
 
     Args:
@@ -136,7 +136,7 @@ def _fault(child: Child) -> str | None:
 # ------------------------------------------------------------------------------------------------ in the processes
 
 
-def _look_at(line: Line, root: Path, places: Sequence[Place]) -> list[Look]:
+def _look_at(line: Line, root: Path, places: Sequence[FoundFile]) -> list[Look]:
     watchdog.arm()
     looks = []
     for place in places:
@@ -146,7 +146,7 @@ def _look_at(line: Line, root: Path, places: Sequence[Place]) -> list[Look]:
     return looks
 
 
-def look_at(root: Path, place: Place) -> Look:
+def look_at(root: Path, place: FoundFile) -> Look:
     """Look at one image in this process."""
     from curation.imagery.image import Location, open_image
     from curation.sources.recipe import ExcludeRules
@@ -163,7 +163,7 @@ def look_at(root: Path, place: Place) -> Look:
         return Look(place, error.strerror or str(error))
 
 
-def _facts(place: Place, image: Any) -> Look:
+def _facts(place: FoundFile, image: Any) -> Look:
     import numpy as np
 
     from curation.catalogue import Window
@@ -216,7 +216,7 @@ def _list(line: Line, root: Path, file: str, glob: str, container: str, seed: in
                 if number > MOST_MEMBERS or (number % 64 == 0 and time.monotonic() > until):
                     break
                 if "/." not in f"/{member.name}" and not member.name.startswith("__MACOSX"):
-                    kinds.add(Place(file, member.locator), member.name, glob, container)
+                    kinds.add(FoundFile(file, member.locator), member.name, glob, container)
     except InputError as error:
         return getattr(error, "reason", str(error))
     return kinds

@@ -37,7 +37,7 @@ _SEPARATED = re.compile(r"[_\-. ]+")
 _TAIL = re.compile(r"[_\-.](?:(?:" + "|".join(sorted(MASK_WORDS)) + r")|b(?:and)?_?(?:0?\d{1,2}|8a))(?:_\d+m)?$", re.I)
 
 
-class Place(NamedTuple):
+class FoundFile(NamedTuple):
     """A file below the folder, or a member of one, as :class:`curation.imagery.image.Location` names it."""
 
     file: str
@@ -58,7 +58,7 @@ class Kind:
     """What they lie in: ``folder``, or the kind of archive."""
     count: float = 0
     """How many there are; an estimate where not every archive was opened."""
-    drawn: list[Place] = field(default_factory=list)
+    drawn: list[FoundFile] = field(default_factory=list)
     seen: int = 0
 
     @property
@@ -100,7 +100,7 @@ class Kinds:
     draw: random.Random
     found: dict[tuple[str, str, str], Kind] = field(default_factory=dict)
 
-    def add(self, place: Place, path: str, inside: str = "", container: str = "folder") -> None:
+    def add(self, place: FoundFile, path: str, inside: str = "", container: str = "folder") -> None:
         """Count one file.
 
         Args:
@@ -201,7 +201,7 @@ def walk(root: Path, seconds: float, draw: random.Random, leave: tuple[str, ...]
             if entry.is_dir():
                 waiting.append(path)
             elif entry.is_file():
-                names.kinds.add(Place(path), path)
+                names.kinds.add(FoundFile(path), path)
     names.seconds = time.monotonic() - start
     return names
 

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.base.arrays import Words
 from curation.base.files import atomic, is_whole
-from curation.base.splitmix import Words, splitmix64
+from curation.base.splitmix import splitmix64
 from curation.catalogue import open_table, schema_of
 from curation.scan.row_digest import row_digests
 

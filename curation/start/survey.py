@@ -18,7 +18,7 @@ from curation.executor.nursery import Nursery
 from curation.sources.inventory import BESIDE_IMAGES
 from curation.sources.source import IMAGE_SUFFIXES
 from curation.start.look import PRELOAD, Look, archive_glob, list_archives, look
-from curation.start.names import Kind, Kinds, Names, Place, walk
+from curation.start.names import FoundFile, Kind, Kinds, Names, walk
 
 SECONDS = 20.0
 """What a survey takes, beside the start of its processes."""
@@ -196,7 +196,7 @@ def _look_deeper(nursery: Nursery, root: Path, met: Sequence[Met], seconds: floa
     _take(nursery, root, turns, seconds)
 
 
-def _take(nursery: Nursery, root: Path, turns: Iterable[tuple[Met, Place]], seconds: float) -> None:
+def _take(nursery: Nursery, root: Path, turns: Iterable[tuple[Met, FoundFile]], seconds: float) -> None:
     of = {place: each for each, place in turns}
     for found in look(nursery, root, of, seconds):
         of[found.place].looks.append(found)

@@ -17,11 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.base.arrays import Flags, Floats
 from curation.shards.format import INDEX_FILE, open_index, read_checksums
 from pretrain.errors import InputError
-
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 _LOCATION = ["image_offset", "image_size"]
 _RULES = ["width", "height", "gsd_m", "source"]
@@ -38,7 +36,7 @@ class SampleRule:
     """See :class:`pretrain.config.DataConfig`."""
 
 
-class Rows(NamedTuple):
+class SampleRows(NamedTuple):
     """Samples and where they lie; arrays of equal length."""
 
     shard: npt.NDArray[np.int32]
@@ -47,14 +45,14 @@ class Rows(NamedTuple):
     size: npt.NDArray[np.int32]
     gsd_m: Floats
 
-    def at(self, where: npt.NDArray[np.int64] | np.int64 | slice) -> Rows:
+    def at(self, where: npt.NDArray[np.int64] | np.int64 | slice) -> SampleRows:
         """The chosen rows; of one row the columns are scalars."""
-        return Rows(*[column[where] for column in self])  # type: ignore[arg-type]
+        return SampleRows(*[column[where] for column in self])  # type: ignore[arg-type]
 
 
-def join(parts: Sequence[Rows]) -> Rows:
+def join(parts: Sequence[SampleRows]) -> SampleRows:
     """Rows of several parts, one after the other."""
-    return Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return SampleRows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -81,19 +79,19 @@ class Corpus:
         """Usable samples."""
         return sum(self.sizes)
 
-    def rows(self, shard: int) -> Rows:
+    def rows(self, shard: int) -> SampleRows:
         """The usable samples of a shard, in its order.
 
         Raises:
             OSError: the index cannot be read; names it.
         """
         table = self._index(shard)
-        usable, _ = judge(table, self.rule)
+        usable, _ = judge_samples(table, self.rule)
         gsd = fill_gsd(table, self.rule)
         ids = self.starts[shard] + np.arange(table.num_rows)
         number = np.full(table.num_rows, shard, np.int32)
         offset, size = (table[name].to_numpy() for name in _LOCATION)
-        return Rows(number, ids, offset, size, gsd).at(np.flatnonzero(usable))
+        return SampleRows(number, ids, offset, size, gsd).at(np.flatnonzero(usable))
 
     def _index(self, shard: int) -> pa.Table:
         """Columns of a shard's rows. The file is opened each time: one held open may go stale in a run of days."""
@@ -120,7 +118,7 @@ def open_corpus(folders: Sequence[Path], rule: SampleRule) -> Corpus:
             if not path.is_file():
                 raise InputError(f"{path}: listed in the index, but absent; copy it there or write the shards again")
             table = index.read_row_group(group, columns=_RULES)
-            usable, reasons = judge(table, rule)
+            usable, reasons = judge_samples(table, rule)
             _count(corpus.left_out, table, reasons)
             if rule.needs_gsd and rule.gsd_missing != "drop":
                 _tally(missing, table, np.isnan(fill_gsd(table, rule)) & usable)
@@ -139,7 +137,7 @@ def open_corpus(folders: Sequence[Path], rule: SampleRule) -> Corpus:
     return corpus
 
 
-def judge(table: pa.Table, rule: SampleRule) -> tuple[Bools, dict[str, Bools]]:
+def judge_samples(table: pa.Table, rule: SampleRule) -> tuple[Flags, dict[str, Flags]]:
     """Which rows can be used, and for each reason the rows that it leaves out."""
     side = np.minimum(table["width"].to_numpy(), table["height"].to_numpy())
     reasons = {
@@ -161,12 +159,12 @@ def fill_gsd(table: pa.Table, rule: SampleRule) -> Floats:
     return gsd
 
 
-def _count(counts: dict[str, dict[str, int]], table: pa.Table, reasons: dict[str, Bools]) -> None:
+def _count(counts: dict[str, dict[str, int]], table: pa.Table, reasons: dict[str, Flags]) -> None:
     for reason, rows in reasons.items():
         _tally(counts.setdefault(reason, {}), table, rows)
 
 
-def _tally(counts: dict[str, int], table: pa.Table, rows: Bools) -> None:
+def _tally(counts: dict[str, int], table: pa.Table, rows: Flags) -> None:
     """Add the number of ``rows`` per source."""
     if not rows.any():
         return
@@ -187,7 +185,7 @@ def _refuse_missing_gsd(missing: dict[str, int]) -> None:
         )
 
 
-def fingerprint(folders: Sequence[Path]) -> str:
+def content_fingerprint(folders: Sequence[Path]) -> str:
     """Hash of the shards' checksums: equal for equal data, wherever they lie.
 
     Raises:

@@ -15,9 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from curation.base.arrays import Words
 from curation.base.splitmix import FIRST, GAMMA, SECOND, scramble
-
-UInts = npt.NDArray[np.uint64]
 
 _TWO24 = 2.0**-24
 
@@ -33,20 +32,20 @@ class Purpose(IntEnum):
     STEP = 6
 
 
-def _advance(state: UInts, steps: npt.ArrayLike = 1) -> UInts:
+def _advance(state: Words, steps: npt.ArrayLike = 1) -> Words:
     with np.errstate(over="ignore"):
         return state + np.uint64(GAMMA) * np.asarray(steps, dtype=np.uint64)
 
 
-def stream_key(seed: int, purpose: int, *words: npt.ArrayLike) -> UInts:
+def stream_key(seed: int, purpose: int, *words: npt.ArrayLike) -> Words:
     """The state from which a stream starts; ``words`` broadcast against each other."""
-    key: UInts = np.zeros((), np.uint64)
+    key: Words = np.zeros((), np.uint64)
     for word in (seed, purpose, *words):
         key = scramble(_advance(key ^ np.asarray(word).astype(np.uint64)))
     return key
 
 
-def bits(seed: int, purpose: int, *words: npt.ArrayLike, n: int) -> UInts:
+def bits(seed: int, purpose: int, *words: npt.ArrayLike, n: int) -> Words:
     """``n`` 64-bit numbers per element of the broadcast ``words``: shape (..., n)."""
     key = stream_key(seed, purpose, *words)
     return scramble(_advance(key[..., None], np.arange(1, n + 1)))
@@ -69,7 +68,7 @@ def uniform(
     return top.astype(np.float32) * np.float32(_TWO24)
 
 
-def permutation(seed: int, purpose: int, *words: int, n: int) -> npt.NDArray[np.int64]:
+def drawn_permutation(seed: int, purpose: int, *words: int, n: int) -> npt.NDArray[np.int64]:
     """A permutation of ``range(n)``: argsort of ``n`` hashed numbers (equal ones, were there any, in index order)."""
     return np.argsort(bits(seed, purpose, *words, n=n), kind="stable")
 

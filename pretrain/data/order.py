@@ -11,17 +11,15 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from pretrain.data.noise import Purpose, permutation
-
-Ints = npt.NDArray[np.int64]
+from curation.base.arrays import Ints
+from pretrain.data.noise import Purpose, drawn_permutation
 
 ORDER_VERSION = 2
 """Of the order with several groups: 1 dealt whole shards in turn. One group has had one order from the start."""
 
 
-class Window(NamedTuple):
+class ShardWindow(NamedTuple):
     """A few shards whose samples are mixed."""
 
     shards: Ints
@@ -40,7 +38,7 @@ class Position(NamedTuple):
 
 def epoch_order(
     shard_sizes: Sequence[int], seed: int, epoch: int, window: int, groups: int = 1, group: int = 0
-) -> Iterator[Window]:
+) -> Iterator[ShardWindow]:
     """Yield one group's samples of an epoch, window by window.
 
     The epoch's shards stand in a line that is cut into ``groups`` parts of equal length, to one sample. A shard on a
@@ -55,7 +53,7 @@ def epoch_order(
         groups: parts of the epoch.
         group: which part.
     """
-    order = permutation(seed, Purpose.SHARD_ORDER, epoch, n=len(shard_sizes))
+    order = drawn_permutation(seed, Purpose.SHARD_ORDER, epoch, n=len(shard_sizes))
     bounds = np.concatenate([[0], np.cumsum(np.asarray(shard_sizes, np.int64)[order])])
     low, high = (int(bounds[-1]) * side // groups for side in (group, group + 1))
     first = int(np.searchsorted(bounds[1:], low, side="right")) if group else 0
@@ -64,8 +62,8 @@ def epoch_order(
         shards = order[start : min(start + window, last)]
         base, end = int(bounds[start]), int(bounds[start + len(shards)])
         rows = range(max(low, base) - base, min(high, end) - base)
-        mixed = permutation(seed, Purpose.SAMPLE_ORDER, epoch, group, start, n=len(rows))
-        yield Window(shards, rows.start + mixed)
+        mixed = drawn_permutation(seed, Purpose.SAMPLE_ORDER, epoch, group, start, n=len(rows))
+        yield ShardWindow(shards, rows.start + mixed)
 
 
 def steps_per_epoch(shard_sizes: Sequence[int], global_batch: int) -> int:

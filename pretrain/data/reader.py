@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pretrain.data.augment import CropRule, crop_and_resize, crop_box, gsd_after
-from pretrain.data.corpus import Rows
+from pretrain.data.corpus import SampleRows
 from pretrain.errors import UnreadableImage
 
 MAX_PIXELS = 1 << 26
@@ -36,7 +36,7 @@ class Request(NamedTuple):
     epoch: int
     row: int
     """First row of the *global* batch in the epoch's order; with ``epoch`` the position."""
-    rows: Rows
+    rows: SampleRows
     noise: npt.NDArray[np.float32]
     """(B, augment.NOISE_SIZE)."""
 

@@ -15,16 +15,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from pretrain.data.augment import NOISE_SIZE, CropRule
-from pretrain.data.corpus import Corpus, Rows, join
+from pretrain.data.corpus import Corpus, SampleRows, join
 from pretrain.data.noise import Purpose, uniform
-from pretrain.data.order import Window, epoch_order, group_rows, rank_rows, steps_per_epoch
+from pretrain.data.order import ShardWindow, epoch_order, group_rows, rank_rows, steps_per_epoch
 from pretrain.data.reader import Batch, Request, ShardReader
 from pretrain.patience import patiently
 from pretrain.signals import ignore_in_worker
 
 
 @dataclass(frozen=True)
-class Plan:
+class StreamPlan:
     """All that decides which rank sees which samples when."""
 
     seed: int
@@ -54,14 +54,14 @@ class Plan:
 class _Feed:
     """One group's rows of an epoch, taken in ascending order; holds the rows of one window at a time."""
 
-    def __init__(self, corpus: Corpus, plan: Plan, epoch: int, group: int, retry_seconds: float) -> None:
+    def __init__(self, corpus: Corpus, plan: StreamPlan, epoch: int, group: int, retry_seconds: float) -> None:
         self.corpus, self.retry_seconds = corpus, retry_seconds
         self.windows = epoch_order(corpus.sizes, plan.seed, epoch, plan.window, plan.groups, group)
-        self.window: Window | None = None
-        self.held: Rows | None = None
+        self.window: ShardWindow | None = None
+        self.held: SampleRows | None = None
         self.start = self.stop = 0
 
-    def take(self, start: int, stop: int) -> Rows:
+    def take(self, start: int, stop: int) -> SampleRows:
         """Rows ``start`` to ``stop`` of the group's order, not before those of an earlier call."""
         parts = []
         while start < stop:
@@ -77,7 +77,7 @@ class _Feed:
         self.window, self.held = next(self.windows), None
         self.start, self.stop = self.stop, self.stop + len(self.window.permutation)
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> SampleRows:
         assert self.window is not None
         if self.held is None:
             shards = [patiently(partial(self.corpus.rows, int(s)), self.retry_seconds) for s in self.window.shards]
@@ -85,7 +85,7 @@ class _Feed:
         return self.held
 
 
-def requests(corpus: Corpus, plan: Plan, start: int, stop: int, retry_seconds: float = 0) -> Iterator[Request]:
+def requests(corpus: Corpus, plan: StreamPlan, start: int, stop: int, retry_seconds: float = 0) -> Iterator[Request]:
     """Yield this rank's micro-batches of the steps ``start`` to ``stop``, counted over all epochs."""
     per_epoch = plan.steps_per_epoch(corpus)
     cut = group_rows(plan.rows, plan.global_batch, plan.groups)
@@ -103,7 +103,7 @@ def requests(corpus: Corpus, plan: Plan, start: int, stop: int, retry_seconds: f
         yield from _micro(join(taken), plan, epoch, base * plan.global_batch)
 
 
-def _micro(rows: Rows, plan: Plan, epoch: int, first: int) -> Iterator[Request]:
+def _micro(rows: SampleRows, plan: StreamPlan, epoch: int, first: int) -> Iterator[Request]:
     total, count = len(rows.sample_id), plan.micro_batches
     for number in range(count):
         part = rows.at(slice(number * total // count, (number + 1) * total // count))
@@ -113,7 +113,7 @@ def _micro(rows: Rows, plan: Plan, epoch: int, first: int) -> Iterator[Request]:
 
 def batches(
     corpus: Corpus,
-    plan: Plan,
+    plan: StreamPlan,
     rule: CropRule,
     start: int,
     stop: int,
@@ -126,7 +126,7 @@ def batches(
 
     Args:
         corpus: opened shards.
-        plan: see :class:`Plan`.
+        plan: see :class:`StreamPlan`.
         rule: the random crop.
         start: first step, counted over all epochs.
         stop: step after the last.
@@ -152,7 +152,7 @@ def batches(
 class _Sampler:
     """Requests, in the place where torch's loader expects lists of indices."""
 
-    def __init__(self, corpus: Corpus, plan: Plan, start: int, stop: int, retry_seconds: float) -> None:
+    def __init__(self, corpus: Corpus, plan: StreamPlan, start: int, stop: int, retry_seconds: float) -> None:
         self.corpus, self.plan, self.start, self.stop = corpus, plan, start, stop
         self.retry_seconds = retry_seconds
 

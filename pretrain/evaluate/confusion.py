@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.evaluate.labelled import Rows
+from curation.base.arrays import Ints
 from pretrain.run import writing
 
 _NUMBERED = 25
 """Classes up to which the numbers fit into their squares."""
 
 
-def draw_confusion(table: Rows, classes: Sequence[str], title: str, out: Path) -> None:
+def draw_confusion(table: Ints, classes: Sequence[str], title: str, out: Path) -> None:
     """Draw which classes were taken for which, in percent of each class's test images.
 
     Args:

@@ -182,7 +182,7 @@ class TimmEncoder:
 
 
 @dataclass(frozen=True)
-class Histogram:
+class ColourHistogram:
     """Square roots of a joint RGB histogram of 8 x 8 x 8 bins: cosine is then the Bhattacharyya coefficient.
 
     It learned nothing and knows colour alone: the yardstick for everything that did learn.
@@ -193,7 +193,7 @@ class Histogram:
     identity: str = "histogram-8x8x8-sqrt"
     in_words: str = "8 x 8 x 8 colours, square roots"
 
-    def to(self, device: torch.device) -> Histogram:
+    def to(self, device: torch.device) -> ColourHistogram:
         """The same."""
         return self
 
@@ -230,7 +230,7 @@ def open_encoder(spec: EncoderSpec, pool: Pool = "mean") -> FrozenEncoder:
     if kind not in _KINDS or bool(rest) == (kind == "histogram"):
         raise InputError(f"{spec.spec}: no such encoder; give one of {', '.join(sorted(_KINDS))}, as run:DIR")
     opened = _KINDS[kind](rest, spec, pool)
-    if (spec.mean is None and spec.std is None) or isinstance(opened, Histogram):
+    if (spec.mean is None and spec.std is None) or isinstance(opened, ColourHistogram):
         return opened
     how = opened.input._replace(mean=spec.mean or opened.input.mean, std=spec.std or opened.input.std)
     return replace(opened, input=how)
@@ -315,12 +315,12 @@ def from_timm(name: str, spec: EncoderSpec, pool: Pool, *, pretrained: bool) -> 
     return TimmEncoder(label, model, input_of(model), config)
 
 
-_KINDS: dict[str, Callable[[str, EncoderSpec, Pool], VitEncoder | TimmEncoder | Histogram]] = {
+_KINDS: dict[str, Callable[[str, EncoderSpec, Pool], VitEncoder | TimmEncoder | ColourHistogram]] = {
     "run": _run,
     "export": _export,
     "untrained": _untrained,
     "official": _official,
     "timm": lambda rest, spec, pool: from_timm(rest, spec, pool, pretrained=True),
     "random": lambda rest, spec, pool: from_timm(rest, spec, pool, pretrained=False),
-    "histogram": lambda rest, spec, pool: Histogram(Input(256, (0.0,) * 3, (1.0,) * 3)),
+    "histogram": lambda rest, spec, pool: ColourHistogram(Input(256, (0.0,) * 3, (1.0,) * 3)),
 }

@@ -28,15 +28,16 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from curation.base.arrays import Ints
 from curation.base.settings import Strict
 from pretrain import checkpoint
 from pretrain.config import OptimConfig
 from pretrain.data.augment import NOISE_SIZE, CropRule, crop_and_resize, crop_box, resize_whole
-from pretrain.data.noise import Purpose, bits, permutation, uniform
+from pretrain.data.noise import Purpose, bits, drawn_permutation, uniform
 from pretrain.errors import InputError, WorkError
 from pretrain.evaluate.encoders import FrozenEncoder, Input, Pool, TimmEncoder, VitEncoder, normalised
 from pretrain.evaluate.held import Held
-from pretrain.evaluate.labelled import Divided, Labelled, Rows
+from pretrain.evaluate.labelled import Divided, Labelled
 from pretrain.schedule import learning_rate
 
 SHORT = {
@@ -94,7 +95,7 @@ class Tuned:
 
     guesses: npt.NDArray[np.int64]
     """Classes of the test images that could be read."""
-    test: Rows
+    test: Ints
     """Their rows."""
     train_images: int
     unreadable: list[str]
@@ -181,7 +182,7 @@ class _Job:
 class _Crops(Dataset[tuple[Tensor, int]]):
     """Random crops, mirrored and augmented, in the order of all epochs to come: uint8 (3, S, S) and the class."""
 
-    def __init__(self, job: _Job, rows: Rows, first_epoch: int) -> None:
+    def __init__(self, job: _Job, rows: Ints, first_epoch: int) -> None:
         self.images, self.labels, self.recipe = job.images, job.labelled.labels, job.recipe
         self.rows, self.first = rows, first_epoch
         self.rule = CropRule(job.input.size, job.recipe.crop_scale, (3 / 4, 4 / 3), max_upsample=1e9)
@@ -209,9 +210,9 @@ class _Crops(Dataset[tuple[Tensor, int]]):
         axes = [axis for axis, wanted in ((2, across), (1, down)) if wanted]
         return image.flip(axes).contiguous(), int(self.labels[row])
 
-    def _order(self, epoch: int) -> Rows:
+    def _order(self, epoch: int) -> Ints:
         if self._known[0] != epoch:
-            self._known = epoch, permutation(self.recipe.seed, Purpose.SAMPLE_ORDER, epoch, n=len(self.rows))
+            self._known = epoch, drawn_permutation(self.recipe.seed, Purpose.SAMPLE_ORDER, epoch, n=len(self.rows))
         return self._known[1]
 
 
@@ -252,7 +253,7 @@ class _Past(NamedTuple):
     seconds: float
 
 
-def _train(job: _Job, rows: Rows, folder: Path | None) -> _Past:
+def _train(job: _Job, rows: Ints, folder: Path | None) -> _Past:
     recipe, model, start = job.recipe, job.model, time.perf_counter()
     optimizer = create_optimizer_v2(
         model, "adamw", lr=recipe.base_lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
@@ -269,7 +270,7 @@ def _train(job: _Job, rows: Rows, folder: Path | None) -> _Past:
         past.losses.append(_epoch(job, optimizer, loader, mixup, epoch, crops.per_epoch // crops.size))
         if folder is not None and ((epoch + 1) % recipe.save_every == 0 or epoch + 1 == recipe.epochs):
             told = past._replace(seconds=past.seconds + time.perf_counter() - start)._asdict()
-            state = checkpoint.State(epoch + 1, recipe.epochs, "", told)
+            state = checkpoint.TrainState(epoch + 1, recipe.epochs, "", told)
             checkpoint.save(folder, model, optimizer, state, keep=1)
     return past
 
@@ -313,7 +314,7 @@ def _epoch(
 
 
 @torch.no_grad()
-def _classify(job: _Job, rows: Rows) -> npt.NDArray[np.int64]:
+def _classify(job: _Job, rows: Ints) -> npt.NDArray[np.int64]:
     job.model.eval()
     guesses = []
     for start in range(0, len(rows), job.recipe.batch):

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
+from curation.base.arrays import Bytes, Ints
 from pretrain.errors import UnreadableImage
-from pretrain.evaluate.labelled import Rows
 
 HELD_BYTES = 4 << 30
-
-Pixels = npt.NDArray[np.uint8]
 
 
 class Held:
@@ -22,14 +19,14 @@ class Held:
         read: decodes one; raises UnreadableImage or OSError.
     """
 
-    def __init__(self, read: Callable[[int], Pixels]) -> None:
-        self._read, self._held, self._bytes = read, dict[int, Pixels](), 0
+    def __init__(self, read: Callable[[int], Bytes]) -> None:
+        self._read, self._held, self._bytes = read, dict[int, Bytes](), 0
         self.shapes: dict[int, tuple[int, ...]] = {}
         """Of those that were found readable: (H, W, bands)."""
         self.bad: dict[int, str] = {}
         """Why the others are not."""
 
-    def readable(self, rows: Rows) -> Rows:
+    def readable(self, rows: Ints) -> Ints:
         """Those of the rows that can be read; decodes all of them once."""
         for row in rows.tolist():
             try:
@@ -42,6 +39,6 @@ class Held:
                 self._held[row], self._bytes = pixels, self._bytes + pixels.nbytes
         return rows[~np.isin(rows, list(self.bad))]
 
-    def __getitem__(self, row: int) -> Pixels:
+    def __getitem__(self, row: int) -> Bytes:
         held = self._held.get(row)
         return self._read(row) if held is None else held

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from curation.base.arrays import Ints
 from curation.base.files import digest
 from curation.base.settings import Strict
 from curation.shards.format import INDEX_FILE, open_index
@@ -25,14 +26,12 @@ from pretrain.data.noise import bits
 from pretrain.data.reader import EVALUATION_FORMATS, decode
 from pretrain.errors import InputError
 
-Rows = npt.NDArray[np.int64]
-
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 """Of images."""
 _UNKNOWN = float("nan")
 
 
-class Place(NamedTuple):
+class StoredImage(NamedTuple):
     """Where an image lies."""
 
     path: Path
@@ -50,11 +49,11 @@ class Place(NamedTuple):
             return os.pread(file.fileno(), self.size, self.offset)
 
 
-class Sample(NamedTuple):
+class LabelledImage(NamedTuple):
     """One labelled image."""
 
     label: str
-    place: Place
+    place: StoredImage
     gsd_m: float = _UNKNOWN
     part: str = ""
     """``train``, ``test``, or empty where nobody said."""
@@ -64,8 +63,8 @@ class Sample(NamedTuple):
 class Labelled:
     """Images with a class each."""
 
-    places: list[Place]
-    labels: Rows
+    places: list[StoredImage]
+    labels: Ints
     classes: list[str]
     gsd: npt.NDArray[np.float64]
     """(N,) metres per pixel of the raw image; NaN where unknown."""
@@ -123,8 +122,8 @@ class Divided:
     """Labelled images and the rows of both parts."""
 
     images: Labelled
-    train: Rows
-    test: Rows
+    train: Ints
+    test: Ints
 
     def __len__(self) -> int:
         return len(self.images.places)
@@ -180,7 +179,7 @@ def open_labelled(path: Path) -> Labelled:
     return _gather(path, _samples(path), None)
 
 
-def _samples(path: Path) -> list[Sample]:
+def _samples(path: Path) -> list[LabelledImage]:
     if path.is_file() and path.suffix.lower() == ".csv":
         return sorted(_from_csv(path))
     if not path.is_dir():
@@ -190,14 +189,14 @@ def _samples(path: Path) -> list[Sample]:
     return sorted(_from_shards(path) if (path / INDEX_FILE).is_file() else _from_tree(path))
 
 
-def _tests(path: Path, test_path: Path, train: list[Sample]) -> list[Sample]:
+def _tests(path: Path, test_path: Path, train: list[LabelledImage]) -> list[LabelledImage]:
     test = [sample._replace(part="test") for sample in _samples(test_path)]
     if only := sorted({sample.label for sample in test} ^ {sample.label for sample in train}):
         raise InputError(f"{test_path}: its classes differ from those of {path}: {', '.join(only[:5])}")
     return test
 
 
-def _gather(path: Path, samples: list[Sample], gsd_m: float | None) -> Labelled:
+def _gather(path: Path, samples: list[LabelledImage], gsd_m: float | None) -> Labelled:
     classes = sorted({sample.label for sample in samples})
     if len(classes) < 2:
         raise InputError(
@@ -211,28 +210,30 @@ def _gather(path: Path, samples: list[Sample], gsd_m: float | None) -> Labelled:
     )  # fmt: skip
 
 
-def _from_tree(folder: Path) -> Iterator[Sample]:
+def _from_tree(folder: Path) -> Iterator[LabelledImage]:
     for path in folder.glob("*/**/*"):
         if path.suffix.lower() in SUFFIXES and path.is_file():
             name = path.relative_to(folder)
-            yield Sample(name.parts[0], Place(path, 0, -1, name.as_posix()))
+            yield LabelledImage(name.parts[0], StoredImage(path, 0, -1, name.as_posix()))
 
 
-def _from_shards(folder: Path) -> Iterator[Sample]:
+def _from_shards(folder: Path) -> Iterator[LabelledImage]:
     index, paths = open_index(folder)
     columns = ["image_offset", "image_size", "json_offset", "json_size", "gsd_m"]
     with index:
         for number, path in enumerate(paths):
             for row in index.read_row_group(number, columns=columns).to_pylist():
-                about = Place(path, row["json_offset"], row["json_size"], "")
+                about = StoredImage(path, row["json_offset"], row["json_size"], "")
                 told = json.loads(about.read()) if about.size else {}
                 image = str(told.get("image", ""))
-                place = Place(path, row["image_offset"], row["image_size"], image)
+                place = StoredImage(path, row["image_offset"], row["image_size"], image)
                 part = told.get("split") if told.get("split") in ("train", "test") else ""
-                yield Sample(str(told.get("label") or Path(image).parent.name), place, float(row["gsd_m"]), str(part))
+                yield LabelledImage(
+                    str(told.get("label") or Path(image).parent.name), place, float(row["gsd_m"]), str(part)
+                )
 
 
-def _from_csv(path: Path) -> Iterator[Sample]:
+def _from_csv(path: Path) -> Iterator[LabelledImage]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         known, needed = {"image", "label", "part", "gsd_m"}, {"image", "label"}
@@ -243,7 +244,7 @@ def _from_csv(path: Path) -> Iterator[Sample]:
             yield _from_row(path, number, row)
 
 
-def _from_row(path: Path, number: int, row: dict[str, str]) -> Sample:
+def _from_row(path: Path, number: int, row: dict[str, str]) -> LabelledImage:
     image, part = path.parent / row["image"], row.get("part") or ""
     if part not in ("", "train", "test"):
         raise InputError(f"{path}, line {number}: part {part!r}; expected train or test")
@@ -253,11 +254,11 @@ def _from_row(path: Path, number: int, row: dict[str, str]) -> Sample:
         gsd_m = float(row.get("gsd_m") or _UNKNOWN)
     except ValueError:
         raise InputError(f"{path}, line {number}: gsd_m {row['gsd_m']!r}; expected metres, or nothing") from None
-    return Sample(row["label"], Place(image, 0, -1, row["image"]), gsd_m, part)
+    return LabelledImage(row["label"], StoredImage(image, 0, -1, row["image"]), gsd_m, part)
 
 
-def _listed(path: Path, images: Labelled) -> Rows:
-    """Rows of the images that a list names, by their whole name, or by the file's name where that is enough."""
+def _listed(path: Path, images: Labelled) -> Ints:
+    """Ints of the images that a list names, by their whole name, or by the file's name where that is enough."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -276,7 +277,7 @@ def _listed(path: Path, images: Labelled) -> Rows:
     return np.array(sorted(chosen), dtype=np.int64)
 
 
-def split(labels: Rows, train_share: float, seed: int = 0) -> tuple[Rows, Rows]:
+def split(labels: Ints, train_share: float, seed: int = 0) -> tuple[Ints, Ints]:
     """Split every class alike, by a fixed permutation; a class with two images or more is in both parts.
 
     Args:
@@ -285,7 +286,7 @@ def split(labels: Rows, train_share: float, seed: int = 0) -> tuple[Rows, Rows]:
         seed: of the permutation.
 
     Returns:
-        Rows of both parts, ascending.
+        Ints of both parts, ascending.
     """
     train: list[int] = []
     test: list[int] = []

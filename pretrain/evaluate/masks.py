@@ -16,12 +16,13 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import Field, model_validator
 
+from curation.base.arrays import Bytes, Ints
 from curation.base.files import digest
 from curation.base.settings import Strict
 from pretrain.data.noise import bits
 from pretrain.data.reader import EVALUATION_FORMATS, decode
 from pretrain.errors import InputError, UnreadableImage
-from pretrain.evaluate.labelled import SUFFIXES, Rows
+from pretrain.evaluate.labelled import SUFFIXES
 
 UNLABELLED = 255
 """Number of a pixel whose value is none of the classes: neither learned nor scored."""
@@ -98,8 +99,8 @@ class Masked:
     pairs: list[Pair]
     values: dict[int, str]
     gsd_m: float | None
-    train: Rows
-    test: Rows
+    train: Ints
+    test: Ints
 
     @property
     def classes(self) -> list[str]:
@@ -116,7 +117,7 @@ class Masked:
         names = [pair.name for pair in self.pairs]
         return digest([names, stamps, sorted(self.values.items()), self.gsd_m, self.train.tolist(), self.test.tolist()])
 
-    def read(self, row: int) -> npt.NDArray[np.uint8]:
+    def read(self, row: int) -> Bytes:
         """(H, W, 4): RGB, and the class number of each pixel or ``UNLABELLED``.
 
         Raises:
@@ -128,7 +129,7 @@ class Masked:
         mask = _filled(pair) if pair.mask.suffix == _OUTLINES else _decoded(pair.mask, rgb.shape[:2])
         return np.dstack([rgb, self._numbers(mask)])
 
-    def _numbers(self, mask: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    def _numbers(self, mask: npt.NDArray[np.generic]) -> Bytes:
         numbers = np.full(mask.shape, UNLABELLED, np.uint8)
         for number, value in enumerate(sorted(self.values)):
             numbers[mask == value] = number

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from curation.base.arrays import Ints
 from curation.base.files import digest
 from curation.base.settings import Strict
 from pretrain.errors import InputError
@@ -19,7 +20,7 @@ from pretrain.evaluate.encoders import FrozenEncoder, Pool
 from pretrain.evaluate.features import Features, View, Work, extract, scaled_view
 from pretrain.evaluate.finetune import Finetune, finetune
 from pretrain.evaluate.knn import Votes, knn_scores
-from pretrain.evaluate.labelled import DataSet, Divided, Rows, open_dataset
+from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
 from pretrain.evaluate.linear import RATES, Classifier, fit_lars, fit_swept, swept
 from pretrain.evaluate.masks import Masked, MaskSet, open_masks
 from pretrain.evaluate.score import Interval, bootstrap, per_class
@@ -125,7 +126,7 @@ class _Sides:
     train: Tensor
     labels: Tensor
     test: Tensor
-    truth: Rows
+    truth: Ints
     classes: int
 
 
@@ -192,7 +193,7 @@ class _Asked:
     view: View
     features: Features
     sides: _Sides
-    guesses: Rows
+    guesses: Ints
     details: dict[str, Any]
     seconds: float
 

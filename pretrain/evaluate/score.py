@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.int64]
+from curation.base.arrays import Ints
+
 _RESAMPLES = 10_000
 _AT_A_TIME = 500
 
@@ -39,34 +40,34 @@ def bootstrap(values: npt.ArrayLike, level: float = 0.95, resamples: int = _RESA
     return Interval(float(distinct @ counts / number), float(low), float(high))
 
 
-def per_class(guesses: Rows, truth: Rows, classes: int) -> list[float | None]:
+def per_class(guesses: Ints, truth: Ints, classes: int) -> list[float | None]:
     """Share of each class's images that were recognised; None for a class without test images."""
     table = confusion(guesses, truth, classes)
     return [row[label] / row.sum() if row.sum() else None for label, row in enumerate(table)]
 
 
-def confusion(guesses: Rows, truth: Rows, classes: int) -> Rows:
+def confusion(guesses: Ints, truth: Ints, classes: int) -> Ints:
     """Images of a class (row) that were taken for a class (column): (C, C)."""
     return np.bincount(truth * classes + guesses, minlength=classes**2).reshape(classes, classes)
 
 
-Counts = npt.NDArray[np.float64]
+ClassCounts = npt.NDArray[np.float64]
 """(..., 3, C): per class the pixels that were recognised, those that are of it, those that were taken for it."""
 
 
-def counted(tables: Rows) -> Counts:
+def counted(tables: Ints) -> ClassCounts:
     """Of confusion tables (..., C, C)."""
     right = np.diagonal(tables, axis1=-2, axis2=-1)
     return np.stack([right, tables.sum(-1), tables.sum(-2)], axis=-2).astype(np.float64)
 
 
-def intersection_over_union(counts: Counts) -> npt.NDArray[np.float64]:
+def intersection_over_union(counts: ClassCounts) -> npt.NDArray[np.float64]:
     """(..., C); NaN for a class that neither is nor was guessed."""
     right, truth, guessed = np.moveaxis(counts, -2, 0)
     return _share(right, truth + guessed - right)
 
 
-def f1(counts: Counts) -> npt.NDArray[np.float64]:
+def f1(counts: ClassCounts) -> npt.NDArray[np.float64]:
     """(..., C): harmonic mean of precision and recall; NaN as above."""
     right, truth, guessed = np.moveaxis(counts, -2, 0)
     return _share(2 * right, truth + guessed)
@@ -76,17 +77,19 @@ def _share(part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> npt
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
-Score = Callable[[Counts], npt.NDArray[np.float64]]
+Score = Callable[[ClassCounts], npt.NDArray[np.float64]]
 
 
-def bootstrap_classes(images: Counts, score: Score, minus: Counts | None = None, level: float = 0.95) -> Interval:
+def bootstrap_classes(
+    images: ClassCounts, score: Score, minus: ClassCounts | None = None, level: float = 0.95
+) -> Interval:
     """Percentile bootstrap over images of a mean over classes, from each image's counts (N, 3, C).
 
     Pixels of one image are no independent answers, so images are drawn. With ``minus``, the counts of another encoder
     on the same images, the interval is that of the difference.
     """
 
-    def mean(counts: Counts) -> npt.NDArray[np.float64]:
+    def mean(counts: ClassCounts) -> npt.NDArray[np.float64]:
         return np.nanmean(score(counts), axis=-1)
 
     def difference(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

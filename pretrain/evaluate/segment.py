@@ -21,23 +21,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from curation.base.arrays import Ints
 from curation.base.settings import Strict
 from pretrain.config import OptimConfig
-from pretrain.data.noise import Purpose, permutation
+from pretrain.data.noise import Purpose, drawn_permutation
 from pretrain.errors import InputError, WorkError
 from pretrain.evaluate.encoders import FrozenEncoder, Pool, VitEncoder
 from pretrain.evaluate.held import HELD_BYTES, Held
 from pretrain.evaluate.masks import UNLABELLED, Masked
 from pretrain.evaluate.score import (
     Interval,
-    Rows,
     bootstrap_classes,
     confusion,
     counted,
     f1,
     intersection_over_union,
 )
-from pretrain.evaluate.windows import Window, Windows, windows
+from pretrain.evaluate.windows import MaskedWindow, MaskedWindows, windows
 from pretrain.schedule import learning_rate
 
 
@@ -144,9 +144,9 @@ class _Job:
     device: torch.device
     workers: int
 
-    def windows(self, chosen: list[Window], flips_of_seed: int | None = None) -> Windows:
+    def windows(self, chosen: list[MaskedWindow], flips_of_seed: int | None = None) -> MaskedWindows:
         """As the encoder is shown them."""
-        return Windows(self.images, chosen, self.side, self.encoder.input.size, flips_of_seed)
+        return MaskedWindows(self.images, chosen, self.side, self.encoder.input.size, flips_of_seed)
 
 
 def segment(
@@ -183,7 +183,7 @@ def segment(
     return _answer(tables, len(train), bad, time.perf_counter() - start, {"losses": losses, "sides": [side]})
 
 
-def _answer(tables: Rows, train: int, bad: list[str], seconds: float, details: dict[str, Any]) -> Segmented:
+def _answer(tables: Ints, train: int, bad: list[str], seconds: float, details: dict[str, Any]) -> Segmented:
     counts = counted(tables)
     scores = {"mIoU": bootstrap_classes(counts, intersection_over_union), "mF1": bootstrap_classes(counts, f1)}
     shares = intersection_over_union(counts.sum(0)).tolist()
@@ -193,7 +193,7 @@ def _answer(tables: Rows, train: int, bad: list[str], seconds: float, details: d
     )  # fmt: skip
 
 
-def _train(job: _Job, model: Segmenter, chosen: list[Window]) -> list[float]:
+def _train(job: _Job, model: Segmenter, chosen: list[MaskedWindow]) -> list[float]:
     """Returns the mean loss of each epoch."""
     recipe = job.recipe
     batch = min(recipe.batch, len(chosen))
@@ -242,7 +242,7 @@ def _maps(job: _Job, model: Segmenter, shown: Tensor) -> Tensor:
         return model.maps(shown, job.gsd)
 
 
-def _batches(job: _Job, model: Segmenter, chosen: list[Window], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(job: _Job, model: Segmenter, chosen: list[MaskedWindow], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled batches of all epochs: images, or a frozen encoder's features where memory holds all; and labels."""
     orders = [_order(job.recipe, epoch, len(chosen), batch) for epoch in range(job.recipe.epochs)]
     size = model.vit.embed_dim * (job.encoder.input.size // job.encoder.input.patch) ** 2
@@ -261,11 +261,11 @@ def _batches(job: _Job, model: Segmenter, chosen: list[Window], batch: int) -> I
 
 def _order(recipe: Segment, epoch: int, count: int, batch: int) -> list[int]:
     """Windows of an epoch, whole batches."""
-    return permutation(recipe.seed, Purpose.SAMPLE_ORDER, epoch, n=count)[: count // batch * batch].tolist()
+    return drawn_permutation(recipe.seed, Purpose.SAMPLE_ORDER, epoch, n=count)[: count // batch * batch].tolist()
 
 
 @torch.no_grad()
-def _tables(job: _Job, model: Segmenter, rows: Rows, classes: int) -> Rows:
+def _tables(job: _Job, model: Segmenter, rows: Ints, classes: int) -> Ints:
     """Confusion tables of the images: (N, C, C) pixels."""
     model.eval()
     chosen = windows(rows, job.images.shapes, job.side)

@@ -19,6 +19,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from curation import __version__
+from curation.base.arrays import Ints
 from curation.base.files import digest
 from curation.base.locks import hold
 from curation.base.settings import Strict
@@ -27,7 +28,7 @@ from pretrain.evaluate.confusion import draw_confusion
 from pretrain.evaluate.encoders import EncoderSpec, FrozenEncoder, open_encoder
 from pretrain.evaluate.features import Work
 from pretrain.evaluate.finetune import Finetune
-from pretrain.evaluate.labelled import DataSet, Divided, Rows
+from pretrain.evaluate.labelled import DataSet, Divided
 from pretrain.evaluate.masks import Masked, MaskSet
 from pretrain.evaluate.protocols import Answer, AnyAnswer, AnyProtocol, ask_any, open_any
 from pretrain.evaluate.protocols import Protocol as HowAsked
@@ -142,7 +143,7 @@ def _answer(question: _Question, folder: Path, work: Work) -> tuple[Cell, bool]:
     return Cell(*named, answer, picture), True
 
 
-def _confused(data: Divided | Masked, answer: AnyAnswer) -> Rows:
+def _confused(data: Divided | Masked, answer: AnyAnswer) -> Ints:
     if isinstance(answer, Segmented):
         return np.array(answer.confusion)
     assert isinstance(data, Divided)

@@ -6,19 +6,18 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from curation.base.arrays import Bytes, Ints
 from pretrain.data.noise import Purpose, uniform
 from pretrain.evaluate.held import Held
-from pretrain.evaluate.labelled import Rows
 from pretrain.evaluate.masks import UNLABELLED
 
 
-class Window(NamedTuple):
+class MaskedWindow(NamedTuple):
     """A square of an image."""
 
     row: int
@@ -29,10 +28,10 @@ class Window(NamedTuple):
     seen_across: int
 
 
-def windows(rows: Rows, shapes: dict[int, tuple[int, ...]], side: int) -> list[Window]:
+def windows(rows: Ints, shapes: dict[int, tuple[int, ...]], side: int) -> list[MaskedWindow]:
     """Windows that cover the images; the last of a line is moved back to the image's edge."""
     return [
-        Window(row, top, left, seen_down, seen_across)
+        MaskedWindow(row, top, left, seen_down, seen_across)
         for row in rows.tolist()
         for top, seen_down in _starts(shapes[row][0], side)
         for left, seen_across in _starts(shapes[row][1], side)
@@ -46,7 +45,7 @@ def _starts(length: int, side: int) -> Iterator[tuple[int, int]]:
         yield start, planned - start
 
 
-class Windows(Dataset[tuple[Tensor, Tensor]]):
+class MaskedWindows(Dataset[tuple[Tensor, Tensor]]):
     """Windows of all epochs to come: uint8 (3, S, S), and class numbers (W, W).
 
     Args:
@@ -58,7 +57,7 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(
-        self, images: Held, chosen: list[Window], side: int, size: int, flips_of_seed: int | None = None
+        self, images: Held, chosen: list[MaskedWindow], side: int, size: int, flips_of_seed: int | None = None
     ) -> None:  # fmt: skip
         self.images, self.chosen, self.side, self.size, self.seed = images, chosen, side, size, flips_of_seed
 
@@ -77,7 +76,7 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
             rgb = F.interpolate(rgb[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0]
         return rgb.contiguous(), labels
 
-    def _cut(self, window: Window) -> npt.NDArray[np.uint8]:
+    def _cut(self, window: MaskedWindow) -> Bytes:
         row, top, left, seen_down, seen_across = window
         cut = self.images[row][top : top + self.side, left : left + self.side]
         whole = np.zeros((self.side, self.side, 4), np.uint8)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Rule = Literal["hog_sample", "hog_topk", "uniform"]
+ChoiceRule = Literal["hog_sample", "hog_topk", "uniform"]
 Borders = tuple[float, float, float, float]
 
 CHOSEN_FIRST = 10.0
@@ -19,7 +19,7 @@ CHOSEN_FIRST = 10.0
 
 
 def choose(
-    rule: Rule, score: Tensor, noise: Tensor, count: int, temperature: float, taken: Tensor | None = None
+    rule: ChoiceRule, score: Tensor, noise: Tensor, count: int, temperature: float, taken: Tensor | None = None
 ) -> Tensor:
     """Choose ``count`` patches per image.
 

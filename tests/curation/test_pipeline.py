@@ -32,7 +32,7 @@ def tree(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     for number in range(12):
         texture(number).save(folder / f"chip_{number:02d}.jpg", quality=90)
-    texture(99, 700).save(folder / "scene.png")
+    texture(99, 768).save(folder / "scene.png")
     texture(3).resize((150, 150), 3).save(folder / "copy_of_03.jpg", quality=70)
     whole = (folder / "chip_05.jpg").read_bytes()
     (folder / "broken.jpg").write_bytes(whole[: len(whole) // 2])
@@ -80,7 +80,7 @@ def test_raw_files_in_shards_out(recipe: Path, capsys: pytest.CaptureFixture[str
     rows = {(row["image"], row["verdict"]): row for row in catalogue.to_pylist() if row["kind"] == "tile"}
     copy = rows["copy_of_03.jpg", "duplicate"]
     assert copy["subject"] == rows["chip_03.jpg", "kept"]["tile_id"]
-    # 700 px in 128 px tiles, the last shifted back: 6 x 6, and 12 chips passed through
+    # 768 px in 128 px tiles: 6 x 6, and 12 chips passed through
     assert counts["tile"] == {"kept": 36 + 12, "duplicate": 1}
     report = (out / "report.html").read_text()
     for shown in ("broken.jpg", "unreadable", "copy_of_03.jpg", "phash distance"):

@@ -51,7 +51,7 @@ CHANGED: dict[str, Any] = {
     "deduplicate.method": "exact", "deduplicate.radius": 3, "deduplicate.orientations": False,
     "deduplicate.crops": False,
     "deduplicate.confirm": 0.8, "deduplicate.soft_ac_energy": 4, "deduplicate.soft_radius": 9,
-    "deduplicate.min_ac_energy": 0.6, "deduplicate.keep": ["area", "priority"], "guard.radius": 3,
+    "deduplicate.min_ac_energy": 0.6, "deduplicate.keep": ["area", "priority"], "guard.radius": 3, "guard.crops": False,
     "balance.per_source": 5, "balance.per_place": 2, "balance.total": 6,
     "shards.max_samples": 3, "shards.max_bytes": 2 << 20, "shards.run": 5, "shards.pass_through": False,
     "shards.bytes_per_pixel": 0.7, "shards.encoder": "png", "shards.quality": 70,
@@ -176,7 +176,7 @@ def test_each_field_of_select_and_scan_is_in_its_key(repository: Path, finished:
             assert key(base | {name: CHANGED[name]}) != key(base), name
     for name in set(table["write"] + table["report"]) - UNTRIED:
         assert select_key({name: CHANGED[name]}) == select_key({}), name
-    assert GuardRules.model_fields.keys() == {"benchmarks", "radius", "fingerprints"}  # files come as digests
+    assert GuardRules.model_fields.keys() == {"benchmarks", "radius", "crops", "fingerprints"}  # files come as digests
 
 
 def test_going_back_repeats_nothing_but_the_tars(finished: Path, tmp_path: Path, scheduler: str) -> None:

@@ -19,7 +19,17 @@ from torch import nn
 
 from curation.base.errors import FormatVersionError, InputError, WorkError
 from curation.base.settings import override, validate
-from pretrain.checkpoint import State, finite, flat, found, load_model, load_optimizer, read_state, refuse_changes, save
+from pretrain.checkpoint import (
+    TrainState,
+    finite,
+    flat,
+    found,
+    load_model,
+    load_optimizer,
+    read_state,
+    refuse_changes,
+    save,
+)
 from pretrain.config import MAY_CHANGE, TrainConfig
 from pretrain.log import Log
 
@@ -30,8 +40,8 @@ def config(**changes: object) -> TrainConfig:
     return validate(TrainConfig, CONFIG | changes, "test")
 
 
-def state(step: int) -> State:
-    return State(step, 100, "data-1", config().model_dump(mode="json"))
+def state(step: int) -> TrainState:
+    return TrainState(step, 100, "data-1", config().model_dump(mode="json"))
 
 
 def trained() -> tuple[nn.Module, torch.optim.AdamW]:

@@ -1,27 +1,69 @@
-"""Compiled loops work where nothing can be cached: a read-only installation and a user without a home."""
+"""Compiled loops are kept where there is a place, and are never those of another state of the source."""
 
 from __future__ import annotations
 
-import pytest
-from numba.core.caching import CompileResultCacheImpl
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+
+from curation.base import compiled as module
+from curation.base.compiled import compiled, kept_in
+
+CALLED = "from curation.base.compiled import compiled\n@compiled()\ndef factor():\n    return {}\n"
+CALLER = """
 from curation.base.compiled import compiled
+from curation.called import factor
+@compiled()
+def scaled(value):
+    return factor() * value
+if __name__ == "__main__":
+    print(scaled(10), sum(scaled.stats.cache_hits.values()))
+"""
+
+
+@pytest.fixture
+def anew():
+    kept_in.cache_clear()
+    yield
+    kept_in.cache_clear()
 
 
 def doubled(value):
     return 2 * value
 
 
-def test_without_a_folder_for_the_cache_it_compiles_and_says_so(monkeypatch, caplog):
-    monkeypatch.setattr(CompileResultCacheImpl, "_locator_classes", [])
+def test_without_a_folder_for_the_cache_it_compiles_and_says_so(monkeypatch, caplog, anew, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "_roots", lambda: iter([tmp_path / "file"]))
     assert compiled()(doubled)(21) == 42
     assert "set NUMBA_CACHE_DIR" in caplog.text
 
 
-def test_other_errors_are_not_hidden(monkeypatch):
-    def broken(*_):
-        raise RuntimeError("something else")
+def test_a_folder_that_is_named_is_taken_first(monkeypatch, anew, tmp_path):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
+    assert compiled()(doubled)(21) == 42
+    assert list(tmp_path.glob("kernels/kernels-*/*/*.nbi"))
 
-    monkeypatch.setattr(CompileResultCacheImpl, "__init__", broken)
-    with pytest.raises(RuntimeError, match="something else"):
-        compiled()(doubled)
+
+def test_a_loop_of_another_file_that_changed_is_compiled_in_anew(tmp_path):
+    """Numba alone keeps the caller, whose own file did not change, with the old loop within."""
+    package = tmp_path / "curation"
+    (package / "base").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "base" / "compiled.py").write_bytes(Path(module.__file__).read_bytes())
+    (package / "caller.py").write_text(CALLER)
+
+    def printed(factor: int) -> list[str]:
+        (package / "called.py").write_text(CALLED.format(factor))
+        told = subprocess.run(
+            [sys.executable, "-m", "curation.caller"], cwd=tmp_path, check=True, capture_output=True, text=True,
+            env={name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "NUMBA_CACHE_DIR")},
+        )  # fmt: skip
+        return told.stdout.split()
+
+    assert printed(2) == ["20", "0"]
+    assert printed(2) == ["20", "1"]
+    assert printed(3) == ["30", "0"]

@@ -16,7 +16,7 @@ import pytest
 
 from curation.base.errors import InputError, WorkError
 from curation.containers.archives import archive_of
-from curation.containers.unpack import Limits, unpack
+from curation.containers.unpack import UnpackLimits, unpack
 
 FILES = {"a/one.jpg": b"one" * 1000, "b/c/two.tif": random.Random(0).randbytes(200_000), "ü.png": b""}
 
@@ -176,9 +176,9 @@ def test_bombs_are_refused(tmp_path: Path, name: str) -> None:
     make = {"x.zip": make_zip, "x.tar.gz": make_tar, "x.7z": make_seven}[name]
     path = make(tmp_path / name, {"zeros": bytes(20_000_000)})
     with pytest.raises(InputError, match="grows more than 50 times"):
-        unpack([path], tmp_path / "out", Limits(ratio=50, ratio_from=1 << 20))
+        unpack([path], tmp_path / "out", UnpackLimits(ratio=50, ratio_from=1 << 20))
     with pytest.raises(InputError, match="more than 1,000 bytes"):
-        unpack([path], tmp_path / "out", Limits(bytes=1_000))
+        unpack([path], tmp_path / "out", UnpackLimits(bytes=1_000))
     assert tree(tmp_path / "out") == {}
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from curation.base import watchdog
 from curation.base.errors import InputError, WorkError
+from curation.executor.cluster import link_to
 from curation.executor.executor import Executor
 from curation.executor.isolate import Divisible
 
@@ -169,3 +172,22 @@ def test_a_performance_report_is_written_on_request(tmp_path: Path) -> None:
     with Executor(1, None, tmp_path / "workers", tmp_path / "report.html") as running:
         assert dict(running.map_parts(double, [1])) == {1: 2}
     assert "<html" in (tmp_path / "report.html").read_text().lower()
+
+
+def test_the_dashboard_is_where_it_was_asked_for(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            InputError, match=rf"--dashboard 127\.0\.0\.1:{port}: cannot be had \(.*; give another port"
+        ):
+            Executor(1, None, tmp_path, dashboard=("127.0.0.1", port)).__enter__()
+    with Executor(1, None, tmp_path, dashboard=("127.0.0.1", port)) as executor:
+        assert executor.dashboard == f"http://127.0.0.1:{port}/status"
+        with urllib.request.urlopen(executor.dashboard, timeout=10) as page:
+            assert b"Dask Diagnostic UI" in page.read()
+
+
+def test_a_dashboard_for_all_names_this_machine() -> None:
+    """Dask's link names the scheduler, which only this machine reaches."""
+    assert link_to("http://127.0.0.1:8787/status", "10.0.0.7") == "http://10.0.0.7:8787/status"
+    assert link_to("http://127.0.0.1:8787/status", "0.0.0.0") == f"http://{socket.gethostname()}:8787/status"

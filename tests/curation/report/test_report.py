@@ -85,6 +85,34 @@ def command(out: Path, *more: str) -> list[str]:
     return ["run", str(out.parent / "recipe.yaml"), "--out", str(out), "--workers", "1", *more]
 
 
+def test_kept_tiles_are_shown_from_the_shards_and_rejected_ones_from_the_raw_files(out: Path) -> None:
+    raw = out.parent / "raw"
+    before = {name: (raw / name).read_bytes() for name in ("chip_01.png", "copy_1.png")}
+    for name in before:
+        Image.new("RGB", (96, 96)).save(raw / name)
+    assert main(command(out, "--pictures", "4000")) == 0
+    data = embedded(out / "report.html")
+    for name, content in before.items():
+        (raw / name).write_bytes(content)
+    shown = {row["image"]: (row["verdict"], row["place"]) for row in data["rows"].values()}
+    for name, verdict in (("chip_01.png", "kept"), ("copy_1.png", "duplicate")):
+        told, (sheet, left, top, width, height) = shown[name]
+        with Image.open(out / data["sheets"][sheet]) as pictures:
+            pixels = np.asarray(pictures.crop((left, top, left + width, top + height)), float)
+        assert told == verdict
+        if verdict == "kept":
+            assert np.abs(pixels - texture(1, 96)).mean() < 10
+        else:
+            assert pixels.mean() < 3
+    assert main(command(out)) == 0
+
+
+def test_the_page_says_what_was_typed_and_how_long_it_took(out: Path) -> None:
+    page = (out / "report.html").read_text()
+    assert f"<pre>rs-curate run {out.parent}/recipe.yaml --out {out} --workers 1" in page
+    assert re.search(r"list \d+\.\d; scan \d+\.\d; select \d+\.\d; write \d+\.\d\. ", page)
+
+
 def test_a_report_to_share_has_no_pixels_of_sources_that_may_not_be_published(out: Path) -> None:
     assert main(command(out, "--share")) == 0
     assert not any(row["place"] for row in embedded(out / "report-share.html")["rows"].values())
@@ -121,6 +149,7 @@ const rule = [...document.querySelectorAll('.rule')].find((each) => each.textCon
 const slider = rule.querySelector('input')
 slider.value = slider.max
 slider.dispatchEvent(new Event('input'))
+result.groups = document.querySelectorAll('#group-list .sheet').length
 result.most = rule.querySelector('p').textContent
 result.images = [...document.querySelectorAll('.picture')].filter((each) => each.style.backgroundImage).length
 document.title = JSON.stringify(result)
@@ -139,6 +168,7 @@ def test_in_a_browser_filters_stories_and_sliders_work_without_an_error(out: Pat
     found = json.loads(re.findall(r"<title>(.*?)</title>", done.stdout.replace("&gt;", ">").replace("&lt;", "<"))[0])
     assert found["duplicates"] == sum(row["verdict"] == "duplicate" for row in rows)
     assert (found["named"], found["all"]) == (1, min(60, sum(row["verdict"] != "sliced" for row in rows)))
+    assert found["groups"] == 1  # of two, the one with the hostile name
     assert found["story"].startswith(f"mine/{EVIL}/script>.png [0, 0, 96 x 96]")
     tiles = sum(row["kind"] == "tile" for row in rows)
     assert f"speaks against {tiles} of {tiles} tiles" in found["most"]

@@ -49,7 +49,7 @@ def test_windows_are_cut_and_the_whole_is_fingerprinted_on_the_way(raster: tuple
     windows = [Window(left, top, 512, 512) for top in range(0, 1500, 400) for left in range(0, 2300, 512)]
     with open_image(Location(path.parent, path.name), Source(id="mine"), ExcludeRules()) as image:
         assert len(block_walk.patches(image)) > 1
-        walk = block_walk.Walk(image, windows, None)
+        walk = block_walk.BlockWalk(image, windows, None)
         seen = []
         for patch in walk:
             seen.append(patch.window)
@@ -70,7 +70,7 @@ def test_windows_are_cut_and_the_whole_is_fingerprinted_on_the_way(raster: tuple
 def test_the_hash_of_a_large_image_is_near_imagehash_in_every_orientation(raster: tuple[Path, np.ndarray]) -> None:
     path, pixels = raster
     with open_image(Location(path.parent, path.name), Source(id="mine"), ExcludeRules()) as image:
-        found = fingerprint.finish([block_walk.Walk(image, [], None).reduced()]).orientations[0]
+        found = fingerprint.finish([block_walk.BlockWalk(image, [], None).reduced()]).orientations[0]
     picture = Image.fromarray(pixels)
     for turns, value in enumerate(found[:4]):
         expected = imagehash.phash(picture.rotate(90 * turns, expand=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,6 +46,43 @@ def test_grid_covers_every_pixel(area: Window, tile: int, overlap: int, remainde
         assert all(inside(window, area) for window in windows)
     elif len(windows) > 1:
         assert all((window.width, window.height) == (tile, tile) for window in windows)
+
+
+@pytest.mark.parametrize(
+    ("length", "overlap", "starts"),
+    [
+        (384, 0, [0, 128, 256]),  # nothing remains
+        (447, 0, [0, 128, 256]),  # 63 remain: shifted to 319, 65 of 128 would be shared with the tile at 256
+        (448, 0, [0, 128, 256, 320]),  # 64 remain: 64 are shared, just half
+        (191, 0, [0]),
+        (192, 0, [0, 64]),
+        (100, 0, [0]),  # shorter than a tile: one of its own length
+        (340, 28, [0, 100, 200]),  # 12 remain beyond 328: 116 would be shared
+        (392, 28, [0, 100, 200, 264]),  # 64 remain
+        (330, 100, [0, 28, 56, 84, 112, 140, 168, 196]),  # 6 remain; the overlap asked for is more than half
+    ],
+)
+def test_tiles_of_the_default_grid_stay_apart(length: int, overlap: int, starts: list[int]) -> None:
+    rules = SliceRules(mode="grid", tile=128, overlap=overlap, whole_up_to=16)
+    assert rules.remainder == "apart"
+    found = slicing.grid(Window(7, 9, length, 128), rules)
+    assert found == [Window(7 + start, 9, min(length, 128), 128) for start in starts]
+    assert slicing.grid(Window(7, 9, 128, length), rules) == [
+        Window(7, 9 + start, 128, min(length, 128)) for start in starts
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(area=AREAS, tile=st.integers(16, 900), share=st.floats(0, 0.5))
+def test_no_two_tiles_of_the_default_grid_share_more_than_half(area: Window, tile: int, share: float) -> None:
+    windows = slicing.grid(area, SliceRules(mode="grid", tile=tile, overlap=int(share * tile), whole_up_to=16))
+    assert all(inside(window, area) for window in windows)
+    for axis in (0, 1):
+        places = sorted({(window[axis], window[axis + 2]) for window in windows})
+        for (start, side), (after, _) in pairwise(places):
+            assert 2 * (start + side - after) <= side
+        # what is given up is less than half a tile
+        assert 2 * (area[axis] + area[axis + 2] - sum(places[-1])) < tile
 
 
 @settings(max_examples=40, deadline=None)

@@ -18,7 +18,7 @@ from curation.select import deduplicate, second_opinion
 from curation.select.deduplicate import find_duplicates
 from curation.select.rows import load_rows
 from curation.select.select import select
-from curation.select.views import VIEWS, crop_codes, view_codes
+from curation.select.views import VIEWS, Box, crop_codes, view_codes
 from curation.sources.recipe import DeduplicateRules
 
 
@@ -119,6 +119,16 @@ def test_the_hash_of_a_centre_needs_no_pixels():
     assert np.median(distances) <= 2 and max(distances) <= 6
     untouched = [imagehash.phash(Image.fromarray(picture)) for picture in pictures]
     assert np.median([a - imagehash.phash(b) for a, b in zip(untouched, centres, strict=True)]) >= 8
+
+
+@pytest.mark.parametrize("box", [Box(0, 0, 0.85), Box(0.1, 0.15, 0.85), Box(0, 0.05, 0.95)])
+def test_the_hash_of_any_part_needs_no_pixels(box):
+    pictures = [texture(seed) for seed in range(40)]
+    found = crop_codes(fingerprint(pictures).dct16.reshape(-1, 256), box)
+    top, left, side = (round(160 * share) for share in box)
+    parts = [Image.fromarray(picture).crop((left, top, left + side, top + side)) for picture in pictures]
+    distances = [imagehash.phash(part) - to_imagehash(code) for part, code in zip(parts, found, strict=True)]
+    assert np.median(distances) <= 2 and np.mean(np.array(distances) <= 6) >= 0.95
 
 
 @pytest.mark.parametrize("share", [0.89, 0.90, 0.92])

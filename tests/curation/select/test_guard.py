@@ -34,7 +34,13 @@ def save(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
 
 
 def run(
-    tmp_path: Path, pictures: dict[str, np.ndarray], prints: dict[str, Path], *, exclude: Any = None, **slices: Any
+    tmp_path: Path,
+    pictures: dict[str, np.ndarray],
+    prints: dict[str, Path],
+    *,
+    exclude: Any = None,
+    crops: bool = True,
+    **slices: Any,
 ) -> dict[str, Any]:
     """Scan and select some pictures against fingerprint files: verdict, subject and detail of every tile."""
     from curation.sources.inventory import write_inventory
@@ -43,7 +49,7 @@ def run(
         {"id": "corpus", "path": str(save(tmp_path / "corpus", pictures))},
         slice=slices,
         exclude=exclude or {},
-        guard={"benchmarks": list(prints)},
+        guard={"benchmarks": list(prints), "crops": crops},
     )
     write_inventory(sources, tmp_path / "images.parquet")
     parts = plan_parts(tmp_path / "images.parquet", tmp_path / "scan", ScanJob.of(sources[0], made))
@@ -76,6 +82,57 @@ def test_benchmark_images_are_kept_out_in_any_orientation(tmp_path):
     assert found["turned.png 0,0"]["subject"] == "bench"
     assert found["turned.png 0,0"]["detail"].startswith("bench/class/0.jpg: phash distance ")
     assert found["same.jpg 0,0"]["detail"] == "bench/class/3.jpg: equal pixels"
+
+
+@pytest.mark.parametrize("crops", [True, False])
+def test_what_is_cut_out_of_a_benchmarks_image_is_found_wherever_it_was_cut(tmp_path, crops):
+    theirs = {f"{n}.jpg": picture(n, 256) for n in range(8)}
+    fingerprint_benchmark(Benchmark(id="bench"), save(tmp_path / "bench", theirs), tmp_path / "fp/bench.parquet")
+    places = [
+        (0, 0, 224),
+        (32, 0, 224),
+        (10, 30, 220),
+        (16, 16, 224),
+        (0, 36, 218),
+        (20, 4, 240),
+        (38, 38, 218),
+        (5, 5, 246),
+    ]
+    mine = {f"{n}.jpg": theirs[f"{n}.jpg"][top:, left:][:side, :side] for n, (top, left, side) in enumerate(places)}
+    mine = {name: np.rot90(np.fliplr(part) if n % 2 else part, n // 2) for n, (name, part) in enumerate(mine.items())}
+    mine |= {f"mine{n}.jpg": picture(100 + n, 224) for n in range(8)}
+    found = run(
+        tmp_path,
+        {name: np.ascontiguousarray(part) for name, part in mine.items()},
+        {"bench": tmp_path / "fp/bench.parquet"},
+        crops=crops,
+    )
+    leaks = {name.split()[0]: row for name, row in found.items() if row["verdict"] == "leak"}
+    if not crops:
+        assert len(leaks) <= 1  # the nearly whole one
+        return
+    assert set(leaks) == set(theirs)
+    assert all(row["detail"].startswith(f"bench/{name}: ") for name, row in leaks.items())
+    assert "cut out, mirror" in leaks["1.jpg"]["detail"] and "gradients correlate" in leaks["1.jpg"]["detail"]
+
+
+def test_no_shore_is_taken_for_a_part_of_another(tmp_path, shared):
+    """Of two beaches one can nearly always be cut so that water and sand lie as in the other."""
+    beaches = sorted((shared / "data/classification/UCMerced_256/beach").iterdir())
+    pictures = {path.name: np.asarray(Image.open(path).convert("RGB")) for path in beaches}
+    names = sorted(pictures)
+    theirs = {name: pictures[name] for name in names[::2]}
+    fingerprint_benchmark(Benchmark(id="bench"), save(tmp_path / "bench", theirs), tmp_path / "fp/bench.parquet")
+    found = run(
+        tmp_path,
+        {name: pictures[name] for name in names[1::2]},
+        {"bench": tmp_path / "fp/bench.parquet"},
+        exclude={"min_std": 0, "max_flat": 1, "min_coloured": 0},
+    )
+    leaks = {name.split()[0]: row["detail"] for name, row in found.items() if row["verdict"] == "leak"}
+    assert list(leaks) == ["beach75.jpg"] and leaks["beach75.jpg"].startswith(
+        "bench/beach74.jpg: "
+    )  # one groyne, twice
 
 
 def test_a_whole_image_that_leaks_takes_all_its_tiles_out(tmp_path):

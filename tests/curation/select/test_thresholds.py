@@ -93,6 +93,17 @@ def test_a_trial_of_what_is_finished_changes_nothing(tree: Path, capsys: pytest.
     assert tried.equals(finished)
 
 
+def test_paths_are_told_as_they_were_typed_and_a_dashboard_first(
+    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree)
+    assert main(["run", "recipe.yaml", "--data", "data", "--out", "out", "--until", "select", "--dashboard", "0"]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"dashboard: http://127\.0\.0\.1:\d+/status \(Progress: .*\)", first)
+    assert others[-2:] == ["  out/trial/catalogue.parquet", "  out/trial/report.html"]
+    assert "against out/catalogue.parquet:" in others
+
+
 def test_a_trial_beside_a_catalogue_of_another_version_is_not_compared(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 from curation.base.errors import InputError, UnreadableImage
 from curation.base.settings import validate
 from curation.imagery.image import Location, open_image
-from curation.sources.recipe import ExcludeRules, Recipe, check_splits, resolve
+from curation.sources.recipe import ExcludeRules, Recipe, resolve
+from curation.sources.refuse import check_splits
 from curation.sources.source import Source
 
 

@@ -22,7 +22,7 @@ from curation.executor.nursery import Line
 from curation.sources.recipe import Recipe, RecipeSource, load_recipe, resolve
 from curation.start import look as looking
 from curation.start.init import init, recipe_of
-from curation.start.names import Kinds, Place, walk
+from curation.start.names import FoundFile, Kinds, walk
 
 
 def raster(path: Path, bands: int, dtype: str = "uint16", names: tuple[str, ...] = (), high: int = 4_000) -> None:
@@ -226,7 +226,7 @@ def test_a_recipe_is_not_overwritten(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ guards
 
 
-def _dies_of_2(line: Line, root: Path, places: list[Place]) -> list[looking.Look]:
+def _dies_of_2(line: Line, root: Path, places: list[FoundFile]) -> list[looking.Look]:
     if any(place.file == "2.jpg" for place in places):
         os.kill(os.getpid(), signal.SIGSEGV)
     return [looking.Look(place, format="JPEG") for place in places]
@@ -238,7 +238,7 @@ def test_an_image_that_brings_its_process_down_is_told_and_the_others_are_seen(
     monkeypatch.setattr(looking, "_look_at", _dies_of_2)
     nursery = looking.Nursery(looking.PRELOAD)
     try:
-        looks = list(looking.look(nursery, tmp_path, [Place(f"{n}.jpg") for n in range(12)], 60))
+        looks = list(looking.look(nursery, tmp_path, [FoundFile(f"{n}.jpg") for n in range(12)], 60))
     finally:
         nursery.close()
     assert sorted(look.place.file for look in looks) == sorted(f"{n}.jpg" for n in range(12))
@@ -257,7 +257,7 @@ def test_a_draw_is_even_and_bounded() -> None:
     """Of 5,000 files 96 are drawn, as many from the first half as from the second but for chance (5 sigma: 24)."""
     kinds = Kinds(random.Random(1))
     for number in range(5_000):
-        kinds.add(Place(f"{number}.jpg"), f"{number}.jpg")
+        kinds.add(FoundFile(f"{number}.jpg"), f"{number}.jpg")
     (kind,) = kinds
     assert kind.count == 5_000 and len(kind.drawn) == 96 == len(set(kind.drawn))
     assert abs(sum(int(place.file[:-4]) < 2_500 for place in kind.drawn) - 48) < 25

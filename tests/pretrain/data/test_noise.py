@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.base.splitmix import scramble
-from pretrain.data.noise import Purpose, bits, permutation, stream_key, torch_uniform, uniform
+from pretrain.data.noise import Purpose, bits, drawn_permutation, stream_key, torch_uniform, uniform
 
 GAMMA = 0x9E3779B97F4A7C15
 
@@ -76,6 +76,6 @@ def test_streams_are_uniform_and_independent(change: str) -> None:
 
 
 def test_permutation_holds_each_index_once() -> None:
-    order = permutation(0, Purpose.SHARD_ORDER, 4, n=1000)
+    order = drawn_permutation(0, Purpose.SHARD_ORDER, 4, n=1000)
     assert sorted(order.tolist()) == list(range(1000))
-    assert order.tolist() != permutation(0, Purpose.SHARD_ORDER, 5, n=1000).tolist()
+    assert order.tolist() != drawn_permutation(0, Purpose.SHARD_ORDER, 5, n=1000).tolist()

@@ -13,7 +13,7 @@ from curation.base.errors import InputError, UnreadableImage
 from pretrain.data.augment import CropRule
 from pretrain.data.corpus import SampleRule, open_corpus
 from pretrain.data.reader import decode
-from pretrain.data.stream import Plan, batches, requests
+from pretrain.data.stream import StreamPlan, batches, requests
 
 RULE = CropRule(32, (0.5, 1.0), (3 / 4, 4 / 3), 4.0)
 WHOLE = CropRule(40, (1.0, 1.0), (1.0, 1.0), 4.0)
@@ -21,7 +21,7 @@ WHOLE = CropRule(40, (1.0, 1.0), (1.0, 1.0), 4.0)
 
 def test_batches_do_not_depend_on_workers(make_shards: MakeShards) -> None:
     corpus = open_corpus([make_shards([5, 7, 6])], SampleRule(8))
-    plan = Plan(seed=1, global_batch=4, micro_batch=4, window=2)
+    plan = StreamPlan(seed=1, global_batch=4, micro_batch=4, window=2)
     alone = list(batches(corpus, plan, RULE, 0, 8))
     shared = list(batches(corpus, plan, RULE, 0, 8, workers=2))
     assert len(alone) == len(shared) == 8
@@ -36,7 +36,7 @@ def test_batches_do_not_depend_on_workers(make_shards: MakeShards) -> None:
 
 def test_a_stream_started_later_gives_the_rest(make_shards: MakeShards) -> None:
     corpus = open_corpus([make_shards([5, 7, 6])], SampleRule(8))
-    plan = Plan(seed=1, global_batch=4, micro_batch=3, window=2)
+    plan = StreamPlan(seed=1, global_batch=4, micro_batch=3, window=2)
     whole = list(batches(corpus, plan, RULE, 0, 12))
     rest = list(batches(corpus, plan, RULE, 7, 12))
     for one, other in zip(whole[14:], rest, strict=True):
@@ -49,7 +49,7 @@ def test_a_stream_started_later_gives_the_rest(make_shards: MakeShards) -> None:
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_share_each_global_batch(make_shards: MakeShards, world: int, groups: int, sizes: list[int]) -> None:
     corpus = open_corpus([make_shards(sizes)], SampleRule(8))
-    plan = Plan(seed=0, global_batch=6, micro_batch=2, window=2, groups=groups)
+    plan = StreamPlan(seed=0, global_batch=6, micro_batch=2, window=2, groups=groups)
     alone = [request.rows.sample_id for request in requests(corpus, plan, 0, 8)]
     together = [
         [r.rows.sample_id for r in requests(corpus, replace(plan, rank=rank, world=world), 0, 8)]
@@ -65,7 +65,7 @@ def test_ranks_share_each_global_batch(make_shards: MakeShards, world: int, grou
 
 def test_a_group_reads_only_its_own_shards(make_shards: MakeShards) -> None:
     corpus = open_corpus([make_shards([6, 6, 6, 6])], SampleRule(8))
-    plan = Plan(seed=0, global_batch=4, micro_batch=4, window=1, groups=2)
+    plan = StreamPlan(seed=0, global_batch=4, micro_batch=4, window=1, groups=2)
     nodes = [
         {s for r in requests(corpus, replace(plan, rank=rank, world=2), 0, 6) for s in r.rows.shard} for rank in (0, 1)
     ]
@@ -74,7 +74,7 @@ def test_a_group_reads_only_its_own_shards(make_shards: MakeShards) -> None:
 
 def test_images_are_those_of_the_ids(make_shards: MakeShards) -> None:
     corpus = open_corpus([make_shards([4, 4], side=(40, 40))], SampleRule(8))
-    for batch in batches(corpus, Plan(0, 2, 2), WHOLE, 0, 4):
+    for batch in batches(corpus, StreamPlan(0, 2, 2), WHOLE, 0, 4):
         for image, sample_id, gsd in zip(batch.images, batch.sample_id.tolist(), batch.gsd.tolist(), strict=True):
             shard, position = divmod(sample_id, 4)
             original = picture(1000 * shard + position, 40, 40).astype(int)
@@ -84,7 +84,7 @@ def test_images_are_those_of_the_ids(make_shards: MakeShards) -> None:
 
 def test_unreadable_samples_become_zero_rows_without_weight(make_shards: MakeShards) -> None:
     corpus = open_corpus([make_shards([4, 4], broken={1: {2}})], SampleRule(8))
-    seen = list(batches(corpus, Plan(0, 4, 4), RULE, 0, 2))
+    seen = list(batches(corpus, StreamPlan(0, 4, 4), RULE, 0, 2))
     weights = torch.cat([b.weight for b in seen])
     ids = torch.cat([b.sample_id for b in seen])
     assert ids[weights == 0].tolist() == [6]
