@@ -43,12 +43,18 @@ class Comparison:
             f"{some.train_images:,} training and {some.test_images:,} test images in {len(self.data.classes)} "
             f"classes{left_out if some.unreadable else ''}",
             *(
-                f"{each.name}: {in_words(each, sorted(_sides(answers)))}"
+                f"{each.name}: {self._shown(each, answers)}"
                 for each, answers in zip(self.encoders, self.answers, strict=True)
             ),
             f"{' and '.join(some.scores)} with the 95 % interval of a bootstrap over the test images:",
             *self._table(),
         ]
+
+    def _shown(self, encoder: FrozenEncoder, answers: Mapping[str, AnyAnswer]) -> str:
+        sides = sorted({side for answer in answers.values() for side in answer.details["sides"]})
+        if isinstance(self.data, Masked):
+            return f"windows of {sides[0]} px, bicubic to {encoder.input.size} px, {_statistics(encoder)}; patch tokens"
+        return in_words(encoder, sides)
 
     def _table(self) -> list[str]:
         wide = [max(len(encoder.name), 21) for encoder in self.encoders]
@@ -67,7 +73,7 @@ class Comparison:
     def write(self, path: Path, dataset: DataSet | MaskSet, protocols: Mapping[str, AnyProtocol]) -> None:
         """Write everything as JSON."""
         encoders = [
-            {"name": encoder.name, "identity": encoder.identity, "input": in_words(encoder),
+            {"name": encoder.name, "identity": encoder.identity, "input": self._shown(encoder, answers),
              "answers": {protocol: answer.as_json() for protocol, answer in answers.items()}}
             for encoder, answers in zip(self.encoders, self.answers, strict=True)
         ]  # fmt: skip
@@ -79,8 +85,9 @@ class Comparison:
             aside.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def _sides(answers: Mapping[str, AnyAnswer]) -> set[int]:
-    return {side for answer in answers.values() for side in answer.details["sides"]}
+def _statistics(encoder: FrozenEncoder) -> str:
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in encoder.input[1:3])
+    return f"mean ({mean}), deviation ({std})"
 
 
 def in_words(encoder: FrozenEncoder, sides: Sequence[int] = ()) -> str:
@@ -91,8 +98,7 @@ def in_words(encoder: FrozenEncoder, sides: Sequence[int] = ()) -> str:
         sides: at which the images were shown; by default the encoder's input size.
     """
     shown = ", ".join(str(side) for side in sides or [encoder.input.size])
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in encoder.input[1:3])
-    return f"central square, bicubic to {shown} px, mean ({mean}), deviation ({std}); {encoder.in_words}"
+    return f"central square, bicubic to {shown} px, {_statistics(encoder)}; {encoder.in_words}"
 
 
 def chosen_encoders(

@@ -68,7 +68,7 @@ def test_the_chain(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["evaluate", *run, *towns, "--out", str(tmp_path / "segment.json")]) == 0
     told = capsys.readouterr().out
     assert "2 training and 2 test images in 2 classes" in told
-    assert "segment, mIoU" in told
+    assert "segment, mIoU" in told and "windows of 32 px, bicubic to 32 px, mean (0.485, 0.456, 0.406)" in told
     assert "mIoU" in json.loads((tmp_path / "segment.json").read_text())["encoders"][0]["answers"]["segment"]["scores"]
     features = ["features", "--encoder", f"run:{tmp_path / 'run'}", *data[:2], "--out", str(tmp_path / "f.npy")]
     assert main(features) == 0
