@@ -45,8 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         run_commands.add_init, _add_sources, _add_plan, _add_probe, _add_fetch, _add_check, _add_fingerprint,
-        run_commands.add_run, run_commands.add_audit, _add_why, _add_groups, _add_verify, _add_index, _add_clean,
-        release_commands.add,
+        _add_benchmark, run_commands.add_run, run_commands.add_audit, _add_why, _add_groups, _add_verify, _add_index,
+        _add_clean, release_commands.add,
     ):  # fmt: skip
         add(commands)
     give_examples(commands, EXAMPLES)
@@ -60,6 +60,7 @@ EXAMPLES = {
     "probe": "rs-curate probe opticalrs-4m --out probe.json",
     "fetch": "rs-curate fetch uc_merced --data raw",
     "check": "rs-curate check uc_merced --data raw",
+    "benchmark": "rs-curate benchmark uc_merced --data raw --out labelled/uc_merced",
     "fingerprint": "rs-curate fingerprint --benchmark aid --data raw",
     "run": "rs-curate run mine.yaml --out corpus",
     "audit": "rs-curate audit /data/their_shards --out audit --fingerprints raw/.fingerprints",
@@ -218,6 +219,32 @@ def _fingerprint(options: argparse.Namespace) -> None:
     with Executor(options.workers, None, folder / ".workers") as executor:
         summary = fingerprint_benchmark(benchmark, options.data / benchmark.id, out, slices, executor.map_parts)
     print(f"{out}: {summary}")
+
+
+def _add_benchmark(commands: Commands) -> None:
+    pack = commands.add_parser("benchmark", help="an evaluation set as shards with classes, for rs-pretrain evaluate")
+    pack.add_argument("benchmark", metavar="ID", help="of a shipped benchmark, or a YAML file that describes one")
+    pack.add_argument("--data", type=Path, required=True, help="folder that holds the benchmark's folder")
+    pack.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    pack.set_defaults(command=_benchmark)
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from curation.shards.benchmark import pack_benchmark
+    from curation.sources.source import load_benchmark
+
+    benchmark = load_benchmark(options.benchmark)
+    terminal, root = Terminal(), options.data / benchmark.id
+    packed = pack_benchmark(
+        benchmark, root, options.out, lambda total: terminal.progress(benchmark.id, total, "images")
+    )
+    if not packed.worked:
+        print(f"nothing to do: {options.out} holds these images")
+        return
+    for line in packed.unreadable[:10]:
+        print(f"left out: {line}")
+    print(f"{packed.images:,} images in {len(packed.classes)} classes; {len(packed.unreadable)} could not be read")
+    print(f"  {options.out}")
 
 
 def _add_why(commands: Commands) -> None:

@@ -31,10 +31,10 @@ SINGLE = {
         "catalogue": ("catalogue", "record"),
     },
     "pretrain": {
-        "cli": ("cli", "bench", "plot"),
+        "cli": ("cli", "evaluate_commands", "bench", "plot"),
         "train": ("train",),
-        "export": ("export", "model_card", "visualise", "official"),
-        "run": ("run", "checkpoint", "log", "schedule", "health"),
+        "export": ("export", "push", "conversions", "model_card", "visualise", "sheet", "official"),
+        "run": ("run", "page", "checkpoint", "log", "schedule", "health"),
         "base": ("config", "errors", "signals", "distributed", "patience"),
     },
 }

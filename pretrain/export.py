@@ -26,7 +26,7 @@ from curation.shards.format import open_index, read_checksums
 from pretrain.checkpoint import TrainState
 from pretrain.config import EncoderConfig, TrainConfig
 from pretrain.errors import FormatVersionError, InputError
-from pretrain.model_card import FORMAT_VERSION, Card, DataFacts, readme
+from pretrain.model_card import FORMAT_VERSION, Card, DataFacts, readme, results_table
 from pretrain.models import Objective
 from pretrain.models.encoder import build_encoder, timm_args
 from pretrain.run import load_run, writing
@@ -34,14 +34,20 @@ from pretrain.run import load_run, writing
 WEIGHTS, CARD, TIMM_CONFIG, README = "model.safetensors", "card.json", "config.json", "README.md"
 
 
-def export(run: Path, out: Path) -> Card:
+def export(run: Path, out: Path, results: Path | None = None) -> Card:
     """Export the encoder of a run's newest checkpoint.
 
+    Args:
+        run: folder of the run.
+        out: folder to make.
+        results: what ``rs-pretrain evaluate --run RUN --out`` wrote of this checkpoint, for the model card.
+
     Raises:
-        InputError: there is no run or checkpoint, or ``out`` cannot be written.
+        InputError: there is no run or checkpoint, the results are of another, or ``out`` cannot be written.
     """
     model, config, state = load_run(run)
     card = card_of(model, config, state)
+    told = read_results(results, f"{run.name}, step {state.step}") if results is not None else ""
     weights = {name: tensor.detach().float().contiguous() for name, tensor in model.encoder.state_dict().items()}
     _check_loads(card.encoder, weights)
     card = card.model_copy(update={"data": data_facts(config.data.folders)})
@@ -49,10 +55,38 @@ def export(run: Path, out: Path) -> Card:
         save_file(weights, aside, metadata={"format": "pt"})
     tables = {TIMM_CONFIG: timm_config(card), CARD: card.model_dump(mode="json")}
     texts = {name: json.dumps(table, indent=1) + "\n" for name, table in tables.items()}
-    for name, text in (texts | {README: readme(card)}).items():
+    for name, text in (texts | {README: readme(card, told)}).items():
         with writing(out / name) as aside:
             aside.write_text(text, encoding="utf-8")
     return card
+
+
+def read_results(path: Path, name: str) -> str:
+    """What ``rs-pretrain evaluate`` found, as a table: the encoder of this name, and those that it was set beside.
+
+    Raises:
+        InputError: the file is not one of evaluate, or the encoder is not in it.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        data, asked = Path(told["data"]["path"]).name, told["encoders"]
+        rows = {each["name"]: _scores(each["answers"]) for each in asked}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not what rs-pretrain evaluate --out wrote ({error!r})") from None
+    if name not in rows:
+        raise InputError(f"{path}: holds results of {', '.join(rows)}, none of {name}; evaluate this checkpoint")
+    return results_table(data, rows)
+
+
+def _scores(answers: dict[str, Any]) -> dict[str, str]:
+    """Protocol to ``69.1 % (66.7 - 71.4)``; mIoU and mF1 of masks have columns of their own."""
+    found = {}
+    for protocol, answer in answers.items():
+        scores = answer["scores"] if "scores" in answer else {"": answer["accuracy"]}
+        for score, interval in scores.items():
+            mean, low, high = (100 * interval[part] for part in ("mean", "low", "high"))
+            found[f"{protocol} {score}".strip()] = f"{mean:.1f} % ({low:.1f} - {high:.1f})"
+    return found
 
 
 def timm_config(card: Card) -> dict[str, Any]:

@@ -48,8 +48,13 @@ class Card(Strict):
     """The whole training configuration."""
 
 
-def readme(card: Card) -> str:
-    """The Hub's model card: how to load the weights, what they are, what they saw and under which licences."""
+def readme(card: Card, results: str = "") -> str:
+    """The Hub's model card: how to load the weights, what they are, what they saw and under which licences.
+
+    Args:
+        card: what the weights are.
+        results: of :func:`results_table`.
+    """
     head = {"library_name": "timm", "license": "other", "tags": ["image-feature-extraction", "remote-sensing", "timm"]}
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
@@ -57,6 +62,7 @@ def readme(card: Card) -> str:
         _USE.format(size=card.input_size),
         _what(card),
         *([_METRES] if card.objective == "scale_mae" else []),
+        *([results] if results else []),
         _data(card.data),
         f"## Training configuration\n\n```yaml\n{yaml.safe_dump(card.config, sort_keys=False)}```\n",
     ]
@@ -77,6 +83,16 @@ tokens = model.forward_features(transform(image)[None])             # class toke
 _METRES = """The positions were scaled by the ground sample distance. The stored table is that of 1 m a pixel;
 rscorpus recomputes it for others.
 """
+
+
+def results_table(data: str, rows: dict[str, dict[str, str]]) -> str:
+    """Encoders (rows) by protocols (columns) on one data set."""
+    protocols = list(next(iter(rows.values())))
+    head = f"| encoder | {' | '.join(protocols)} |\n|{'---|' * (len(protocols) + 1)}"
+    lines = {name: " | ".join(scores.get(protocol, "-") for protocol in protocols) for name, scores in rows.items()}
+    return f"## Results on {data}\n\nIn brackets the 95 % interval of a bootstrap over the test images.\n\n" + _table(
+        head, lines
+    )
 
 
 def _what(card: Card) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of what an objective sees and makes of it: original, chosen tokens, reconstruction, one row per image."""
+"""Pictures of what an objective sees and makes of it, one row per image: reconstructions, richness, stages of PSTS."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
-from curation.base.arrays import Bytes
+from pretrain.config import TrainConfig
 from pretrain.data.augment import CropRule, resize_whole
 from pretrain.data.corpus import Corpus, SampleRows, SampleRule, join, open_corpus
 from pretrain.data.noise import Purpose, torch_uniform
@@ -19,14 +20,15 @@ from pretrain.data.reader import EVALUATION_FORMATS, ShardReader, decode
 from pretrain.errors import InputError, UnreadableImage
 from pretrain.models import Objective, Output, SelectiveMAE
 from pretrain.models.encoder import encode
+from pretrain.models.hog import richness
+from pretrain.models.selection import mark as marked_ids
 from pretrain.run import load_run, writing
-
-Colour = tuple[int, int, int]
+from pretrain.sheet import Colour, Column, heat, sheet, to_pixels
 
 SEED, ADDED, TARGET = (255, 176, 0), (64, 156, 255), (57, 211, 83)
-_CELL, _GAP, _HEAD = 192, 6, 20
-_LEGEND = "legend"
 _CANDIDATES = 3
+_WORST = 128
+"""Mean error over the colours that is drawn brightest, of 255."""
 
 
 @torch.no_grad()
@@ -45,12 +47,49 @@ def draw(model: Objective, images: Tensor, gsd: Tensor, noise: Tensor, progress:
     output = model(images, gsd, noise, progress)
     rebuilt = model.reconstruct(images, output)
     model.train(training)
-    columns = [("original", images), (_LEGEND, mark(images, output, model.grid[0], getattr(model, "seeds", 0)))]
+    seeds, size = getattr(model, "seeds", 0), images.shape[2]
+    targets = _spread(marked_ids(output.target_ids, model.num_patches), model.grid, size)
+    error = (rebuilt.float() - images.float()).abs().mean(dim=1) * targets
+    columns = [
+        Column(to_pixels(images), "input"),
+        Column(to_pixels(mark(images, output, model.grid[0], seeds)), legend=_legend(seeds)),
+        Column(to_pixels(torch.where(targets[:, None] > 0, images, 128)), "targets"),
+        Column(to_pixels(rebuilt), "prediction"),
+        Column(heat(error, _WORST, size), f"error, 0 to {_WORST} of 255"),
+    ]
     if isinstance(model, SelectiveMAE):
-        columns += [("targets rebuilt", rebuilt), ("all unseen rebuilt", complete(model, images, output))]
-    else:
-        columns += [("reconstruction", rebuilt)]
-    return _sheet([(title, _to_pixels(column)) for title, column in columns], _legend(getattr(model, "seeds", 0)))
+        columns.append(Column(to_pixels(complete(model, images, output)), "all unseen rebuilt"))
+    return sheet(columns)
+
+
+def _spread(patches: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """A number per patch (B, N) as float pixels (B, size, size)."""
+    return F.interpolate(patches.float().view(-1, 1, *grid), size=(size, size), mode="nearest")[:, 0]
+
+
+@torch.no_grad()
+def draw_richness(model: Objective, images: Tensor) -> Image.Image:
+    """Each patch's HOG energy, from none to the most of its image: what SelectiveMAE chooses seeds and targets by."""
+    size = images.shape[2]
+    energy = richness(images, size // model.grid[0]).view(-1, *model.grid)
+    shown = heat(energy, energy.amax(dim=(1, 2), keepdim=True), size)
+    over = (0.5 * to_pixels(images) + 0.5 * shown).round().astype("uint8")
+    return sheet(
+        [Column(to_pixels(images), "input"), Column(shown, "HOG energy, none to most"), Column(over, "upon the image")]
+    )
+
+
+@torch.no_grad()
+def draw_stages(model: SelectiveMAE, images: Tensor, gsd: Tensor, noise: Tensor) -> Image.Image:
+    """The tokens that are chosen in the middle of each stage of PSTS, from the same noise."""
+    near, far, far_ends, random = model.config.borders
+    middles = {"near": near / 2, "far": (far + far_ends) / 2, "random": (random + 1) / 2}
+    columns = [Column(to_pixels(images), "input", _legend(model.seeds))]
+    for stage, progress in middles.items():
+        output = model(images, gsd, noise, torch.tensor(progress))
+        shown = mark(images, output, model.grid[0], model.seeds)
+        columns.append(Column(to_pixels(shown), f"{stage}: {progress:.0%} of training"))
+    return sheet(columns)
 
 
 @torch.no_grad()
@@ -88,70 +127,78 @@ def _frame(patch: Tensor, colour: Colour, width: int) -> Tensor:
     return framed
 
 
-def _to_pixels(images: Tensor) -> Bytes:
-    pixels: Bytes = images.permute(0, 2, 3, 1).cpu().numpy()
-    return pixels
-
-
 def _legend(seeds: int) -> list[tuple[str, Colour]]:
     visible = [("seeds", SEED), ("added", ADDED)] if seeds else [("visible", ADDED)]
     return [*visible, ("targets", TARGET)]
 
 
-def _sheet(columns: list[tuple[str, Bytes]], legend: list[tuple[str, Colour]]) -> Image.Image:
-    step, rows = _CELL + _GAP, len(columns[0][1])
-    sheet = Image.new("RGB", (len(columns) * step + _GAP, rows * step + _GAP + _HEAD), "white")
-    pen = ImageDraw.Draw(sheet)
-    for x, (title, column) in enumerate(columns):
-        left = _GAP + x * step
-        if title == _LEGEND:
-            _draw_legend(pen, left, legend)
-        else:
-            pen.text((left, 6), title, fill="black")
-        for y, pixels in enumerate(column):
-            cell = Image.fromarray(pixels).resize((_CELL, _CELL), Image.Resampling.NEAREST)
-            sheet.paste(cell, (left, _HEAD + _GAP + y * step))
-    return sheet
-
-
-def _draw_legend(pen: ImageDraw.ImageDraw, left: int, legend: list[tuple[str, Colour]]) -> None:
-    for name, colour in legend:
-        pen.rectangle((left, 8, left + 8, 16), fill=colour)
-        pen.text((left + 11, 6), name, fill="black")
-        left += 20 + int(pen.textlength(name))
-
-
 def draw_run(run: Path, count: int, data: Sequence[Path] | None = None, files: Sequence[Path] = ()) -> Image.Image:
-    """Draw what a run's newest checkpoint makes of some images.
-
-    Args:
-        run: folder of the run.
-        count: images taken from the shards, by a fixed permutation.
-        data: other shards than those of the training.
-        files: image files to draw instead.
+    """Draw what a run's newest checkpoint makes of some images; see :func:`open_images`.
 
     Raises:
         InputError: there is no run, no shards, or an image cannot be read.
     """
     model, config, state = load_run(run)
-    if files:
-        images = torch.stack([_read_file(path, model.crop_size) for path in files])
-        sample_id, gsd = torch.arange(len(files)), torch.ones(len(files))
-    else:
-        rule = SampleRule(1, model.uses_gsd, "drop" if model.uses_gsd else "refuse")
-        images, gsd, sample_id = _sample(open_corpus(data or config.data.folders, rule), count, model.crop_size)
-    noise = torch_uniform(config.seed, Purpose.MASK, torch.zeros_like(sample_id), sample_id, model.noise_size)
+    images, gsd, noise = open_images(model, config, count, data, files)
     return draw(model, images, gsd, noise, torch.tensor(state.step / state.total_steps))
 
 
-def _read_file(path: Path, size: int) -> Tensor:
+def draw_choices(
+    run: Path, count: int, data: Sequence[Path] | None = None, files: Sequence[Path] = ()
+) -> dict[str, Image.Image]:
+    """The sheets ``reconstruction``, ``richness`` and, of SelectiveMAE, ``stages``; arguments as :func:`draw_run`."""
+    model, config, state = load_run(run)
+    images, gsd, noise = open_images(model, config, count, data, files)
+    sheets = {
+        "reconstruction": draw(model, images, gsd, noise, torch.tensor(state.step / state.total_steps)),
+        "richness": draw_richness(model, images),
+    }
+    if isinstance(model, SelectiveMAE):
+        sheets["stages"] = draw_stages(model, images, gsd, noise)
+    return sheets
+
+
+def open_images(
+    model: Objective, config: TrainConfig, count: int, data: Sequence[Path] | None, files: Sequence[Path]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (B, 3, S, S), their GSD (B,) and their noise (B, n).
+
+    Args:
+        model: what the images are for.
+        config: of its run.
+        count: images taken from the shards, by a fixed permutation.
+        data: other shards than those of the training.
+        files: image files to draw instead.
+
+    Raises:
+        InputError: there are no shards, or an image cannot be read.
+    """
+    if files:
+        images = torch.stack([read_file(path, model.crop_size) for path in files])
+        sample_id, gsd = torch.arange(len(files)), torch.ones(len(files))
+    else:
+        rule = SampleRule(1, model.uses_gsd, "drop" if model.uses_gsd else "refuse")
+        images, gsd, sample_id = sample(open_corpus(data or config.data.folders, rule), count, model.crop_size)
+    return (
+        images,
+        gsd,
+        torch_uniform(config.seed, Purpose.MASK, torch.zeros_like(sample_id), sample_id, model.noise_size),
+    )
+
+
+def read_file(path: Path, size: int) -> Tensor:
+    """The central square of an image file, uint8 (3, size, size).
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         return resize_whole(decode(path.read_bytes(), EVALUATION_FORMATS), size)
     except (OSError, UnreadableImage) as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _sample(corpus: Corpus, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def sample(corpus: Corpus, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Images (B, 3, S, S), GSD (B,) and ids (B,) of a fixed choice; unreadable samples are passed over.
 
     Of each three candidates the one with the most contrast is taken: open water shows nothing.

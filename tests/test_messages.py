@@ -216,7 +216,7 @@ def test_training_without_torch_says_what_to_install(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_image_is_named_without_an_address(here: Path) -> None:
     from pretrain.errors import InputError
-    from pretrain.visualise import _read_file
+    from pretrain.visualise import read_file
 
     with pytest.raises(InputError, match=r"mine\.yaml: not an image of a format that is read \(JPEG, PNG"):
-        _read_file(Path("mine.yaml"), 32)
+        read_file(Path("mine.yaml"), 32)

@@ -1,4 +1,4 @@
-"""A dataset on the Hugging Face Hub as a folder to publish to, through ``huggingface_hub``.
+"""A repository on the Hugging Face Hub as a folder to publish to, through ``huggingface_hub``.
 
 Files go up in commits of at most fifty, which is what the Hub advises; each is whole or is not there. The Hub tells the
 SHA-256 of large files, and git's own SHA-1 of small ones. Where ``hf_xet`` is installed, bytes travel its way.
@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from curation.base.errors import InputError, WorkError
 from curation.base.remote import Upload
@@ -19,10 +19,11 @@ _REFUSED = {401, 403, 404}
 
 
 class HubStore:
-    """A dataset repository; it is made, private, when there is none.
+    """A repository of a dataset or a model; it is made, private, when there is none.
 
     Args:
         repository: ``owner/name``.
+        kind: what the repository holds.
 
     Raises:
         InputError: ``huggingface_hub`` is not installed.
@@ -30,13 +31,13 @@ class HubStore:
 
     together = 50
 
-    def __init__(self, repository: str) -> None:
+    def __init__(self, repository: str, kind: Literal["dataset", "model"] = "dataset") -> None:
         try:
             from huggingface_hub import HfApi
         except ImportError:
-            raise InputError("hf:// needs huggingface_hub; pip install 'rscorpus[publish]'") from None
-        self.url = f"hf://datasets/{repository}"
-        self._where = {"repo_id": repository, "repo_type": "dataset"}
+            raise InputError("the Hub needs huggingface_hub; pip install 'rscorpus[publish]'") from None
+        self.url = f"hf://datasets/{repository}" if kind == "dataset" else f"hf://{repository}"
+        self._where = {"repo_id": repository, "repo_type": kind}
         self._api: Any = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
         self._files: dict[str, Any] | None = None
 

@@ -19,8 +19,9 @@ from pretrain.evaluate.encoders import (
 )
 from pretrain.evaluate.features import Work
 from pretrain.evaluate.labelled import DataSet, Divided
-from pretrain.evaluate.protocols import Answer, AnyProtocol, ask
-from pretrain.evaluate.table import percent
+from pretrain.evaluate.masks import Masked, MaskSet
+from pretrain.evaluate.protocols import AnyAnswer, AnyProtocol, ask_any
+from pretrain.evaluate.table import labelled, percent
 from pretrain.export import load_export
 from pretrain.run import writing
 
@@ -29,9 +30,9 @@ from pretrain.run import writing
 class Comparison:
     """What several encoders answered on one data set."""
 
-    data: Divided
+    data: Divided | Masked
     encoders: list[FrozenEncoder]
-    answers: list[dict[str, Answer]]
+    answers: list[dict[str, AnyAnswer]]
     """Per encoder, protocol to answer."""
 
     def lines(self) -> list[str]:
@@ -39,45 +40,54 @@ class Comparison:
         some = next(iter(self.answers[0].values()))
         left_out = f"; {len(some.unreadable)} could not be read: {', '.join(some.unreadable[:5])}"
         return [
-            f"{some.train_images:,} training and {some.test_images:,} test images in {len(self.data.images.classes)} "
+            f"{some.train_images:,} training and {some.test_images:,} test images in {len(self.data.classes)} "
             f"classes{left_out if some.unreadable else ''}",
             *(
-                f"{each.name}: {in_words(each, sorted(_sides(answers)))}"
+                f"{each.name}: {self._shown(each, answers)}"
                 for each, answers in zip(self.encoders, self.answers, strict=True)
             ),
-            "accuracy and 95 % interval of a bootstrap over the test images:",
+            f"{' and '.join(some.scores)} with the 95 % interval of a bootstrap over the test images:",
             *self._table(),
         ]
 
+    def _shown(self, encoder: FrozenEncoder, answers: Mapping[str, AnyAnswer]) -> str:
+        sides = sorted({side for answer in answers.values() for side in answer.details["sides"]})
+        if isinstance(self.data, Masked):
+            return f"windows of {sides[0]} px, bicubic to {encoder.input.size} px, {_statistics(encoder)}; patch tokens"
+        return in_words(encoder, sides)
+
     def _table(self) -> list[str]:
         wide = [max(len(encoder.name), 21) for encoder in self.encoders]
-        first = max(map(len, self.answers[0])) + 2
+        asked = [(protocol, score) for protocol, answer in self.answers[0].items() for score in answer.scores]
+        first = max(len(labelled(*each)) for each in asked) + 2
         heads = "  ".join(f"{each.name:>{width}}" for each, width in zip(self.encoders, wide, strict=True))
         rows = [" " * first + heads]
-        for protocol in self.answers[0]:
-            cells = [percent(answers[protocol].accuracy) for answers in self.answers]
+        for protocol, score in asked:
+            cells = [percent(answers[protocol].scores[score]) for answers in self.answers]
             rows.append(
-                f"{protocol:<{first}}" + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, wide, strict=True))
+                f"{labelled(protocol, score):<{first}}"
+                + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, wide, strict=True))
             )
         return rows
 
-    def write(self, path: Path, dataset: DataSet, protocols: Mapping[str, AnyProtocol]) -> None:
+    def write(self, path: Path, dataset: DataSet | MaskSet, protocols: Mapping[str, AnyProtocol]) -> None:
         """Write everything as JSON."""
         encoders = [
-            {"name": encoder.name, "identity": encoder.identity, "input": in_words(encoder),
+            {"name": encoder.name, "identity": encoder.identity, "input": self._shown(encoder, answers),
              "answers": {protocol: answer.as_json() for protocol, answer in answers.items()}}
             for encoder, answers in zip(self.encoders, self.answers, strict=True)
         ]  # fmt: skip
         about = {
-            "data": dataset.model_dump(mode="json"), "classes": self.data.images.classes, "encoders": encoders,
+            "data": dataset.model_dump(mode="json"), "classes": self.data.classes, "encoders": encoders,
             "protocols": {name: protocol.model_dump(mode="json") for name, protocol in protocols.items()},
         }  # fmt: skip
         with writing(path) as aside:
             aside.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def _sides(answers: Mapping[str, Answer]) -> set[int]:
-    return {side for answer in answers.values() for side in answer.details["sides"]}
+def _statistics(encoder: FrozenEncoder) -> str:
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in encoder.input[1:3])
+    return f"mean ({mean}), deviation ({std})"
 
 
 def in_words(encoder: FrozenEncoder, sides: Sequence[int] = ()) -> str:
@@ -88,8 +98,7 @@ def in_words(encoder: FrozenEncoder, sides: Sequence[int] = ()) -> str:
         sides: at which the images were shown; by default the encoder's input size.
     """
     shown = ", ".join(str(side) for side in sides or [encoder.input.size])
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in encoder.input[1:3])
-    return f"central square, bicubic to {shown} px, mean ({mean}), deviation ({std}); {encoder.in_words}"
+    return f"central square, bicubic to {shown} px, {_statistics(encoder)}; {encoder.in_words}"
 
 
 def chosen_encoders(
@@ -111,15 +120,15 @@ def chosen_encoders(
 
 def compare(
     encoders: Sequence[FrozenEncoder],
-    data: Divided,
+    data: Divided | Masked,
     protocols: Mapping[str, AnyProtocol],
     work: Work | None = None,
 ) -> Comparison:
     """Ask several encoders on the same images.
 
     Raises:
-        InputError: see :func:`pretrain.evaluate.protocols.ask`.
+        InputError: see :func:`pretrain.evaluate.protocols.ask_any`.
     """
     work = work or Work()
-    answers = [{name: ask(encoder, data, each, work) for name, each in protocols.items()} for encoder in encoders]
+    answers = [{name: ask_any(encoder, data, each, work) for name, each in protocols.items()} for encoder in encoders]
     return Comparison(data, list(encoders), answers)

@@ -126,14 +126,22 @@ class VitEncoder:
 
     def features(self, images: Tensor, gsd: Tensor) -> Tensor:
         """(B, D), or (B, 2D) for both, float32; ``images`` may have any size that is a multiple of the patch."""
-        inputs = normalised(images, self.input)
-        cut = self.vit.patch_embed.proj(inputs)
-        grid = (cut.shape[2], cut.shape[3])
-        tokens = self.vit.patch_embed.norm(cut.flatten(2).transpose(1, 2))
-        x = encode(self.vit, tokens + self.positions(grid, gsd))
+        x, _ = self._encoded(images, gsd)
         mean = x[:, self.vit.num_prefix_tokens :].mean(1)
         pooled = {"token": [x[:, 0]], "mean": [mean], "both": [x[:, 0], mean]}[self.pool]
         return torch.cat([self.vit.fc_norm(part) for part in pooled], dim=1).float()
+
+    def patch_map(self, images: Tensor, gsd: Tensor) -> Tensor:
+        """Features of the patches where they lie: (B, D, rows, columns)."""
+        x, grid = self._encoded(images, gsd)
+        return x[:, self.vit.num_prefix_tokens :].transpose(1, 2).reshape(len(x), -1, *grid)
+
+    def _encoded(self, images: Tensor, gsd: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """All tokens (B, P + N, D) after the final norm, and the grid of the last N."""
+        cut = self.vit.patch_embed.proj(normalised(images, self.input))
+        grid = (cut.shape[2], cut.shape[3])
+        tokens = self.vit.patch_embed.norm(cut.flatten(2).transpose(1, 2))
+        return encode(self.vit, tokens + self.positions(grid, gsd)), grid
 
     def positions(self, grid: tuple[int, int], gsd: Tensor) -> Tensor:
         """Positions (B or 1, N, D) of a grid: in metres, recomputed where the table is sin-cos, else resampled."""

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from curation.base.files import digest
 from pretrain.data.augment import resize_whole
-from pretrain.data.reader import EVALUATION_FORMATS, decode
+from pretrain.data.reader import EVALUATION_FORMATS
 from pretrain.errors import InputError, UnreadableImage
 from pretrain.evaluate.encoders import FrozenEncoder
 from pretrain.evaluate.labelled import Labelled
@@ -165,7 +165,7 @@ class _Decoded(Dataset[tuple[Tensor, float, str]]):
     def __getitem__(self, row: int) -> tuple[Tensor, float, str]:
         size = self.view.size
         try:
-            rgb = decode(self.images.places[row].read(), EVALUATION_FORMATS)
+            rgb = self.images.decoded(row)
         except (UnreadableImage, OSError) as error:
             return torch.zeros(3, size, size, dtype=torch.uint8), 1.0, str(error)
         gsd = float(self.images.gsd[row]) * min(rgb.shape[:2]) / size

@@ -1,4 +1,4 @@
-"""Fine-tuning for classification with the published recipe (MAE, He et al. 2022, appendix A.1, table 9).
+"""Fine-tuning for classification with the published recipe (MAE, He et al. 2022, appendix A.1, table 9) or a short one.
 
 Layer decay, mixup, cutmix, drop path, random augmentation are timm's; crops, flips and the order are functions of seed,
 epoch and image as in pretraining, so that a run that was stopped goes on exactly.
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import timm
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from timm.data import Mixup
 from timm.data.auto_augment import rand_augment_transform
 from timm.loss import SoftTargetCrossEntropy
@@ -34,20 +34,27 @@ from pretrain import checkpoint
 from pretrain.config import OptimConfig
 from pretrain.data.augment import NOISE_SIZE, CropRule, crop_and_resize, crop_box, resize_whole
 from pretrain.data.noise import Purpose, bits, drawn_permutation, uniform
-from pretrain.data.reader import EVALUATION_FORMATS, decode
-from pretrain.errors import InputError, UnreadableImage, WorkError
+from pretrain.errors import InputError, WorkError
 from pretrain.evaluate.encoders import FrozenEncoder, Input, Pool, TimmEncoder, VitEncoder, normalised
+from pretrain.evaluate.held import Held
 from pretrain.evaluate.labelled import Divided, Labelled
 from pretrain.schedule import learning_rate
 
-_HELD_BYTES = 4 << 30
-"""Of decoded images that are held in memory; the others are decoded again in each epoch."""
+SHORT = {
+    "epochs": 20, "base_lr": 4e-3, "layer_decay": 1.0, "drop_path": 0.0, "mixup": 0.0, "cutmix": 0.0, "augment": None,
+    "crop_scale": (0.5, 1.0), "vflip": 0.5,
+}  # fmt: skip
+"""For small networks and a thousand images: a fifth of the length, the same rate for all layers and eight times as
+high, and no regularisation but large crops, flips and smoothing (docs/benchmarks/evaluate.md says what that gains)."""
 
 
 class Finetune(Strict):
     """Fine-tuning of all weights, with a linear head on the mean of the patch tokens or the class token."""
 
     name: Literal["finetune"] = "finetune"
+    recipe: Literal["published", "short"] = Field("published", exclude=True)
+    """Where the other fields' defaults come from: those below, or :data:`SHORT`. Only the values count, so one recipe
+    written in two ways is one cell of a suite."""
     epochs: int = Field(100, ge=1)
     batch: int = Field(64, ge=2, multiple_of=2)
     base_lr: float = Field(5e-4, gt=0)
@@ -70,6 +77,11 @@ class Finetune(Strict):
     save_every: int = Field(1, ge=1)
     """Epochs between checkpoints, where there is a folder for them."""
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_recipe(cls, value: Any) -> Any:
+        return SHORT | value if isinstance(value, dict) and value.get("recipe") == "short" else value
 
     @property
     def rates(self) -> OptimConfig:
@@ -115,20 +127,21 @@ def finetune(
     """
     if not isinstance(encoder, VitEncoder | TimmEncoder):
         raise InputError(f"{encoder.name}: cannot be fine-tuned; leave it out of this protocol")
-    images = _Images(data.images)
+    images = Held(data.images.decoded)
     train, test = (images.readable(rows) for rows in (data.train, data.test))
     if len(train) < 2 or not len(test):
         raise InputError(f"{len(train)} images to train on and {len(test)} to test on can be read; too few")
     torch.manual_seed(recipe.seed)  # of the head's start
     model = classifier(encoder, len(data.images.classes), recipe).to(device)
-    job = _Job(model, images, encoder.input, recipe, device, workers, len(data.images.classes))
+    job = _Job(model, images, data.images, encoder.input, recipe, device, workers)
     start = time.perf_counter()
     past = _train(job, train, folder)
     guesses = _classify(job, test)
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
     seconds = past.seconds + time.perf_counter() - start
-    return Tuned(guesses, test, len(train), images.unreadable(), past.losses, seconds)
+    unreadable = [data.images.places[row].name for row in sorted(images.bad)]
+    return Tuned(guesses, test, len(train), unreadable, past.losses, seconds)
 
 
 def classifier(encoder: VitEncoder | TimmEncoder, classes: int, recipe: Finetune) -> nn.Module:
@@ -158,47 +171,20 @@ def classifier(encoder: VitEncoder | TimmEncoder, classes: int, recipe: Finetune
 @dataclass
 class _Job:
     model: nn.Module
-    images: _Images
+    images: Held
+    labelled: Labelled
     input: Input
     recipe: Finetune
     device: torch.device
     workers: int
-    classes: int
-
-
-class _Images:
-    """Decoded images, held as far as memory is set aside for them."""
-
-    def __init__(self, images: Labelled) -> None:
-        self.images, self._held, self._bytes = images, dict[int, npt.NDArray[np.uint8]](), 0
-        self._bad: set[int] = set()
-
-    def readable(self, rows: Ints) -> Ints:
-        """Those of the rows that can be read; decodes all of them once."""
-        for row in rows.tolist():
-            try:
-                rgb = self[row]
-            except (UnreadableImage, OSError):
-                self._bad.add(row)
-                continue
-            if self._bytes + rgb.nbytes <= _HELD_BYTES:
-                self._held[row], self._bytes = rgb, self._bytes + rgb.nbytes
-        return rows[~np.isin(rows, list(self._bad))]
-
-    def unreadable(self) -> list[str]:
-        """Names of the images that could not be read."""
-        return [self.images.places[row].name for row in sorted(self._bad)]
-
-    def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
-        held = self._held.get(row)
-        return decode(self.images.places[row].read(), EVALUATION_FORMATS) if held is None else held
 
 
 class _Crops(Dataset[tuple[Tensor, int]]):
     """Random crops, mirrored and augmented, in the order of all epochs to come: uint8 (3, S, S) and the class."""
 
     def __init__(self, job: _Job, rows: Ints, first_epoch: int) -> None:
-        self.images, self.recipe, self.rows, self.first = job.images, job.recipe, rows, first_epoch
+        self.images, self.labels, self.recipe = job.images, job.labelled.labels, job.recipe
+        self.rows, self.first = rows, first_epoch
         self.rule = CropRule(job.input.size, job.recipe.crop_scale, (3 / 4, 4 / 3), max_upsample=1e9)
         self.size = even_batch(job.recipe.batch, len(rows))
         self.per_epoch = len(rows) // self.size * self.size
@@ -222,7 +208,7 @@ class _Crops(Dataset[tuple[Tensor, int]]):
             image = torch.from_numpy(np.array(self.augment(pixels))).permute(2, 0, 1)
         across, down = uniform(seed, Purpose.FLIP, epoch, row, 2) < (self.recipe.hflip, self.recipe.vflip)
         axes = [axis for axis, wanted in ((2, across), (1, down)) if wanted]
-        return image.flip(axes).contiguous(), int(self.images.images.labels[row])
+        return image.flip(axes).contiguous(), int(self.labels[row])
 
     def _order(self, epoch: int) -> Ints:
         if self._known[0] != epoch:
@@ -275,7 +261,8 @@ def _train(job: _Job, rows: Ints, folder: Path | None) -> _Past:
     past = _restore(job, optimizer, folder)
     crops = _Crops(job, rows, len(past.losses))
     mixes = float(recipe.mixup + recipe.cutmix > 0)
-    mixup = Mixup(recipe.mixup, recipe.cutmix, prob=mixes, label_smoothing=recipe.smoothing, num_classes=job.classes)
+    classes = len(job.labelled.classes)
+    mixup = Mixup(recipe.mixup, recipe.cutmix, prob=mixes, label_smoothing=recipe.smoothing, num_classes=classes)
     loader: Iterator[list[Tensor]] = iter(())
     if len(crops):
         loader = iter(DataLoader(crops, crops.size, num_workers=job.workers))

@@ -1,7 +1,7 @@
 """Labelled images: where they lie, which class each has, and which are for training and which for testing.
 
-Three layouts are read: a folder with one folder of images per class, shards (class = the raw image's folder), and a
-CSV list ``image,label[,part][,gsd_m]`` whose paths are relative to it.
+Three layouts are read: a folder with one folder of images per class, shards (class and part as their sidecars say, or
+class = the raw image's folder), and a CSV list ``image,label[,part][,gsd_m]`` whose paths are relative to it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from curation.base.files import digest
 from curation.base.settings import Strict
 from curation.shards.format import INDEX_FILE, open_index
 from pretrain.data.noise import bits
+from pretrain.data.reader import EVALUATION_FORMATS, decode
 from pretrain.errors import InputError
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+"""Of images."""
 _UNKNOWN = float("nan")
 
 
@@ -67,6 +69,15 @@ class Labelled:
     gsd: npt.NDArray[np.float64]
     """(N,) metres per pixel of the raw image; NaN where unknown."""
     parts: list[str]
+
+    def decoded(self, row: int) -> npt.NDArray[np.uint8]:
+        """One image, (H, W, 3).
+
+        Raises:
+            UnreadableImage: it cannot be decoded.
+            OSError: its file cannot be read.
+        """
+        return decode(self.places[row].read(), EVALUATION_FORMATS)
 
     def digest(self) -> str:
         """Changes with any image's name, size or time of change, and with any GSD; labels play no part."""
@@ -113,6 +124,14 @@ class Divided:
     images: Labelled
     train: Ints
     test: Ints
+
+    def __len__(self) -> int:
+        return len(self.images.places)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, by their number."""
+        return self.images.classes
 
     def marked(self) -> Labelled:
         """The images, each with the part in which it is."""
@@ -193,7 +212,7 @@ def _gather(path: Path, samples: list[LabelledImage], gsd_m: float | None) -> La
 
 def _from_tree(folder: Path) -> Iterator[LabelledImage]:
     for path in folder.glob("*/**/*"):
-        if path.suffix.lower() in _SUFFIXES and path.is_file():
+        if path.suffix.lower() in SUFFIXES and path.is_file():
             name = path.relative_to(folder)
             yield LabelledImage(name.parts[0], StoredImage(path, 0, -1, name.as_posix()))
 
@@ -205,9 +224,13 @@ def _from_shards(folder: Path) -> Iterator[LabelledImage]:
         for number, path in enumerate(paths):
             for row in index.read_row_group(number, columns=columns).to_pylist():
                 about = StoredImage(path, row["json_offset"], row["json_size"], "")
-                image = str(json.loads(about.read()).get("image", "") if about.size else "")
+                told = json.loads(about.read()) if about.size else {}
+                image = str(told.get("image", ""))
                 place = StoredImage(path, row["image_offset"], row["image_size"], image)
-                yield LabelledImage(Path(image).parent.name, place, float(row["gsd_m"]))
+                part = told.get("split") if told.get("split") in ("train", "test") else ""
+                yield LabelledImage(
+                    str(told.get("label") or Path(image).parent.name), place, float(row["gsd_m"]), str(part)
+                )
 
 
 def _from_csv(path: Path) -> Iterator[LabelledImage]:
@@ -235,7 +258,7 @@ def _from_row(path: Path, number: int, row: dict[str, str]) -> LabelledImage:
 
 
 def _listed(path: Path, images: Labelled) -> Ints:
-    """Rows of the images that a list names, by their whole name, or by the file's name where that is enough."""
+    """Ints of the images that a list names, by their whole name, or by the file's name where that is enough."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -263,7 +286,7 @@ def split(labels: Ints, train_share: float, seed: int = 0) -> tuple[Ints, Ints]:
         seed: of the permutation.
 
     Returns:
-        Rows of both parts, ascending.
+        Ints of both parts, ascending.
     """
     train: list[int] = []
     test: list[int] = []

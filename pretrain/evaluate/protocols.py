@@ -20,9 +20,11 @@ from pretrain.evaluate.encoders import FrozenEncoder, Pool
 from pretrain.evaluate.features import Features, View, Work, extract, scaled_view
 from pretrain.evaluate.finetune import Finetune, finetune
 from pretrain.evaluate.knn import Votes, knn_scores
-from pretrain.evaluate.labelled import Divided
+from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
 from pretrain.evaluate.linear import RATES, Classifier, fit_lars, fit_swept, swept
+from pretrain.evaluate.masks import Masked, MaskSet, open_masks
 from pretrain.evaluate.score import Interval, bootstrap, per_class
+from pretrain.evaluate.segment import Segment, Segmented, segment
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -56,7 +58,8 @@ class LinearProbe(Strict):
     seed: int = 0
 
 
-AnyProtocol = Knn | LinearProbe | Finetune
+Classifies = Knn | LinearProbe | Finetune
+AnyProtocol = Classifies | Segment
 Protocol = Annotated[AnyProtocol, Field(discriminator="name")]
 
 
@@ -81,6 +84,15 @@ class Answer:
     classifier_seconds: float
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def scores(self) -> dict[str, Interval]:
+        """By name; there is one."""
+        return {"accuracy": self.accuracy}
+
+    def minus(self, other: Answer) -> Interval:
+        """Difference of accuracy, paired: the same test images were asked, so chance in their choice cancels."""
+        return bootstrap(np.array(self.right) - np.array(other.right))
+
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self) | {"accuracy": self.accuracy._asdict()}
@@ -89,6 +101,9 @@ class Answer:
     def from_json(cls, value: dict[str, Any]) -> Answer:
         """What :meth:`as_json` gave."""
         return cls(**value | {"accuracy": Interval(**value["accuracy"])})
+
+
+AnyAnswer = Answer | Segmented
 
 
 def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) -> Answer:
@@ -115,8 +130,36 @@ class _Sides:
     classes: int
 
 
-def ask(encoder: FrozenEncoder, data: Divided, protocol: AnyProtocol, work: Work | None = None) -> Answer:
-    """Ask one encoder on one data set.
+def open_any(config: DataSet | MaskSet) -> Divided | Masked:
+    """Open labelled images, or images with masks.
+
+    Raises:
+        InputError: see :func:`pretrain.evaluate.labelled.open_dataset` and :func:`pretrain.evaluate.masks.open_masks`.
+    """
+    return open_masks(config) if isinstance(config, MaskSet) else open_dataset(config)
+
+
+def ask_any(
+    encoder: FrozenEncoder, data: Divided | Masked, protocol: AnyProtocol, work: Work | None = None
+) -> AnyAnswer:
+    """Ask one encoder on labelled images, or on images with masks.
+
+    Raises:
+        InputError: see :func:`ask` and :func:`pretrain.evaluate.segment.segment`; or the protocol is one of the other
+            kind of data.
+    """
+    work = work or Work()
+    if isinstance(data, Divided) and not isinstance(protocol, Segment):
+        return ask(encoder, data, protocol, work)
+    if isinstance(data, Masked) and isinstance(protocol, Segment):
+        answer = segment(encoder, data, protocol, work.torch_device, work.workers_for(len(data)))
+        work.done(len(data))
+        return answer
+    raise InputError(f"{protocol.name}: is no protocol of these images; segment needs masks, the others classes")
+
+
+def ask(encoder: FrozenEncoder, data: Divided, protocol: Classifies, work: Work | None = None) -> Answer:
+    """Ask one encoder on labelled images.
 
     Raises:
         InputError: see :func:`pretrain.evaluate.features.extract`, :func:`pretrain.evaluate.knn.knn_scores` and

@@ -2,7 +2,7 @@
 
 OUT/cells/<key>.json     one answer; beside it its confusion matrix as .png
 OUT/features/<key>.npz   features, shared by the protocols
-OUT/table.md, .json      the table
+OUT/table.md, .json, .html   the table
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import yaml
 from pydantic import Field, model_validator
 
 from curation import __version__
@@ -26,11 +28,13 @@ from pretrain.evaluate.confusion import draw_confusion
 from pretrain.evaluate.encoders import EncoderSpec, FrozenEncoder, open_encoder
 from pretrain.evaluate.features import Work
 from pretrain.evaluate.finetune import Finetune
-from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
-from pretrain.evaluate.protocols import Answer, AnyProtocol, ask
+from pretrain.evaluate.labelled import DataSet, Divided
+from pretrain.evaluate.masks import Masked, MaskSet
+from pretrain.evaluate.protocols import Answer, AnyAnswer, AnyProtocol, ask_any, open_any
 from pretrain.evaluate.protocols import Protocol as HowAsked
 from pretrain.evaluate.score import confusion
-from pretrain.evaluate.table import Cell, as_markdown, as_records, percent
+from pretrain.evaluate.segment import Segment, Segmented
+from pretrain.evaluate.table import Cell, as_markdown, as_records, in_short, write_html
 from pretrain.run import writing
 
 CELL_VERSION = 1
@@ -41,7 +45,10 @@ class Suite(Strict):
 
     encoders: dict[str, EncoderSpec] = Field(min_length=1)
     """Label to encoder: ``random: random:vit_tiny_patch16_224``, or a mapping with ``spec``, ``args``, ``seed``."""
-    datasets: dict[str, DataSet] = Field(min_length=1)
+    datasets: dict[str, DataSet] = {}
+    """Images with a class each, for the protocols that classify."""
+    masks: dict[str, MaskSet] = {}
+    """Images with masks, for those that segment."""
     protocols: dict[str, HowAsked] = Field(min_length=1)
     baseline: str | None = None
     """Label of the encoder with which the others are compared, image by image."""
@@ -52,6 +59,10 @@ class Suite(Strict):
     def _baseline_is_there(self) -> Suite:
         if self.baseline is not None and self.baseline not in self.encoders:
             raise ValueError(f"baseline {self.baseline!r} is none of the encoders {', '.join(self.encoders)}")
+        if not self.datasets and not self.masks:
+            raise ValueError("datasets: give one at least, or masks")
+        if both := sorted(self.datasets.keys() & self.masks.keys()):
+            raise ValueError(f"masks.{both[0]}: is one of the datasets, too; give it another name")
         return self
 
 
@@ -70,7 +81,7 @@ class _Question:
     dataset: str
     protocol: str
     spec: EncoderSpec
-    data: Divided
+    data: Divided | Masked
     how: AnyProtocol
 
 
@@ -88,13 +99,13 @@ def run_suite(config: Suite, out: Path, listener: Listener) -> list[Path]:
         for question in _questions(config):
             where = f"{question.dataset}, {question.encoder}, {question.protocol}"
             try:
-                answer, fresh = _answer(question, out / "cells", work)
+                cell, fresh = _answer(question, out / "cells", work)
             except RscorpusError as error:
                 failed.append((where, error))
                 listener.say(f"{where}: {error}")
                 continue
-            cells.append(Cell(question.encoder, question.dataset, question.protocol, answer))
-            listener.say(f"{where}: {percent(answer.accuracy)}{'' if fresh else ', known before'}")
+            cells.append(cell)
+            listener.say(f"{where}: {in_short(cell.answer)}{'' if fresh else ', known before'}")
         paths = _write(config, cells, out)
     if failed:
         where, first = failed[0]
@@ -103,33 +114,39 @@ def run_suite(config: Suite, out: Path, listener: Listener) -> list[Path]:
 
 
 def _questions(config: Suite) -> Iterator[_Question]:
-    data = {name: open_dataset(each) for name, each in config.datasets.items()}
-    for dataset, divided in data.items():
-        for encoder, spec in config.encoders.items():
-            for protocol, how in config.protocols.items():
-                if not (isinstance(how, Finetune) and spec.spec == "histogram"):  # there is nothing to tune
-                    yield _Question(encoder, dataset, protocol, spec, divided, how)
+    data = {name: open_any(each) for name, each in (config.datasets | config.masks).items()}
+    for (dataset, opened), (encoder, spec), (protocol, how) in product(
+        data.items(), config.encoders.items(), config.protocols.items()
+    ):
+        fits = isinstance(how, Segment) == isinstance(opened, Masked)
+        tunable = spec.spec != "histogram" or not isinstance(how, Finetune | Segment)
+        if fits and tunable:
+            yield _Question(encoder, dataset, protocol, spec, opened, how)
 
 
-def _answer(question: _Question, folder: Path, work: Work) -> tuple[Answer, bool]:
-    """The answer, and whether it was asked now."""
+def _answer(question: _Question, folder: Path, work: Work) -> tuple[Cell, bool]:
+    """The cell, and whether it was asked now."""
     encoder = open_encoder(question.spec, question.how.pool)
     asked = {
         "version": CELL_VERSION, "encoder": encoder.identity, "data": question.data.digest(),
         "protocol": question.how.model_dump(mode="json"),
     }  # fmt: skip
     path = folder / f"{digest(asked)}.json"
-    if path.is_file():
-        return _read(path), False
-    answer = ask(encoder, question.data, question.how, work)
-    title = f"{question.encoder}, {question.dataset}, {question.protocol}: {percent(answer.accuracy)}"
-    draw_confusion(_confused(question.data, answer), question.data.images.classes, title, path.with_suffix(".png"))
+    named, picture = (question.encoder, question.dataset, question.protocol), path.with_suffix(".png")
+    if path.is_file() and picture.is_file():
+        return Cell(*named, _read(path, question.how), picture), False
+    answer = ask_any(encoder, question.data, question.how, work)
+    title = f"{question.encoder}, {question.dataset}, {question.protocol}: {in_short(answer)}"
+    draw_confusion(_confused(question.data, answer), question.data.classes, title, picture)
     with writing(path) as aside:
         aside.write_text(json.dumps(asked | _in_words(question, encoder) | {"answer": answer.as_json()}) + "\n")
-    return answer, True
+    return Cell(*named, answer, picture), True
 
 
-def _confused(data: Divided, answer: Answer) -> Ints:
+def _confused(data: Divided | Masked, answer: AnyAnswer) -> Ints:
+    if isinstance(answer, Segmented):
+        return np.array(answer.confusion)
+    assert isinstance(data, Divided)
     left_out = set(answer.unreadable)
     read = [row for row in data.test if data.images.places[row].name not in left_out]
     return confusion(np.array(answer.guesses), data.images.labels[read], len(data.images.classes))
@@ -143,9 +160,10 @@ def _in_words(question: _Question, encoder: FrozenEncoder) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _read(path: Path) -> Answer:
+def _read(path: Path, how: AnyProtocol) -> AnyAnswer:
+    kind = Segmented if isinstance(how, Segment) else Answer
     try:
-        return Answer.from_json(json.loads(path.read_text(encoding="utf-8"))["answer"])
+        return kind.from_json(json.loads(path.read_text(encoding="utf-8"))["answer"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error!r}); delete it, it is asked again") from None
 
@@ -159,4 +177,6 @@ def _write(config: Suite, cells: list[Cell], out: Path) -> list[Path]:
     for name, text in texts.items():
         with writing(out / name) as aside:
             aside.write_text(text, encoding="utf-8")
-    return [out / name for name in texts]
+    page = out / "table.html"
+    write_html(page, cells, config.baseline, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    return [*(out / name for name in texts), page]

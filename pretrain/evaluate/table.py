@@ -1,14 +1,17 @@
-"""Answers as tables: Markdown for people, records for programs."""
+"""Answers as tables: Markdown and a page for people, records for programs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+from pretrain.evaluate.protocols import AnyAnswer
+from pretrain.evaluate.score import Interval
+from pretrain.page import embedded, write_page
 
-from pretrain.evaluate.protocols import Answer
-from pretrain.evaluate.score import Interval, bootstrap
+_OF_IMAGES = ("guesses", "right", "counts")
+"""What an answer holds for each test image."""
 
 
 class Cell(NamedTuple):
@@ -17,13 +20,27 @@ class Cell(NamedTuple):
     encoder: str
     dataset: str
     protocol: str
-    answer: Answer
+    answer: AnyAnswer
+    picture: Path
+    """Of its confusion matrix."""
 
 
 def percent(interval: Interval) -> str:
     """``69.1 % (66.7 - 71.4)``."""
     mean, low, high = (100 * value for value in interval)
     return f"{mean:.1f} % ({low:.1f} - {high:.1f})"
+
+
+def labelled(protocol: str, score: str) -> str:
+    """A column's head: accuracy needs no name."""
+    return protocol if score == "accuracy" else f"{protocol}, {score}"
+
+
+def in_short(answer: AnyAnswer) -> str:
+    """``69.1 % (66.7 - 71.4)``, or ``mIoU 51.2 % (50.1 - 52.3), mF1 ...``."""
+    if len(answer.scores) == 1:
+        return percent(next(iter(answer.scores.values())))
+    return ", ".join(f"{name} {percent(score)}" for name, score in answer.scores.items())
 
 
 def points(interval: Interval) -> str:
@@ -38,7 +55,7 @@ def as_records(cells: Sequence[Cell], baseline: str | None) -> list[dict[str, An
     records = []
     for cell in cells:
         answer = cell.answer.as_json()
-        told = {key: value for key, value in answer.items() if key not in ("guesses", "right")}
+        told = {key: value for key, value in answer.items() if key not in _OF_IMAGES}
         found = differences.get(cell[:3])
         records.append(
             {"encoder": cell.encoder, "dataset": cell.dataset, "protocol": cell.protocol, **told}
@@ -48,15 +65,48 @@ def as_records(cells: Sequence[Cell], baseline: str | None) -> list[dict[str, An
 
 
 def as_markdown(cells: Sequence[Cell], baseline: str | None) -> str:
-    """A section per data set: accuracy with its interval, what it cost, and differences to the baseline."""
-    differences = _differences(cells, baseline)
+    """A section per data set: scores with their intervals, what it cost, and differences to the baseline."""
     parts = []
+    for section in _sections(cells, baseline):
+        scores = [
+            [row["encoder"], *(percent(score) if score else "-" for score in row["scores"]),
+             f"{row['features']:.0f}", f"{row['classifiers']:.0f}"]
+            for row in section["rows"]
+        ]  # fmt: skip
+        heads = [*section["heads"], "features s", "classifiers s"]
+        parts += [f"## {section['dataset']}", section["about"], _table(heads, scores)]
+        if baseline is not None:
+            compared = _table(section["differences"][0], section["differences"][1:])
+            parts += [f"Difference to {baseline}, percentage points, image by image:", compared]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_html(path: Path, cells: Sequence[Cell], baseline: str | None, config: str) -> None:
+    """The same as one HTML file, with the confusion matrices.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    parts = list(_sections(cells, baseline))
+    for part in parts:
+        part["cells"] = [
+            {"encoder": cell.encoder, "protocol": cell.protocol, "picture": embedded(cell.picture.read_bytes())}
+            for cell in cells
+            if cell.dataset == part["dataset"]
+        ]
+    write_page(path, "suite.html.j2", parts=parts, baseline=baseline, config=config, percent=percent)
+
+
+def _sections(cells: Sequence[Cell], baseline: str | None) -> Iterator[dict[str, Any]]:
+    differences = _differences(cells, baseline)
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
         inside = [cell for cell in cells if cell.dataset == dataset]
-        parts += [f"## {dataset}", _about(inside), _accuracies(inside)]
-        if baseline is not None:
-            parts += [f"Difference to {baseline}, percentage points, image by image:", _compared(inside, differences)]
-    return "\n\n".join(parts) + "\n"
+        asked = dict.fromkeys((cell.protocol, score) for cell in inside for score in cell.answer.scores)
+        yield {
+            "dataset": dataset, "about": _about(inside), "heads": ["encoder", *(labelled(*each) for each in asked)],
+            "rows": [_row(inside, encoder, list(asked)) for encoder in dict.fromkeys(cell.encoder for cell in inside)],
+            "differences": _compared(inside, differences) if baseline is not None else [],
+        }  # fmt: skip
 
 
 def _about(cells: Sequence[Cell]) -> str:
@@ -68,37 +118,31 @@ def _about(cells: Sequence[Cell]) -> str:
     )
 
 
-def _accuracies(cells: Sequence[Cell]) -> str:
-    protocols = list(dict.fromkeys(cell.protocol for cell in cells))
-    found = {(cell.encoder, cell.protocol): cell.answer for cell in cells}
-    rows = []
-    for encoder in dict.fromkeys(cell.encoder for cell in cells):
-        answers = [found.get((encoder, protocol)) for protocol in protocols]
-        told = [percent(answer.accuracy) if answer else "-" for answer in answers]
-        rows.append([encoder, *told, _seconds([answer for answer in answers if answer])])
-    return _table(["encoder", *protocols, "features s", "classifiers s"], rows)
+def _row(cells: Sequence[Cell], encoder: str, asked: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    answers = {cell.protocol: cell.answer for cell in cells if cell.encoder == encoder}
+    return {
+        "encoder": encoder,
+        "scores": [answers[protocol].scores[score] if protocol in answers else None for protocol, score in asked],
+        "features": max(answer.feature_seconds for answer in answers.values()),
+        "classifiers": sum(answer.classifier_seconds for answer in answers.values()),
+    }
 
 
-def _seconds(answers: Sequence[Answer]) -> str:
-    features = max(answer.feature_seconds for answer in answers)
-    return f"{features:.0f} | {sum(answer.classifier_seconds for answer in answers):.0f}"
-
-
-def _compared(cells: Sequence[Cell], differences: dict[tuple[str, str, str], Interval]) -> str:
+def _compared(cells: Sequence[Cell], differences: dict[tuple[str, str, str], Interval]) -> list[list[str]]:
+    """Heads, then a row per encoder that is compared."""
     protocols = list(dict.fromkeys(cell.protocol for cell in cells))
     rows = []
     for encoder in dict.fromkeys(cell.encoder for cell in cells):
         found = [differences.get((encoder, cells[0].dataset, protocol)) for protocol in protocols]
         if any(found):
             rows.append([encoder, *(points(each) if each else "-" for each in found)])
-    return _table(["encoder", *protocols], rows)
+    return [["encoder", *protocols], *rows]
 
 
 def _differences(cells: Sequence[Cell], baseline: str | None) -> dict[tuple[str, str, str], Interval]:
-    """Paired: the same test images were asked, so chance in their choice cancels."""
-    base = {cell[1:3]: np.array(cell.answer.right) for cell in cells if cell.encoder == baseline}
+    base = {cell[1:3]: cell.answer for cell in cells if cell.encoder == baseline}
     return {
-        cell[:3]: bootstrap(np.array(cell.answer.right) - base[cell[1:3]])
+        cell[:3]: cell.answer.minus(base[cell[1:3]])  # type: ignore[arg-type]  # of the same kind: the same protocol
         for cell in cells
         if cell.encoder != baseline and cell[1:3] in base
     }

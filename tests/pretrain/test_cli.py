@@ -48,12 +48,28 @@ def test_the_chain(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "6 training and 6 test images in 2 classes" in capsys.readouterr().out
     first = json.loads((tmp_path / "knn.json").read_text())["encoders"]
     assert [sorted(each["answers"]) for each in first] == [["kNN 1", "kNN 3", "linear"]] * 2
+    card = ["--results", str(tmp_path / "knn.json"), "--out", str(tmp_path / "told")]
+    assert main(["export", *run, *card]) == 0
+    told = (tmp_path / "told" / "README.md").read_text()
+    accuracy = first[0]["answers"]["kNN 3"]["accuracy"]
+    assert "## Results on labelled" in told and "| encoder | kNN 1 | kNN 3 | linear |" in told
+    assert f"{100 * accuracy['mean']:.1f} % ({100 * accuracy['low']:.1f} - {100 * accuracy['high']:.1f})" in told
     weights = ["--weights", str(tmp_path / "encoder"), "--encoder", "histogram", "--cache", str(tmp_path / "cache")]
     assert main(["evaluate", *weights, *data]) == 0
     again = json.loads((tmp_path / "knn.json").read_text())["encoders"]
     assert [each["identity"] for each in again[:2]] == [each["identity"] for each in first]
     assert again[0]["answers"]["kNN 3"]["guesses"] == first[0]["answers"]["kNN 3"]["guesses"]
     assert again[2]["answers"]["linear"]["accuracy"]["mean"] == 1  # one class is eight times darker
+    for number in range(4):
+        for kind, pixels in (("images", picture(number, 32, 32)), ("masks", picture(number, 32, 32)[..., 0] // 128)):
+            (tmp_path / "towns" / kind).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "towns" / kind / f"{number}.png").write_bytes(encode(pixels, "png"))
+    towns = ["--data", str(tmp_path / "towns"), "--masks", "folders", "--classes", "0=dark", "1=bright"]
+    assert main(["evaluate", *run, *towns, "--out", str(tmp_path / "segment.json")]) == 0
+    told = capsys.readouterr().out
+    assert "2 training and 2 test images in 2 classes" in told
+    assert "segment, mIoU" in told and "windows of 32 px, bicubic to 32 px, mean (0.485, 0.456, 0.406)" in told
+    assert "mIoU" in json.loads((tmp_path / "segment.json").read_text())["encoders"][0]["answers"]["segment"]["scores"]
     features = ["features", "--encoder", f"run:{tmp_path / 'run'}", *data[:2], "--out", str(tmp_path / "f.npy")]
     assert main(features) == 0
     assert np.load(tmp_path / "f.npy").shape == (12, 24)

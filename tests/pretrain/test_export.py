@@ -81,6 +81,16 @@ def test_the_card_names_data_normalisation_and_config(run: Path, tmp_path: Path)
     assert not encoder.training
 
 
+def test_results_of_other_weights_are_refused(run: Path, tmp_path: Path) -> None:
+    found = {"data": {"path": "RSSCN7"}, "encoders": [{"name": "run, step 2", "answers": {}}]}
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    with pytest.raises(InputError, match="holds results of run, step 2, none of run, step 3; evaluate this checkpoint"):
+        export(run, tmp_path / "encoder", tmp_path / "results.json")
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(InputError, match="not what rs-pretrain evaluate --out wrote"):
+        export(run, tmp_path / "encoder", tmp_path / "results.json")
+
+
 def test_a_run_whose_shards_are_gone_is_exported_without_them(run: Path, tmp_path: Path) -> None:
     (tmp_path / "shards").rename(tmp_path / "moved")
     assert export(run, tmp_path / "encoder").data is None

@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on loopback: the calls that ``huggingface_hub`` makes to commit files, with Git LFS."""
+"""A small Hugging Face Hub on loopback: what ``huggingface_hub`` asks to commit and to download files, with LFS."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def hub() -> Iterator[Hub]:
 
 
 def _is_large(path: str) -> bool:
-    return path.endswith((".tar", ".parquet"))
+    return path.endswith((".tar", ".parquet", ".safetensors"))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -69,10 +69,27 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if "/tree/main" in self.path:
             self._answer(200, [self._told(path, data) for path, data in sorted(self.hub.files.items())])
-        elif found := re.search(r"/datasets/me/corpus/resolve/main/([^?]+)", self.path):
-            self._answer(200, data=self.hub.files[found.group(1)])
+        elif (name := self._resolved()) is not None:
+            self._answer(200, data=self.hub.files[name])
         else:
             self._answer(404, {"error": self.path})
+
+    def do_HEAD(self) -> None:
+        """What a download asks first: size, checksum and commit of a file."""
+        if (name := self._resolved()) is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+        else:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.hub.files[name])))
+            self.send_header("ETag", f'"{hashlib.sha256(self.hub.files[name]).hexdigest()}"')
+        self.send_header("X-Repo-Commit", f"{len(self.hub.commits):040x}")
+        self.end_headers()
+
+    def _resolved(self) -> str | None:
+        found = re.search(r"/me/\w+/resolve/\w+/([^?]+)", self.path)
+        return found.group(1) if found and found.group(1) in self.hub.files else None
 
     def _told(self, path: str, data: bytes) -> dict[str, Any]:
         blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

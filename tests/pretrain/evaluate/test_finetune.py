@@ -12,6 +12,7 @@ from PIL import Image
 from timm.optim import create_optimizer_v2
 
 from curation.base.errors import InputError
+from curation.base.settings import validate
 from pretrain import checkpoint
 from pretrain.evaluate.encoders import EncoderSpec, open_encoder
 from pretrain.evaluate.finetune import Finetune, _augmentation, classifier, finetune
@@ -57,6 +58,18 @@ def test_a_run_that_was_stopped_goes_on_exactly(data: Divided, tmp_path: Path, m
     rest = finetune(VIT, data, RECIPE, CPU, workers=1, folder=tmp_path / "kept")
     assert (rest.losses, rest.guesses.tolist()) == (whole.losses, whole.guesses.tolist())
     assert not (tmp_path / "kept").exists()
+
+
+def test_the_short_recipe_is_what_the_documentation_says() -> None:
+    short = Finetune(recipe="short", epochs=3)
+    assert (short.epochs, short.base_lr, short.vflip) == (3, 4e-3, 0.5)  # what is given counts
+    assert (short.mixup, short.cutmix, short.drop_path, short.augment) == (0, 0, 0, None)
+    assert (short.layer_decay, short.crop_scale) == (1, (0.5, 1.0))
+    assert (short.weight_decay, short.smoothing, short.batch) == (0.05, 0.1, 64)  # as published
+    assert Finetune(recipe="short").epochs == 20
+    assert Finetune.model_validate(short.model_dump()).model_dump() == short.model_dump()
+    with pytest.raises(InputError, match="recipe: Input should be 'published' or 'short'"):
+        validate(Finetune, {"recipe": "fast"}, "suite.yaml")
 
 
 def test_each_layer_has_the_rate_of_the_recipe() -> None:

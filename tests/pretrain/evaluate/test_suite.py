@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,59 @@ def test_the_table_and_its_cells(config: Path, tmp_path: Path) -> None:
     assert len(list((out / "features").iterdir())) == 2  # shared by the protocols
     with Image.open(next((out / "cells").glob("*.png"))) as drawn:
         assert min(drawn.size) > 300
+
+
+class Links(HTMLParser):
+    """What a page would load, and its tables' cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: Counter[str] = Counter()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_is_one_file(config: Path, tmp_path: Path) -> None:
+    suite = load(Suite, config, ["encoders.<b>bold={spec: histogram}"])
+    assert run_suite(suite, tmp_path / "out", Quiet())[-1] == tmp_path / "out" / "table.html"
+    text = (tmp_path / "out" / "table.html").read_text()
+    page = Links()
+    page.feed(text)
+    assert len(page.loads) == page.tags["img"] == 6  # a confusion matrix per cell
+    assert all(each.startswith("data:image/png;base64,") for each in page.loads)
+    assert not page.tags["script"] and not page.tags["b"]  # a label is text
+    assert "prefers-color-scheme: dark" in text
+    assert page.tags["rect"] == 2 * 6
+    assert "100.0 % (100.0 - 100.0)" in text
+
+
+def test_masks_have_a_table_of_their_own(config: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        rgb = picture(number, 32, 32)
+        for kind, pixels in (("images", rgb), ("masks", (rgb[..., 0] > 128).astype("uint8"))):
+            path = tmp_path / "towns" / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(pixels, "png"))
+    towns = f"masks.towns={{path: {tmp_path / 'towns'}, classes: {{0: dark, 1: bright}}}}"
+    changes = [towns, "protocols.head={name: segment, epochs: 2, batch: 2}"]
+    out, quiet = tmp_path / "out", Quiet()
+    run_suite(load(Suite, config, changes), out, quiet)
+    text = (out / "table.md").read_text()
+    assert "## towns\n\n2 training and 2 test images; 0 could not be read." in text
+    assert "| encoder | head, mIoU | head, mF1 | features s | classifiers s |" in text
+    cells = json.loads((out / "table.json").read_text())["cells"]
+    assert [(cell["dataset"], cell["encoder"]) for cell in cells if cell["protocol"] == "head"] == [
+        ("towns", "untrained")
+    ]
+    assert cells[-1]["scores"]["mIoU"]["low"] <= cells[-1]["scores"]["mIoU"]["mean"]
+    again = Quiet()
+    run_suite(load(Suite, config, changes), out, again)
+    assert all(text.endswith("known before") for text in again.said)
+    with pytest.raises(InputError, match="masks.tiny: is one of the datasets, too"):
+        load(Suite, config, [towns.replace("towns=", "tiny=")])
 
 
 def test_only_what_is_new_is_asked(config: Path, tmp_path: Path) -> None:
