@@ -208,7 +208,7 @@ def _refuse_early(state: Run, plan: _Plan) -> None:
     allowed = state.options.replace or state.options.until is not None
     if state.shards.done is not None and before is not None and not allowed:
         for source in work:
-            if before.scans.get(source) != state.needs.scans[source]:
+            if before.scans.get(source, state.needs.scans[source]) != state.needs.scans[source]:
                 raise InputError(f"{state.shards.path}: holds shards of another recipe ({source}); {REPLACE}")
     if work:
         note(state.out, latest=state.needs)
@@ -250,17 +250,21 @@ def _select(state: Run, plan: _Plan) -> tuple[str, Path]:
     from curation.select.select import select
 
     scanned = {source: content_of_source(parts) for source, parts in plan.parts.items()}
-    key = keys.select_key(state.recipe, state.sources, scanned, plan.fingerprints)
-    catalogue = state.stage("select", key) / "catalogue.parquet"
-    if not is_whole(catalogue):
-        state.worked.append("select")
-        tiles = [part.out for parts in plan.parts.values() for part in parts]
-        summary = select(
-            tiles, state.recipe, state.sources, catalogue, benchmarks=plan.fingerprints,
-            unguarded=state.options.unguarded, threads=state.options.workers,
-        )  # fmt: skip
-        state.observer.say(f"select: {summary}")
-    return key, catalogue
+    asked = keys.select_key(state.recipe, state.sources, scanned, plan.fingerprints)
+    told, grown_from = keys.catalogue_keys(state.out, asked, state.options.replace, state.options.regenerate)
+    catalogue = state.stage("select", told.key) / "catalogue.parquet"
+    if is_whole(catalogue):
+        return told.key, catalogue
+    if grown_from is not None and told.ends:
+        return told.key, grown_from
+    state.worked.append("select")
+    tiles = [part.out for parts in plan.parts.values() for part in parts]
+    summary = select(
+        tiles, state.recipe, state.sources, catalogue, benchmarks=plan.fingerprints,
+        unguarded=state.options.unguarded, threads=state.options.workers, grown_from=grown_from, told=told,
+    )  # fmt: skip
+    state.observer.say(f"select: {summary}")
+    return told.key, catalogue
 
 
 def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, Path]) -> list[ShardInfo]:
