@@ -379,10 +379,12 @@ def _trial(state: Run, select_key: str, listings: Mapping[str, Path], catalogue:
 
 
 def _made(state: Run) -> Made:
+    from curation.sources.journal import manifest_of
+
     options = state.options
     return Made(
         recipe=state.recipe.model_dump(mode="json"),
-        sources={each.id: each.source.model_dump(mode="json", exclude_unset=True) for each in state.sources},
+        sources={each.id: manifest_of(each.source, each.root) for each in state.sources},
         data=None if state.data is None else str(state.data),
         fingerprints=None if options.fingerprints is None else str(options.fingerprints.absolute()),
         unguarded=list(options.unguarded),
