@@ -11,12 +11,12 @@ import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from curation import __version__
 from curation.base.errors import FormatVersionError, InputError
 from curation.base.files import atomic, digest
 from curation.catalogue import open_table
@@ -75,7 +75,7 @@ def _lock(out: Path, made: Made, checksums: Checksums) -> dict[str, Any]:
     rules = made.recipe["shards"]
     return {
         "lock_version": LOCK_VERSION,
-        "release": version("rscorpus"),
+        "release": __version__,
         "key": checksums.key,
         "recipe": _portable(made.recipe),
         "sources": made.sources,
@@ -144,14 +144,14 @@ def read_lock(folder: Path) -> Lock:
     path = folder / LOCK_FILE
     try:
         told = json.loads(path.read_bytes())
-        written_as = told["lock_version"]
+        version = told["lock_version"]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; rs-curate lock OUT writes one") from None
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: not a lock ({error})") from None
-    if written_as != LOCK_VERSION:
+    if version != LOCK_VERSION:
         raise FormatVersionError(
-            f"{path}: lock version {written_as}, this release reads {LOCK_VERSION}; install its release"
+            f"{path}: lock version {version}, this release reads {LOCK_VERSION}; install its release"
         )
     checksums = read_checksums(folder)
     assert checksums is not None
