@@ -220,7 +220,7 @@ def test_one_percent_more_rewrites_at_most_two_percent(tmp_path: Path) -> None:
     """Of the bytes that lie in the shards' folder, and of those that are published."""
     (tmp_path / "many").mkdir()
     for seed in range(101):
-        texture(1000 + seed, 640).save(tmp_path / "many" / f"{seed}.jpg", quality=100)
+        texture(1000 + seed, 800).save(tmp_path / "many" / f"{seed}.jpg", quality=100)
     (tmp_path / "many/100.jpg").rename(tmp_path / "later.jpg")
     source = "{id: many, path: many, licence: CC0-1.0, redistributable: yes}"
     (tmp_path / "r.yaml").write_text(f"name: r\nsources: [{source}]\nshards: {{max_samples: 20}}\n")
