@@ -57,6 +57,8 @@ def test_the_card_has_the_front_matter_of_the_hub_and_names_every_source(out: Pa
     assert told["configs"] == [{"config_name": "default", "data_files": "shards/*.tar"}]
     for words in ("| photos (`photos`) | 8 | CC-BY-4.0 |", "| scenes (`scenes`) | 1 | CC0-1.0 | https://example.org |"):
         assert words in body
+    assert "\n\n- photos: Somebody (2024)\n\n## Statistics" in body
+    assert "![Where the tiles lie on the Earth](map.png)" in body
     assert "Somebody (2024)" in (tmp_path / "ATTRIBUTION.md").read_text()
 
 
