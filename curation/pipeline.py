@@ -8,7 +8,6 @@ a changed rule runs only the stages that depend on it. Inventory and scan are ke
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from curation import keys
 from curation.base.errors import InputError, WorkError
-from curation.base.files import atomic, digest, file_digest, is_whole, place
+from curation.base.files import copy_changed, digest, file_digest, is_whole, place
 from curation.base.locks import hold
 from curation.base.progress import Observer
 from curation.base.terminal import local_folder
@@ -280,7 +279,7 @@ def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, 
         if state.shards.done is not None:
             _trial(state, select_key, listings, catalogue)
             raise WorkError(_say_why_nothing(catalogue, state.given / trial.FOLDER) + "; the finished shards stay")
-        _publish_file(catalogue, public)
+        copy_changed(catalogue, public)
         _report(state, select_key, listings, [])
         note(state.out, latest=state.needs)
         raise WorkError(_say_why_nothing(catalogue, state.given))
@@ -292,7 +291,7 @@ def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, 
     if infos is None:
         note(state.out, latest=state.needs)
         infos = _write_shards(state, parts, job)
-    _publish_file(catalogue, public)
+    copy_changed(catalogue, public)
     return infos
 
 
@@ -334,7 +333,7 @@ def _write_shards(state: Run, parts: Sequence[ShardPart], job: write.WriteJob) -
 
 def _report(state: Run, select_key: str, listings: Mapping[str, Path], infos: Sequence[ShardInfo]) -> None:
     page = _page(state, "report", select_key, state.out / "catalogue.parquet", listings, infos)
-    _publish_file(page.file, state.out / page.file.name)
+    copy_changed(page.file, state.out / page.file.name)
     page.place_sheets(state.out)
 
 
@@ -390,14 +389,3 @@ def _made(state: Run) -> Made:
         unguarded=list(options.unguarded),
         limit=options.limit,
     )
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-def _publish_file(made: Path, name: Path) -> None:
-    """Give a stage's result its public name; equal files are left alone so that their time says when they changed."""
-    if name.exists() and name.stat().st_size == made.stat().st_size and file_digest(name) == file_digest(made):
-        return
-    with atomic(name) as aside:
-        shutil.copyfile(made, aside)
