@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from curation.base.files import digest, file_digest
+from curation.base.errors import InputError
+from curation.base.files import digest, file_digest, is_whole
 from curation.catalogue import FORMAT_VERSION
 from curation.sources.recipe import Recipe, ResolvedSource
+
+if TYPE_CHECKING:
+    from curation.select.generations import Generations
 
 SELECT_VERSION = 2
 """Raised when the same rows and rules give another catalogue than before. 2: views of the centre."""
@@ -31,7 +36,7 @@ def select_key(
     scanned: Mapping[str, str],
     fingerprints: Mapping[str, Path],
 ) -> str:
-    """Key of the catalogue.
+    """Key of what is asked for: the catalogue's own, unless it grows from an earlier one.
 
     Args:
         recipe: rules and seed.
@@ -52,3 +57,36 @@ def select_key(
         {name: file_digest(path) for name, path in fingerprints.items()},
         *([recipe.left_out] if recipe.left_out else []),
     )
+
+
+def catalogue_keys(out: Path, asked: str, replace: bool, regenerate: bool) -> tuple[Generations, Path | None]:
+    """Keys of the catalogue that is asked for, and the finished one that it grows from.
+
+    A catalogue that grows is keyed by what is asked for and by the one that it grows from. Where the finished catalogue
+    was made for what is asked for, it is the one: what it tells is returned, ``ends`` included.
+
+    Args:
+        out: folder of the run.
+        asked: :func:`select_key`.
+        replace: whether a catalogue that cannot be read is as good as none.
+        regenerate: whether all starts anew.
+
+    Raises:
+        InputError: the finished catalogue cannot be read, or is of another format version.
+    """
+    from curation.select.generations import Generations, read_generations
+
+    anew, finished = Generations(asked, asked), out / "catalogue.parquet"
+    if regenerate or not is_whole(finished):
+        return anew, None
+    try:
+        before = read_generations(finished)
+    except InputError:
+        if not replace:
+            raise
+        return anew, None
+    if before.asked == asked:
+        return before, finished
+    if not any((out / "shards").glob("*.tar")):
+        return anew, None
+    return Generations(asked, key("grown", asked, before.key or file_digest(finished))), finished

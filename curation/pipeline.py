@@ -8,7 +8,6 @@ a changed rule runs only the stages that depend on it. Inventory and scan are ke
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from curation import keys
 from curation.base.errors import InputError, WorkError
-from curation.base.files import atomic, digest, file_digest, is_whole, place
+from curation.base.files import copy_changed, digest, file_digest, is_whole, place
 from curation.base.locks import hold
 from curation.base.progress import Observer
 from curation.base.terminal import local_folder
@@ -208,7 +207,7 @@ def _refuse_early(state: Run, plan: _Plan) -> None:
     allowed = state.options.replace or state.options.until is not None
     if state.shards.done is not None and before is not None and not allowed:
         for source in work:
-            if before.scans.get(source) != state.needs.scans[source]:
+            if before.scans.get(source, state.needs.scans[source]) != state.needs.scans[source]:
                 raise InputError(f"{state.shards.path}: holds shards of another recipe ({source}); {REPLACE}")
     if work:
         note(state.out, latest=state.needs)
@@ -250,17 +249,21 @@ def _select(state: Run, plan: _Plan) -> tuple[str, Path]:
     from curation.select.select import select
 
     scanned = {source: content_of_source(parts) for source, parts in plan.parts.items()}
-    key = keys.select_key(state.recipe, state.sources, scanned, plan.fingerprints)
-    catalogue = state.stage("select", key) / "catalogue.parquet"
-    if not is_whole(catalogue):
-        state.worked.append("select")
-        tiles = [part.out for parts in plan.parts.values() for part in parts]
-        summary = select(
-            tiles, state.recipe, state.sources, catalogue, benchmarks=plan.fingerprints,
-            unguarded=state.options.unguarded, threads=state.options.workers,
-        )  # fmt: skip
-        state.observer.say(f"select: {summary}")
-    return key, catalogue
+    asked = keys.select_key(state.recipe, state.sources, scanned, plan.fingerprints)
+    told, grown_from = keys.catalogue_keys(state.out, asked, state.options.replace, state.options.regenerate)
+    catalogue = state.stage("select", told.key) / "catalogue.parquet"
+    if is_whole(catalogue):
+        return told.key, catalogue
+    if grown_from is not None and told.ends:
+        return told.key, grown_from
+    state.worked.append("select")
+    tiles = [part.out for parts in plan.parts.values() for part in parts]
+    summary = select(
+        tiles, state.recipe, state.sources, catalogue, benchmarks=plan.fingerprints,
+        unguarded=state.options.unguarded, threads=state.options.workers, grown_from=grown_from, told=told,
+    )  # fmt: skip
+    state.observer.say(f"select: {summary}")
+    return told.key, catalogue
 
 
 def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, Path]) -> list[ShardInfo]:
@@ -276,7 +279,7 @@ def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, 
         if state.shards.done is not None:
             _trial(state, select_key, listings, catalogue)
             raise WorkError(_say_why_nothing(catalogue, state.given / trial.FOLDER) + "; the finished shards stay")
-        _publish_file(catalogue, public)
+        copy_changed(catalogue, public)
         _report(state, select_key, listings, [])
         note(state.out, latest=state.needs)
         raise WorkError(_say_why_nothing(catalogue, state.given))
@@ -288,7 +291,7 @@ def _write(state: Run, select_key: str, catalogue: Path, listings: Mapping[str, 
     if infos is None:
         note(state.out, latest=state.needs)
         infos = _write_shards(state, parts, job)
-    _publish_file(catalogue, public)
+    copy_changed(catalogue, public)
     return infos
 
 
@@ -330,7 +333,7 @@ def _write_shards(state: Run, parts: Sequence[ShardPart], job: write.WriteJob) -
 
 def _report(state: Run, select_key: str, listings: Mapping[str, Path], infos: Sequence[ShardInfo]) -> None:
     page = _page(state, "report", select_key, state.out / "catalogue.parquet", listings, infos)
-    _publish_file(page.file, state.out / page.file.name)
+    copy_changed(page.file, state.out / page.file.name)
     page.place_sheets(state.out)
 
 
@@ -375,23 +378,14 @@ def _trial(state: Run, select_key: str, listings: Mapping[str, Path], catalogue:
 
 
 def _made(state: Run) -> Made:
+    from curation.sources.journal import manifest_of
+
     options = state.options
     return Made(
         recipe=state.recipe.model_dump(mode="json"),
-        sources={each.id: each.source.model_dump(mode="json", exclude_unset=True) for each in state.sources},
+        sources={each.id: manifest_of(each.source, each.root) for each in state.sources},
         data=None if state.data is None else str(state.data),
         fingerprints=None if options.fingerprints is None else str(options.fingerprints.absolute()),
         unguarded=list(options.unguarded),
         limit=options.limit,
     )
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-def _publish_file(made: Path, name: Path) -> None:
-    """Give a stage's result its public name; equal files are left alone so that their time says when they changed."""
-    if name.exists() and name.stat().st_size == made.stat().st_size and file_digest(name) == file_digest(made):
-        return
-    with atomic(name) as aside:
-        shutil.copyfile(made, aside)

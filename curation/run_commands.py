@@ -48,7 +48,13 @@ def add_run(commands: Commands) -> None:
     where.add_argument(
         "--scheduler", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://host:8786, instead of this machine"
     )
-    run.add_argument("--replace", action="store_true", help="replace shards made by another recipe or from other data")
+    run.add_argument(
+        "--replace", action="store_true", help="let finished shards change that another recipe or other data touch"
+    )
+    run.add_argument(
+        "--regenerate", action="store_true",
+        help="lay all shards out anew, as in an empty OUT, instead of growing behind the finished ones",
+    )  # fmt: skip
     run.add_argument(
         "--relist", action="store_true", help="list the sources anew: files were added, changed or removed"
     )
@@ -126,7 +132,8 @@ def _run(options: argparse.Namespace) -> None:
         RunOptions(
             workers=options.workers,
             scheduler=options.scheduler,
-            replace=options.replace,
+            replace=options.replace or options.regenerate,
+            regenerate=options.regenerate,
             relist=options.relist,
             strict=options.strict,
             unguarded=tuple(options.unguarded),

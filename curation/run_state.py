@@ -29,6 +29,9 @@ class RunOptions:
     workers: int | None = None
     scheduler: str | None = None
     replace: bool = False
+    """Finished shards may change."""
+    regenerate: bool = False
+    """Finished shards need not stay: all are laid out anew."""
     relist: bool = False
     strict: bool = False
     unguarded: tuple[str, ...] = ()

@@ -10,6 +10,8 @@ import errno
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of an ``OSError`` that more room, or a smaller file, would mend."""
+NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""Numbers of an ``OSError`` that another folder, or other permissions, would mend."""
 
 
 class RscorpusError(Exception):

@@ -7,6 +7,7 @@ SHA-256 of large files, and git's own SHA-1 of small ones. Where ``hf_xet`` is i
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from curation.base.errors import InputError, WorkError
 from curation.base.remote import Upload
 
 _REFUSED = {401, 403, 404}
+_FULL = ("storage", "quota")
+"""Words in what the Hub says where there is no room left."""
 
 
 class HubStore:
@@ -30,12 +33,15 @@ class HubStore:
     """
 
     together = 50
+    per_folder = 10_000
+    """https://huggingface.co/docs/hub/storage-limits: fewer than 10,000 entries in a folder."""
 
     def __init__(self, repository: str, kind: Literal["dataset", "model"] = "dataset") -> None:
         try:
             from huggingface_hub import HfApi
         except ImportError:
             raise InputError("the Hub needs huggingface_hub; pip install 'rscorpus[publish]'") from None
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it asks again it would tell of each time
         self.url = f"hf://datasets/{repository}" if kind == "dataset" else f"hf://{repository}"
         self._where = {"repo_id": repository, "repo_type": kind}
         self._api: Any = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
@@ -109,7 +115,10 @@ class HubStore:
         try:
             yield
         except HfHubHTTPError as error:
-            line = f"{self.url}: {' '.join(str(error).split())[:300]}"
+            told = " ".join(str(error).split())
+            line = f"{self.url}: {told[:300]}"
+            if any(word in told.lower() for word in _FULL):
+                raise WorkError(f"{line}; make room there, and the same command goes on") from None
             if error.response.status_code in _REFUSED:
                 raise InputError(f"{line}; log in with `hf auth login`, or set HF_TOKEN") from None
             raise WorkError(f"{line}; the same command goes on") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Store(Protocol):
     url: str
     together: int
     """Files that are best uploaded in one call."""
+    per_folder: int
+    """Most files that a folder takes."""
 
     def holds(self, file: Upload) -> bool:
         """Whether a file is there with this size and SHA-256."""
@@ -99,6 +102,7 @@ class LocalStore:
     """A folder of this machine."""
 
     together = 1
+    per_folder = sys.maxsize
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -151,6 +155,7 @@ class S3Store:
     """
 
     together = 1
+    per_folder = sys.maxsize
 
     def __init__(self, bucket: str, prefix: str) -> None:
         try:
@@ -235,7 +240,8 @@ class S3Store:
             line = f"{where}: {told.get('Message') or told['Code']} ({told['Code']})"
             if told["Code"] in _WRONG_INPUT:
                 raise InputError(f"{line}; check bucket, endpoint and credentials") from None
-            raise WorkError(f"{line}; {_AGAIN}") from None
+            room = "make room there, and " if "Quota" in told["Code"] else ""
+            raise WorkError(f"{line}; {room}{_AGAIN}") from None
         except (BotoCoreError, S3UploadFailedError) as error:
             raise WorkError(f"{where}: {error}; {_AGAIN}") from None
 

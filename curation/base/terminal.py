@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeAlias
 
-from curation.base.errors import NO_ROOM, InputError, RscorpusError
+from curation.base.errors import NO_ROOM, NOT_ALLOWED, InputError, RscorpusError
 from curation.base.progress import Progress
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -158,10 +158,13 @@ def run_command(program: str, command: Callable[[], int | None], on_interrupt: s
         _drop_output()
         return 0  # the reader of a table (head, less) has seen enough
     except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno in NOT_ALLOWED:
+            tell(f"{program}: {where}{error.strerror}; give a folder that you may read and write")
+            return InputError.exit_code
         if error.errno not in NO_ROOM:
             raise
         _drop_output()
-        where = f"{error.filename}: " if error.filename else ""
         tell(f"{program}: {where}the disk is full ({error.strerror}); free some space, and the same command goes on")
         return 1
 

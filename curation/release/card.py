@@ -7,7 +7,7 @@ The card follows the Hugging Face Hub's metadata; the description in JSON-LD fol
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
@@ -46,15 +46,17 @@ _CONTEXT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def dataset_card(facts: CorpusFacts, lock_only: bool) -> str:
-    """``README.md``: YAML front matter and what a person wants to know."""
+def dataset_card(facts: CorpusFacts, lock_only: bool, pictures: Collection[str] = ()) -> str:
+    """``README.md``: YAML front matter and what a person wants to know, with the pictures that lie beside it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("curation.release", "."), undefined=StrictUndefined, keep_trailing_newline=True
     )
     front = yaml.safe_dump(_front(facts, lock_only), sort_keys=False, allow_unicode=True)
-    return environment.get_template("card.md.j2").render(facts=facts, lock_only=lock_only, front=front)
+    return environment.get_template("card.md.j2").render(
+        facts=facts, lock_only=lock_only, front=front, pictures=pictures
+    )
 
 
 def _front(facts: CorpusFacts, lock_only: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from curation.base.errors import InputError
 from curation.record import read_made
+from curation.select.generations import read_generations
 from curation.shards.format import ShardInfo, open_index, read_checksums
 from curation.sources.source import Source
 
@@ -43,6 +44,8 @@ class CorpusFacts:
     without_gsd: int
     width: tuple[int, int]
     height: tuple[int, int]
+    generations: Sequence[tuple[int, int]]
+    """Shards and samples of each, the first one first."""
 
     @property
     def samples(self) -> int:
@@ -91,7 +94,17 @@ def read_facts(out: Path) -> CorpusFacts:
         without_gsd=int(len(gsd) - len(known)),
         width=(int(width[0].min()), int(width[1].max())),
         height=(int(height[0].min()), int(height[1].max())),
+        generations=_generations(out, checksums.shards),
     )
+
+
+def _generations(out: Path, shards: Sequence[ShardInfo]) -> list[tuple[int, int]]:
+    told = read_generations(out / "catalogue.parquet")
+    of = told.of([int(shard.file.rpartition("-")[2].removesuffix(".tar")) for shard in shards])
+    counts = [
+        [shard.samples for shard, own in zip(shards, of, strict=True) if own == n + 1] for n in range(len(told.ends))
+    ]
+    return [(len(own), sum(own)) for own in counts]
 
 
 def _source(sources: dict[str, dict[str, object]], name: str) -> Source:

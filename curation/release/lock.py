@@ -16,8 +16,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from curation import __version__
 from curation.base.errors import FormatVersionError, InputError
-from curation.base.files import atomic
+from curation.base.files import atomic, digest
 from curation.catalogue import open_table
 from curation.record import Made, read_made, read_record
 from curation.shards.format import CHECKSUMS, INDEX_FILE, VERSIONS, Checksums, read_checksums
@@ -74,9 +75,11 @@ def _lock(out: Path, made: Made, checksums: Checksums) -> dict[str, Any]:
     rules = made.recipe["shards"]
     return {
         "lock_version": LOCK_VERSION,
+        "release": __version__,
         "key": checksums.key,
         "recipe": _portable(made.recipe),
         "sources": made.sources,
+        "manifests": {name: digest(manifest) for name, manifest in made.sources.items()},
         "unguarded": made.unguarded,
         "encoder": {name: rules[name] for name in ("encoder", "quality", "pass_through")},
         "stretches": _stretches(out / CATALOGUE_FILE, made),

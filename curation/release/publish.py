@@ -8,6 +8,7 @@ is removed, and nothing else.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,13 @@ from curation.release.diff import catalogue_of
 from curation.release.facts import CorpusFacts, check_licences, read_facts
 from curation.release.footprints import write_footprints
 from curation.release.lock import FILES, write_lock
+from curation.release.pictures import draw_map, draw_sheet
 from curation.shards.format import CHECKSUMS, INDEX_FILE
 
 SUMS, UNFINISHED_SUMS = "SHA256SUMS", "SHA256SUMS.unfinished"
 FOLDER = "release"
 """In the run's folder: what is made to be published."""
+_MAP, _SHEET = "map.png", "sheet.jpg"
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,10 @@ def assemble(out: Path, url: str, lock_only: bool) -> list[Upload]:
     if not lock_only:
         items += _pixels(out, facts)
     items += _footprints(out, folder)
-    texts = {"README.md": card.dataset_card(facts, lock_only), "ATTRIBUTION.md": card.attribution(facts)}
+    pictures = _pictures(out, folder, lock_only)
+    items += pictures
+    shown = {item.name for item in pictures}
+    texts = {"README.md": card.dataset_card(facts, lock_only, shown), "ATTRIBUTION.md": card.attribution(facts)}
     if not lock_only:
         texts["croissant.json"] = card.croissant(facts, url, {item.name: item.sha256 for item in items})
     for name, text in texts.items():
@@ -83,6 +89,15 @@ def _footprints(out: Path, folder: Path) -> list[Upload]:
     return [_item(path.name, path)]
 
 
+def _pictures(out: Path, folder: Path, lock_only: bool) -> list[Upload]:
+    """A map, where any tile has a place, and a sheet of samples, where pixels are published."""
+    made = [_MAP] if draw_map(catalogue_of(out), folder / _MAP) else []
+    if not lock_only:
+        draw_sheet(out / "shards", folder / _SHEET)
+        made.append(_SHEET)
+    return [_item(name, folder / name) for name in made]
+
+
 def _item(name: str, path: Path) -> Upload:
     return Upload(name, path, file_digest(path))
 
@@ -102,9 +117,10 @@ def publish(items: Sequence[Upload], store: Store, folder: Path, advance: Callab
         advance: told of bytes that are there.
 
     Raises:
-        InputError: the store is refused to us.
+        InputError: the store is refused to us, or takes fewer files in a folder.
         WorkError: it fails, or holds something else than was sent; the same command goes on.
     """
+    _check_folders(items, store)
     complete = sums(items)
     before = store.read(SUMS)
     known = {*_names(before), *_names(store.read(UNFINISHED_SUMS)), *(item.name for item in items)}
@@ -124,6 +140,16 @@ def publish(items: Sequence[Upload], store: Store, folder: Path, advance: Callab
     store.remove([UNFINISHED_SUMS])
     store.release(f"release-{hashlib.sha256(complete.encode()).hexdigest()[:12]}")
     return Published(len(todo), len(items) - len(todo), len(stale))
+
+
+def _check_folders(items: Iterable[Upload], store: Store) -> None:
+    counts = Counter(item.name.rpartition("/")[0] for item in items)
+    for folder, count in counts.items():
+        if count > store.per_folder:
+            raise InputError(
+                f"{store.url}: {folder} has {count:,} files, and {store.per_folder:,} are the most in a folder there; "
+                "larger shards.max_samples and shards.max_bytes make fewer, with rs-curate run --regenerate"
+            )
 
 
 def _is_there(item: Upload, store: Store, advance: Callable[[int], None]) -> bool:

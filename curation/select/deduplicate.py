@@ -86,9 +86,13 @@ def textured(rows: CatalogueRows, tiles: Ints, min_ac_energy: float) -> Ints:
 def keep_order(
     rows: CatalogueRows, tiles: Ints, sources: Sequence[ResolvedSource], keep: Sequence[KeepKey], group: Ints
 ) -> Ints:
-    """Order of ``tiles`` by ``group`` and inside a group by the keep rule, the best first; ties go to the lower id."""
+    """Order of ``tiles`` by ``group`` and inside a group by the keep rule, the best first; ties go to the lower id.
+
+    Before the keep rule comes the generation: what is finished stays.
+    """
     keys: list[npt.NDArray[np.generic]] = [rows.ids[tiles, 8:].copy().view(">u2")[:, 0], rows.lots()[tiles]]
     keys += [_keep_key(rows, tiles, sources, name) for name in reversed(keep)]
+    keys += [] if rows.generation is None else [rows.generation[tiles]]
     return np.lexsort([*keys, group])
 
 

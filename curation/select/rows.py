@@ -76,6 +76,8 @@ class CatalogueRows:
     codes: npt.NDArray[np.uint64]
     """(N, V): pHash in every view of the rules (:func:`curation.select.views.views_of`)."""
     hashed: npt.NDArray[np.bool_]
+    generation: npt.NDArray[np.int16] | None = None
+    """Of tiles that an earlier catalogue keeps, lower than of others; null: there is none."""
 
     def __len__(self) -> int:
         return len(self.unit)
@@ -320,7 +322,7 @@ def _read_values(unit: Unit, rules: DeduplicateRules, judge: Judge | None) -> di
     seen, hashed = read_codes(table, rules)
     verdicts = {word: number for number, word in enumerate(VERDICTS)}
     return {
-        "ids": _decode_ids(column(table, "tile_id"), unit.path),
+        "ids": decode_ids(column(table, "tile_id"), unit.path),
         "code": codes(column(table, "verdict"), verdicts, NO_VERDICT).astype(np.int8),
         "rule": np.full(len(table), -1, np.int8) if judge is None else judge.give(table),
         "image_pixels": numbers(table, "image_width").astype(np.int64) * numbers(table, "image_height"),
@@ -334,8 +336,12 @@ def _read_values(unit: Unit, rules: DeduplicateRules, judge: Judge | None) -> di
     }
 
 
-def _decode_ids(values: pa.Array, path: Path) -> npt.NDArray[np.uint8]:
-    """(N, 10) bytes of ids of 20 hex digits."""
+def decode_ids(values: pa.Array, path: Path) -> npt.NDArray[np.uint8]:
+    """(N, 10) bytes of ids of 20 hex digits.
+
+    Raises:
+        WorkError: one is none.
+    """
     offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
     text = np.frombuffer(values.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
     digits = _HEX[text]

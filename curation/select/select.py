@@ -1,10 +1,11 @@
 """The select stage: from scanned tiles to the catalogue, in which every row has a verdict and every kept tile a place.
 
 Exclusion by threshold, leak guard, duplicates, caps and shard assignment, one after the other, on numeric columns in
-memory; the rest of each row is streamed from the parts to the catalogue. The result depends on the rows, the recipe and
-the fingerprint files alone: not on how rows came in parts, nor on the number of threads. That is also what makes it
-incremental: with the parts of a new source beside those scanned before, it gives what it would have given with all at
-once.
+memory; the rest of each row is streamed from the parts to the catalogue. The result depends on the rows, the recipe,
+the fingerprint files and the catalogue that it grows from, if any, alone: not on how rows came in parts, nor on the
+number of threads. Growing from none, the parts of a new source beside those scanned before give what they would have
+given with all at once; growing from an earlier catalogue, what that one keeps stays where it is
+(:mod:`curation.select.generations`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from curation.base.splitmix import splitmix64
 from curation.catalogue import KEPT, REASONS, SLICED, VERDICTS
 from curation.select import balance, crops, exclude
 from curation.select.deduplicate import Matches, find_duplicates
+from curation.select.generations import Earlier, Generations, earlier_places
 from curation.select.guard import BenchmarkPrints, find_leaks, load_fingerprints
 from curation.select.rows import NO_VERDICT, CatalogueRows, Judge, load_rows
 from curation.select.shard_assignment import assign, predicted_bytes
@@ -51,6 +53,8 @@ class SelectSummary:
     """Raw images per verdict against them, those of the scan included."""
     unknown_ids: int = 0
     """Of ``exclude.ids``: no row has them."""
+    growth: str = ""
+    """What stays of earlier generations; empty where there are none."""
 
     def __str__(self) -> str:
         text = f"{self.kept:,} of {self.tiles:,} tiles kept in {self.shards:,} shards{_in_words(self.reasons)}"
@@ -58,7 +62,8 @@ class SelectSummary:
             text += f"; {sum(self.rejected.values()):,} of {self.images:,} images left out{_in_words(self.rejected)}"
         if self.unknown_ids:
             text += f"; {self.unknown_ids:,} of exclude.ids are of no tile and no image"
-        return text + (f"; not guarded: {', '.join(self.unguarded)}" if self.unguarded else "")
+        text += f"; not guarded: {', '.join(self.unguarded)}" if self.unguarded else ""
+        return text + (f"; {self.growth}" if self.growth else "")
 
 
 def select(
@@ -70,6 +75,8 @@ def select(
     benchmarks: Mapping[str, Path] | None = None,
     unguarded: Sequence[str] = (),
     threads: int | None = None,
+    grown_from: Path | None = None,
+    told: Generations | None = None,
 ) -> SelectSummary:
     """Decide about every row, and write the catalogue.
 
@@ -81,6 +88,8 @@ def select(
         benchmarks: fingerprint file of every benchmark to guard.
         unguarded: benchmarks that the recipe guards and this run does not; repeated in the summary.
         threads: cores to use; all when null.
+        grown_from: catalogue of finished shards that are to stay.
+        told: keys that the catalogue is to hold.
 
     Raises:
         InputError: a fingerprint file cannot be used.
@@ -90,6 +99,8 @@ def select(
     rulebook = Rulebook.of(recipe, {source.id: source for source in sources})
     judge = Judge(exclude.READ, partial(exclude.judge_table, kinds=rulebook.kinds, rules=recipe.exclude))
     rows = load_rows(parts, list(rulebook.kinds), recipe.deduplicate, workers, judge)
+    earlier = None if grown_from is None else earlier_places(rows, grown_from)
+    rows = rows if earlier is None else replace(rows, generation=earlier.generation)
     shard, position = np.full(len(rows), -1, np.int32), np.full(len(rows), -1, np.int32)
     decision = Decision(rows.code.copy(), rows.rule.copy(), shard, position)
     _exclude(rows, decision)
@@ -97,10 +108,12 @@ def select(
         _guard(rows, decision, load_fingerprints(benchmarks, recipe.deduplicate), recipe, workers)
     _deduplicate(rows, decision, recipe, sources, workers)
     _balance(rows, decision, recipe, sources)
-    _place(rows, decision, recipe)
-    unknown = _withdraw(rows, decision, recipe)
-    write_catalogue(rows, decision, rulebook, out)
-    return replace(_summary(rows, decision, tuple(unguarded)), unknown_ids=unknown)
+    gone, unknown = withdrawn(rows, _open_rows(rows, decision), recipe.exclude.ids)
+    ends = _place(rows, decision, recipe, earlier, gone)
+    _withdraw(decision, gone)
+    write_catalogue(rows, decision, rulebook, replace(told or Generations(), ends=ends), out)
+    summary = _summary(rows, decision, tuple(unguarded))
+    return replace(summary, unknown_ids=unknown, growth=_say_growth(decision, earlier))
 
 
 def _open_rows(rows: CatalogueRows, decision: Decision, tiles_only: bool = True) -> Ints:
@@ -167,6 +180,8 @@ def _balance(rows: CatalogueRows, decision: Decision, recipe: Recipe, sources: S
     tiles = _open_rows(rows, decision)
     caps = {number: source.cap for number, source in enumerate(sources) if source.cap is not None}
     lots = splitmix64(recipe.seed, _LOT_STREAM, rows.lots()[tiles])
+    if rows.generation is not None:  # what is finished is drawn before what is new
+        lots = lots >> np.uint64(16) | rows.generation[tiles].astype(np.uint64) << np.uint64(48)
     over = balance.over_caps(rows.image[tiles], rows.source[tiles].astype(np.int64), lots, recipe.balance, caps)
     (gone,) = np.nonzero(over)
     gone_rows, rule = tiles[gone], over[gone]
@@ -185,28 +200,50 @@ def _balance(rows: CatalogueRows, decision: Decision, recipe: Recipe, sources: S
     decision.words.append((gone_rows, words))
 
 
-def _place(rows: CatalogueRows, decision: Decision, recipe: Recipe) -> None:
-    """Give kept tiles their shard and position, and the last verdicts."""
-    kept = _open_rows(rows, decision)
+def _place(
+    rows: CatalogueRows, decision: Decision, recipe: Recipe, earlier: Earlier | None, gone: Ints
+) -> tuple[int, ...]:
+    """Give kept tiles their shard and position, and the last verdicts; returns where every generation of shards ends.
+
+    What was taken out before (``gone`` again) has no place that it could leave.
+    """
+    kept = new = _open_rows(rows, decision)
+    if earlier is not None:
+        stays = kept[earlier.shard[kept] >= 0]
+        decision.shard[stays], decision.position[stays] = earlier.shard[stays], earlier.position[stays]
+        new = np.setdiff1d(kept[earlier.shard[kept] < 0], gone[earlier.withdrawn[gone]], assume_unique=True)
     sizes = predicted_bytes(
-        rows.width[kept].astype(np.int64), rows.height[kept].astype(np.int64), rows.file_bytes[kept],
-        rows.pass_through[kept], recipe.shards,
+        rows.width[new].astype(np.int64), rows.height[new].astype(np.int64), rows.file_bytes[new],
+        rows.pass_through[new], recipe.shards,
     )  # fmt: skip
-    shard, position = assign(rows.image[kept], sizes, recipe.shards, recipe.seed)
-    decision.shard[kept], decision.position[kept] = shard, position
+    shard, position = assign(rows.image[new], sizes, recipe.shards, recipe.seed)
+    before = Generations(ends=(0,)) if earlier is None else earlier.told
+    decision.shard[new], decision.position[new] = shard + before.ends[-1], position
     decision.code[kept] = _CODE[KEPT]
     decision.code[(decision.code == NO_VERDICT) & ~rows.is_tile] = _CODE[SLICED]
+    ends = before.grown(int(np.max(shard, initial=-1)) + 1)
+    return ends if earlier is not None else ends[-1:]
 
 
-def _withdraw(rows: CatalogueRows, decision: Decision, recipe: Recipe) -> int:
-    """Take named tiles out of their shards, where no other takes their place; returns how many ids no row has."""
-    (kept,) = np.nonzero(decision.code == _CODE[KEPT])
-    gone, unknown = withdrawn(rows, kept, recipe.exclude.ids)
+def _withdraw(decision: Decision, gone: Ints) -> None:
+    """Take named tiles out of their shards, where no other takes their place."""
     shards = decision.shard[gone]
     decision.code[gone] = _CODE["withdrawn"]
     decision.shard[gone] = decision.position[gone] = -1
-    decision.words.append((gone, lambda n: (None, f"ids: taken out of shard {shards[n]}")))
-    return unknown
+
+    def words(n: int) -> tuple[None, str]:
+        return None, "ids: " + (f"taken out of shard {shards[n]}" if shards[n] >= 0 else "taken out before")
+
+    decision.words.append((gone, words))
+
+
+def _say_growth(decision: Decision, earlier: Earlier | None) -> str:
+    if earlier is None:
+        return ""
+    placed, kept = earlier.shard >= 0, decision.shard >= 0
+    stays, left, new = int((placed & kept).sum()), int((placed & ~kept).sum()), int((kept & ~placed).sum())
+    told = f"{stays:,} stay where they were" + (f", {left:,} leave their shards" if left else "")
+    return told + f", {new:,} new behind shard {earlier.told.ends[-1] - 1} (--regenerate lays all out anew)"
 
 
 def _in_words(reasons: Mapping[str, int]) -> str:
@@ -220,6 +257,6 @@ def _summary(rows: CatalogueRows, decision: Decision, unguarded: tuple[str, ...]
     reasons, rejected = (
         {word: int(counts[_CODE[word]]) for word in REASONS if counts[_CODE[word]]} for counts in (tiles, images)
     )
-    shards = int(np.max(decision.shard, initial=-1)) + 1
+    shards = len(np.unique(decision.shard[decision.shard >= 0]))
     kept = int(tiles[_CODE[KEPT]])
     return SelectSummary(int(tiles.sum()), kept, shards, reasons, unguarded, int(images.sum()), rejected)

@@ -20,6 +20,7 @@ from curation.base.errors import InputError, WorkError
 from curation.base.files import atomic
 from curation.catalogue import CATALOGUE, VERDICTS, schema_of
 from curation.select.exclude import NONE, RULES
+from curation.select.generations import METADATA, Generations
 from curation.select.rows import CatalogueRows, read_unit
 from curation.sources.recipe import ExcludeRules, Recipe, ResolvedSource
 
@@ -41,7 +42,7 @@ class Decision:
     shard: npt.NDArray[np.int32]
     position: npt.NDArray[np.int32]
     words: list[tuple[Ints, Callable[[int], tuple[str | None, str]]]] = field(default_factory=list)
-    """Rows with a verdict from another stage, ascending, and (subject, detail) of the n-th of them."""
+    """CatalogueRows with a verdict from another stage, ascending, and (subject, detail) of the n-th of them."""
 
 
 class Rulebook(NamedTuple):
@@ -81,14 +82,17 @@ def read_rulebook(file: pq.ParquetFile, path: Path) -> Rulebook:
         raise InputError(f"{path}: does not say by which rules it was made; run the curation again") from None
 
 
-def write_catalogue(rows: CatalogueRows, decision: Decision, rules: Rulebook, out: Path) -> None:
+def write_catalogue(
+    rows: CatalogueRows, decision: Decision, rules: Rulebook, generations: Generations, out: Path
+) -> None:
     """Write every row with its verdict.
 
     Raises:
         WorkError: a part changed while it was read.
     """
     schema = schema_of("catalogue")
-    schema = schema.with_metadata({**schema.metadata, _RULES: rules.as_json()})
+    told = {_RULES: rules.as_json(), METADATA: generations.as_json()}
+    schema = schema.with_metadata({**schema.metadata, **told})
     repeated = [_leaf(field) for field in schema if field.name not in _UNIQUE]
     with atomic(out) as aside, pq.ParquetWriter(aside, schema, compression="zstd", use_dictionary=repeated) as writer:
         for table in _ahead(_catalogue(rows, decision, rules.exclude, schema)):

@@ -30,7 +30,7 @@ from curation.sources.hosts import PUBLIC, Endpoints, Gone, Transient, size_at
 from curation.sources.inventory import TOLERANCE, SourceListing, list_images, patterns_of
 from curation.sources.journal import is_done, note_path, remember
 from curation.sources.recipe import ResolvedSource
-from curation.sources.repositories import list_repository
+from curation.sources.repositories import list_repository, pinned
 from curation.sources.source import BY_SCRIPT, RemoteFile, Source, is_page
 
 RESERVE = 1 << 30
@@ -139,6 +139,7 @@ def fetch_source(
         if not source.files and _is_complete(source, root):
             result.notes.append("its images are there already")
             return result
+        source = pinned(source, root, options.ends)
         files = files_of(source, options.ends)
         left = [file for file in files if not is_done(root, file)]
         if left and _is_complete(source, root):
@@ -186,7 +187,8 @@ def files_of(source: Source, ends: Endpoints = PUBLIC) -> list[RemoteFile]:
     if source.files or source.obtain.repository is None or source.obtain.via not in BY_SCRIPT:
         return list(source.files)
     try:
-        found = choose(source, list_repository(source.obtain.via, source.obtain.repository, ends))
+        wanted = source.obtain
+        found = choose(source, list_repository(wanted.via, wanted.repository or "", ends, wanted.revision))
     except (Gone, Transient) as error:
         raise WorkError(f"source {source.id}: {error}") from None
     if not found:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from curation.sources.source import RemoteFile
+from curation.sources.source import RemoteFile, Source
+
+_REVISION = "revision"
 
 
 def note_path(root: Path, name: str) -> Path:
@@ -45,6 +48,30 @@ def remember(root: Path, file: RemoteFile, *, removed: bool = False) -> None:
     aside = note.with_suffix(".part")
     aside.write_text(json.dumps({**facts, "removed": removed}))
     os.replace(aside, note)
+
+
+def note_revision(root: Path, revision: str) -> None:
+    """Note the commit of a repository that a source's files are of."""
+    place = root / ".fetched" / _REVISION
+    place.parent.mkdir(exist_ok=True)
+    aside = place.with_suffix(".part")
+    aside.write_text(f"{revision}\n", encoding="utf-8")
+    os.replace(aside, place)
+
+
+def noted_revision(root: Path) -> str | None:
+    """What :func:`note_revision` noted; null where a fetch of ours did not bring the files."""
+    try:
+        return (root / ".fetched" / _REVISION).read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def manifest_of(source: Source, root: Path) -> dict[str, Any]:
+    """A source's manifest as JSON values, with the revision that was fetched into its folder."""
+    told: dict[str, Any] = source.model_dump(mode="json", exclude_unset=True)
+    revision = noted_revision(root)
+    return told if revision is None else {**told, "obtain": {**told.get("obtain", {}), "revision": revision}}
 
 
 def _needs_no_note(file: RemoteFile) -> bool:

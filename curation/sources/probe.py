@@ -201,7 +201,7 @@ def _judge(answer: FileHead, question: _Question) -> ProbeAnswer:
 def _repository_found(source: Source, ends: Endpoints) -> ProbeAnswer:
     """What a repository lists; its first wanted file is asked for, since some list what they do not give."""
     repository = str(source.obtain.repository)
-    listed = list(islice(list_repository(source.obtain.via, repository, ends), MOST_LISTED))
+    listed = list(islice(list_repository(source.obtain.via, repository, ends, source.obtain.revision), MOST_LISTED))
     files = choose(source, listed)
     if not files and len(listed) == MOST_LISTED:
         return ProbeAnswer(

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from curation.base.errors import InputError
+from curation.base.errors import InputError, WorkError
 from curation.base.hub import unreachable
 from curation.sources.hosts import RETRY_STATUS, Endpoints, Gone, Transient, read_json, refuse, s3_errors, status_of
-from curation.sources.source import RemoteFile
+from curation.sources.journal import note_revision, noted_revision
+from curation.sources.source import RemoteFile, Source
 
 
-def list_repository(via: str, repository: str, ends: Endpoints) -> Iterator[RemoteFile]:
+def list_repository(via: str, repository: str, ends: Endpoints, revision: str | None = None) -> Iterator[RemoteFile]:
     """Every file of a Zenodo record, a Hugging Face dataset or an ``s3://`` prefix, with size and checksum if told.
+
+    Args:
+        via: the service.
+        repository: what it calls the dataset.
+        ends: where the services answer.
+        revision: commit, tag or branch of a Hugging Face dataset; null: the newest commit.
 
     Raises:
         InputError: a service that is not one of these, or a package that is missing.
@@ -23,7 +33,7 @@ def list_repository(via: str, repository: str, ends: Endpoints) -> Iterator[Remo
     """
     listers: dict[str, Callable[[str, Endpoints], Iterator[RemoteFile]]] = {
         "zenodo": _list_zenodo,
-        "huggingface": _list_hub,
+        "huggingface": partial(_list_hub, revision=revision),
         "s3": _list_s3,
     }
     if via not in listers:
@@ -57,23 +67,65 @@ def _list_zenodo(record: str, ends: Endpoints) -> Iterator[RemoteFile]:
         )
 
 
-def _list_hub(repository: str, ends: Endpoints) -> Iterator[RemoteFile]:
-    try:
-        from huggingface_hub import HfApi, hf_hub_url
-        from huggingface_hub.errors import HfHubHTTPError
+def pinned(source: Source, root: Path, ends: Endpoints) -> Source:
+    """The source with the commit that its files are fetched of, noted in its folder: a fetch goes on with that one.
+
+    Raises:
+        WorkError: the Hub does not tell.
+    """
+    wanted = source.obtain
+    if wanted.via != "huggingface" or wanted.repository is None or source.files:
+        return source
+    revision = noted_revision(root) if wanted.revision is None else None
+    if revision is None:
+        try:
+            revision = newest_commit(wanted.repository, wanted.revision, ends)
+        except (Gone, Transient) as error:
+            raise WorkError(f"source {source.id}: {error}") from None
+        note_revision(root, revision)
+    return source.model_copy(update={"obtain": wanted.model_copy(update={"revision": revision})})
+
+
+def newest_commit(repository: str, revision: str | None, ends: Endpoints) -> str:
+    """Commit that a tag or branch of a Hugging Face dataset names now; null: its main branch.
+
+    Raises:
+        Transient, Gone: the Hub does not tell.
+    """
+    with _hub(repository) as api:
+        found: str | None = api(endpoint=ends.huggingface).dataset_info(repository, revision=revision).sha
+    if found is None:
+        raise Gone(f"{repository}: the Hub names no commit of {revision or 'main'}")
+    return found
+
+
+def _list_hub(repository: str, ends: Endpoints, revision: str | None) -> Iterator[RemoteFile]:
+    with _hub(repository) as api:
+        from huggingface_hub import hf_hub_url
         from huggingface_hub.hf_api import RepoFile
-    except ImportError:
-        raise InputError(f"{repository} needs huggingface_hub; pip install huggingface_hub") from None
-    try:
-        for item in HfApi(endpoint=ends.huggingface).list_repo_tree(repository, repo_type="dataset", recursive=True):
+
+        where: dict[str, Any] = {"repo_type": "dataset", "revision": revision}
+        for item in api(endpoint=ends.huggingface).list_repo_tree(repository, **where, recursive=True):
             if isinstance(item, RepoFile):
                 yield _hosted(
                     repository,
                     name=item.path,
-                    url=hf_hub_url(repository, item.path, repo_type="dataset", endpoint=ends.huggingface),
+                    url=hf_hub_url(repository, item.path, **where, endpoint=ends.huggingface),
                     size=item.size,
                     sha256=item.lfs.sha256 if item.lfs else None,
                 )
+
+
+@contextmanager
+def _hub(repository: str) -> Iterator[Any]:
+    """``HfApi``, whose errors are told as ours."""
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        raise InputError(f"{repository} needs huggingface_hub; pip install huggingface_hub") from None
+    try:
+        yield HfApi
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         kind = Transient if status is None or status in RETRY_STATUS else Gone

@@ -101,8 +101,16 @@ class Obtain(Strict):
     """What to do by hand where no script can: page, button, form, and what to expect."""
     repository: str | None = None
     """Hugging Face dataset, Kaggle slug, Zenodo record or ``s3://bucket/prefix``: files not listed one by one."""
+    revision: str | None = Field(None, min_length=1)
+    """Commit, tag or branch of the Hugging Face dataset; null: its newest commit when the fetch began."""
     wanted: tuple[str, ...] = ()
     """Globs on the repository's files; empty: the files that the image globs take, else its archives and tables."""
+
+    @model_validator(mode="after")
+    def _revision_of_a_repository(self) -> Obtain:
+        if self.revision is not None and (self.via != "huggingface" or self.repository is None):
+            raise ValueError("revision is that of a repository with via: huggingface; a Zenodo record is one version")
+        return self
 
 
 def _with_a_group(pattern: str, field: str, example: str) -> str:

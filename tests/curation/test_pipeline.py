@@ -141,7 +141,7 @@ def test_a_new_listing_opens_what_changed_and_makes_what_a_new_run_makes(
     texture(500).save(mine / "chip_04.jpg", quality=90)
     (mine / "chip_07.jpg").unlink()
     texture(501).save(mine / "new.jpg", quality=90)
-    assert main(command(recipe, "out", "--relist", "--replace")) == 0
+    assert main(command(recipe, "out", "--relist", "--regenerate")) == 0
     assert "scan: opened 3 images" in capsys.readouterr().out  # and the one that could not be read
     assert main(command(recipe, "fresh")) == 0
     fresh = recipe.parent / "fresh"
@@ -163,20 +163,20 @@ def test_there_and_back_again_gives_the_first_shards(recipe: Path, capsys: pytes
     out = recipe.parent / "out"
     assert main(command(recipe)) == 0
     first = shard_hashes(out)
-    assert main(command(recipe, "out", "seed=1", "--replace")) == 0
+    assert main(command(recipe, "out", "seed=1", "--regenerate")) == 0
     second = shard_hashes(out)
     assert first.keys() == second.keys() and first != second
     assert main(["verify", str(out / "shards")]) == 0
-    assert main(command(recipe, "out", "seed=0", "--replace")) == 0
+    assert main(command(recipe, "out", "seed=0", "--regenerate")) == 0
     assert main(["verify", str(out / "shards")]) == 0
     assert shard_hashes(out) == first
     # What a kill leaves while shards are exchanged: tars of two keys, and no checksums.
     (out / "shards/checksums.json").unlink()
-    assert main(command(recipe, "out", "seed=1")) == 0
+    assert main(command(recipe, "out", "seed=1", "--regenerate")) == 0
     assert shard_hashes(out) == second
     (out / "shards/checksums.json").unlink()
     inodes = {path.name: path.stat().st_ino for path in (out / "shards").glob("*.tar")}
-    assert main(command(recipe, "out", "seed=1")) == 0
+    assert main(command(recipe, "out", "seed=1", "--regenerate")) == 0
     assert {path.name: path.stat().st_ino for path in (out / "shards").glob("*.tar")} == inodes
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
+import tarfile
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from textures import texture
@@ -99,3 +103,85 @@ def test_a_folder_without_a_record_says_what_to_type(shards: Path, capsys: pytes
     flip(shards / "r-000000.tar")
     assert main(["verify", str(shards), "--workers", "1", "--repair"]) == 2
     assert "run its recipe once more: rs-curate run RECIPE --data DIR --out" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ fifty faults
+
+
+def flipped(shards: Path, tar: Path, rng: np.random.Generator) -> None:
+    data = bytearray(tar.read_bytes())
+    data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+    tar.write_bytes(data)
+
+
+def truncated(shards: Path, tar: Path, rng: np.random.Generator) -> None:
+    tar.write_bytes(tar.read_bytes()[: int(rng.integers(tar.stat().st_size))])
+
+
+def missing(shards: Path, tar: Path, rng: np.random.Generator) -> None:
+    tar.unlink()
+
+
+def members(tar: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
+    with tarfile.open(tar) as file:
+        return [(each, file.extractfile(each).read()) for each in file]  # type: ignore[union-attr]
+
+
+def packed(tar: Path, content: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as file:
+        for head, data in content:
+            head.size = len(data)
+            file.addfile(head, io.BytesIO(data))
+
+
+def duplicate_key(shards: Path, tar: Path, rng: np.random.Generator) -> None:
+    packed(tar, members(tar) + members(tar)[:2])
+
+
+def swapped_json(shards: Path, tar: Path, rng: np.random.Generator) -> None:
+    content = members(tar)
+    content[1], content[3] = (content[1][0], content[3][1]), (content[3][0], content[1][1])
+    packed(tar, content)
+
+
+def wrong_index(shards: Path, tar: Path, rng: np.random.Generator) -> None:
+    path = shards / "index.parquet"
+    with pq.ParquetFile(path) as file:
+        groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
+        schema = file.schema_arrow
+    number = int(tar.stem[2:])
+    groups[number] = groups[number].take(rng.permutation(len(groups[number]))[::-1])
+    with pq.ParquetWriter(path, schema) as writer:
+        for group in groups:
+            writer.write_table(group)
+
+
+FAULTS = [flipped, truncated, missing, duplicate_key, swapped_json, wrong_index]
+
+
+@pytest.mark.slow
+def test_fifty_faults_are_found_and_the_bytes_restored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten shards, each with another fault, five times over; images of two tiles and more to a shard."""
+    (tmp_path / "data/mine").mkdir(parents=True)
+    for number in range(40):
+        texture(number).save(tmp_path / "data/mine" / f"{number}.{'jpg' if number % 3 else 'png'}")
+    (tmp_path / "r.yaml").write_text("name: r\nsources: [{id: mine, path: mine}]\nshards: {max_samples: 4}\n")
+    run = ["run", str(tmp_path / "r.yaml"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert main([*run, "--workers", "1", "--pictures", "0"]) == 0
+    shards, struck = tmp_path / "out/shards", 0
+    before = hashes(shards)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        expected = []
+        for number, tar in enumerate(sorted(shards.glob("*.tar"))):
+            fault = FAULTS[(seed + number) % len(FAULTS)]
+            fault(shards, tar, rng)
+            struck += 1
+            expected.append("index.parquet" if fault is wrong_index else tar.name)
+        capsys.readouterr()
+        assert main(["verify", str(shards), "--workers", "1"]) == 1
+        told = capsys.readouterr().out
+        assert [name for name in expected if f"error: {name}" not in told] == []
+        assert main(["verify", str(shards), "--workers", "1", "--repair"]) == 0
+        assert hashes(shards) == before
+    assert struck == 50

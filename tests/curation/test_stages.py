@@ -131,8 +131,9 @@ def recipe_of(changes: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(recipe)
 
 
-def worked(recipe: Recipe, root: Path, out: Path, scheduler: str) -> list[str]:
-    return list(run(recipe, root, out, RunOptions(scheduler=scheduler, replace=True), Terminal()).worked)
+def worked(recipe: Recipe, root: Path, out: Path, scheduler: str, regenerate: bool = False) -> list[str]:
+    options = RunOptions(scheduler=scheduler, replace=True, regenerate=regenerate)
+    return list(run(recipe, root, out, options, Terminal()).worked)
 
 
 GROUPS = [
@@ -182,6 +183,7 @@ def test_each_field_of_select_and_scan_is_in_its_key(repository: Path, finished:
 def test_going_back_repeats_nothing_but_the_tars(finished: Path, tmp_path: Path, scheduler: str) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished / "out", out)
-    assert worked(recipe_of({"seed": 5}), finished, out, scheduler) == ["select", "write", "report"]
-    assert worked(recipe_of({}), finished, out, scheduler) == ["write"]
+    assert worked(recipe_of({"seed": 5}), finished, out, scheduler) == ["select", "report"]  # all stays where it is
+    assert worked(recipe_of({"seed": 5}), finished, out, scheduler, True) == ["select", "write", "report"]
+    assert worked(recipe_of({}), finished, out, scheduler, True) == ["write"]
     assert worked(recipe_of({}), finished, out, scheduler) == []

@@ -26,8 +26,10 @@ class Hub:
     tags: list[str] = field(default_factory=list)
     commits: list[int] = field(default_factory=list)
     """Operations in each."""
-    refusals: list[int] = field(default_factory=list)
-    """Statuses with which the next commits are refused."""
+    refusals: dict[str, list[int]] = field(default_factory=dict)
+    """Statuses with which the next calls of a kind are refused."""
+    words: str = "not now"
+    """What is said then."""
     private: bool | None = None
 
 
@@ -66,8 +68,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
+    def _refused(self, call: str) -> bool:
+        """Whether a call is refused, which is then answered."""
+        left = self.hub.refusals.get(call)
+        if left:
+            self._answer(left.pop(0), {"error": self.hub.words})
+            return True
+        return False
+
     def do_GET(self) -> None:
         if "/tree/main" in self.path:
+            if self._refused("tree"):
+                return
             self._answer(200, [self._told(path, data) for path, data in sorted(self.hub.files.items())])
         elif (name := self._resolved()) is not None:
             self._answer(200, data=self.hub.files[name])
@@ -99,13 +111,19 @@ class _Handler(BaseHTTPRequestHandler):
         return told
 
     def do_PUT(self) -> None:
-        self.hub.large[self.path.rpartition("/")[2]] = self._body()
-        self._answer(200, data=b"")
+        data = self._body()
+        if not self._refused("put"):
+            self.hub.large[self.path.rpartition("/")[2]] = data
+            self._answer(200, data=b"")
 
     def do_POST(self) -> None:
         body = self._body()
+        calls = {"/repos/create": "create", "/preupload/": "preupload", "/objects/batch": "batch", "/tag/": "tag"}
+        call = next((name for part, name in calls.items() if part in self.path), "")
         if self.headers.get("Authorization") != "Bearer hf_good":
             self._answer(401, {"error": "Invalid username or password."})
+        elif self._refused(call):
+            return
         elif self.path == "/api/repos/create":
             asked = json.loads(body)
             self.hub.private = asked.get("private", asked.get("visibility") == "private")
@@ -136,8 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
         return told | {"actions": {"upload": {"href": f"{self.hub.url}/lfs/{asked['oid']}"}}}
 
     def _commit(self, lines: list[dict[str, Any]]) -> None:
-        if self.hub.refusals:
-            self._answer(self.hub.refusals.pop(0), {"error": "not now"})
+        if self._refused("commit"):
             return
         for line in lines:
             value = line["value"]

@@ -17,6 +17,7 @@ import rasterio
 import simplejpeg
 from textures import raster, texture
 
+from curation import __version__
 from curation.cli import main
 
 RECIPE = """
@@ -71,6 +72,7 @@ def test_the_lock_says_by_what_everything_was_made(root: Path) -> None:
     assert lock["sources"]["scenes"]["licence"] == "CC0-1.0"
     assert lock["encoder"] == {"encoder": "jpg", "quality": 92, "pass_through": True}
     assert set(lock["stretches"]["scenes"]) == {"scene T1", "scene T2"}
+    assert lock["release"] == __version__ and lock["manifests"].keys() == {"photos", "scenes"}
     ((scan,), (write,)) = lock["versions"]["scan"], lock["versions"]["write"]
     assert scan == write
     assert (scan["numpy"], scan["GDAL"]) == (np.__version__, rasterio.__gdal_version__)

@@ -76,7 +76,7 @@ def test_only_what_was_scanned_gets_into_a_shard(
     before = shards_of(tmp_path)
     kept = (tmp_path / "mine" / name).read_bytes()
     harm(tmp_path / "mine" / name)
-    again = [*command, "shards.max_samples=2", "--replace"]
+    again = [*command, "shards.max_samples=2", "--regenerate"]
     assert main(again) == 1
     message = capsys.readouterr().err
     assert f"{tmp_path / 'mine' / name}: {said}" in message
@@ -97,13 +97,13 @@ def test_every_changed_file_is_named(
     OTHER.save(tmp_path / "mine/a.jpg")
     OTHER.save(tmp_path / "mine/c.png")
     (tmp_path / "mine/d.png").unlink()
-    assert main([*command, "shards.max_samples=8", "--replace", "seed=3"]) == 1
+    assert main([*command, "shards.max_samples=8", "--regenerate", "seed=3"]) == 1
     message = capsys.readouterr().err
     assert [name for name in ("a.jpg", "b.jpg", "c.png", "d.png") if name in message] == ["a.jpg", "c.png", "d.png"]
     assert write.say_changed([f"file {n}" for n in range(30)], tmp_path).startswith("file 0; file 1;")
     assert (tmp_path / "changed.txt").read_text().splitlines() == [f"file {n}" for n in range(30)]
     # What the message advises works.
-    assert main([*command, "shards.max_samples=8", "--replace", "seed=3", "--relist"]) == 0
+    assert main([*command, "shards.max_samples=8", "--regenerate", "seed=3", "--relist"]) == 0
     assert main(["verify", str(tmp_path / "out/shards")]) == 0
 
 

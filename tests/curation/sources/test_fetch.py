@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from curation.base.errors import InputError, WorkError
 from curation.base.locks import hold
@@ -30,6 +31,7 @@ from curation.sources.download import Retries, download
 from curation.sources.fetch import Event, FetchOptions, fetch, fetch_source, files_of
 from curation.sources.hosts import Endpoints
 from curation.sources.inventory import list_images
+from curation.sources.journal import manifest_of
 from curation.sources.recipe import ResolvedSource, SliceRules
 from curation.sources.repositories import list_repository
 from curation.sources.source import RemoteFile, Source
@@ -502,11 +504,27 @@ def test_hugging_face_hub(server: Server, tmp_path: Path) -> None:
         {"type": "file", "path": "data/1.jpg", "oid": "1" * 40, "size": 3},
         {"type": "file", "path": "README.md", "oid": "2" * 40, "size": 9},
     ]
-    server.files |= {"main": json.dumps(tree).encode(), "1.jpg": b"one"}
+    commit = "c0ffee" + "0" * 34
+    told = {"id": "owner/set", "sha": commit}
+    server.files |= {"set": json.dumps(told).encode(), commit: json.dumps(tree).encode(), "1.jpg": b"one"}
     ends = Endpoints(huggingface=server.url("").rstrip("/"))
     source = Source.model_validate({"id": "s", "obtain": {"via": "huggingface", "repository": "owner/set"}})
     assert fetch_source(source, tmp_path / "s", FetchOptions(ends=ends)).downloaded == 1
     assert (tmp_path / "s/data/1.jpg").read_bytes() == b"one"
+    assert any(f"/owner/set/resolve/{commit}/data/1.jpg" in path for path in ("/" + hit for hit in server.hits))
+    assert manifest_of(source, tmp_path / "s")["obtain"]["revision"] == commit
+    (tmp_path / "s/data/1.jpg").unlink()  # the dataset has moved on: what was begun goes on with its commit
+    server.files |= {"set": json.dumps(told | {"sha": "d" * 40}).encode()}
+    assert fetch_source(source, tmp_path / "s", FetchOptions(ends=ends)).downloaded == 1
+    tagged = source.model_copy(update={"obtain": source.obtain.model_copy(update={"revision": "v2"})})
+    server.files |= {"v2": json.dumps(told | {"sha": "e" * 40}).encode(), "e" * 40: json.dumps(tree[:1]).encode()}
+    with pytest.raises(WorkError, match="lists no file that is wanted"):
+        fetch_source(tagged, tmp_path / "other", FetchOptions(ends=ends))
+
+
+def test_a_revision_is_that_of_a_dataset_on_the_hub() -> None:
+    with pytest.raises(ValidationError, match="a Zenodo record is one version"):
+        Source.model_validate({"id": "s", "obtain": {"via": "zenodo", "repository": "12", "revision": "v1"}})
 
 
 def test_s3(tmp_path: Path, s3: tuple[Any, Endpoints]) -> None:

@@ -43,7 +43,7 @@ def test_what_is_left_out_is_told_and_recorded_and_what_was_scanned_stays(
     scanned = {path: path.stat().st_mtime_ns for path in (root / "out/.stages").glob("scan.a-*/*")}
     assert scanned
 
-    assert run(root, "all.yaml", "out", "--skip-absent", "--replace") == 0
+    assert run(root, "all.yaml", "out", "--skip-absent", "--regenerate") == 0
     said = capsys.readouterr()
     assert "12 images -> 12 tiles" in said.out
     reasons = {"c": "its folder does not exist", "d": "its folder is empty"}
