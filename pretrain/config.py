@@ -47,7 +47,7 @@ class MaeObjective(_Objective):
     """Whether each target patch is normalised by its own mean and deviation."""
 
 
-Selection = Literal["hog_sample", "hog_topk", "uniform"]
+Selection = Literal["hog_sample", "hog_topk", "half_hog", "uniform"]
 
 
 class SelectiveMaeObjective(_Objective):
@@ -60,7 +60,11 @@ class SelectiveMaeObjective(_Objective):
     norm_pix: bool = True
     """Whether each target patch is normalised by its own mean and deviation."""
     seeds: Selection = "hog_sample"
+    added: Literal["psts", "psts_content", "uniform"] = "psts"
+    """How the visible tokens beside the seeds are chosen: by similarity of embedding and position (the paper), by
+    similarity of the embedding alone, or at random. With everything ``uniform`` this is CrossMAE."""
     targets: Selection = "hog_topk"
+    """``half_hog``: the richest patches for one half, the other half at random among the rest."""
     temperature: float = Field(1.0, gt=0)
     borders: tuple[float, float, float, float] = (0.35, 0.375, 0.725, 0.75)
     """Shares of training where near ends, far begins, far ends, random begins."""

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-ChoiceRule = Literal["hog_sample", "hog_topk", "uniform"]
+ChoiceRule = Literal["hog_sample", "hog_topk", "half_hog", "uniform"]
 Borders = tuple[float, float, float, float]
 
 CHOSEN_FIRST = 10.0
@@ -26,7 +26,8 @@ def choose(
     Args:
         rule: ``hog_sample`` draws without replacement with odds exp(z / temperature), z the score standardised over
             its image (Gumbel top-k); ``hog_topk`` takes the highest scores and lets noise decide among equal ones only;
-            ``uniform`` ignores the score.
+            ``half_hog`` takes floor(count / 2) as ``hog_topk`` and the others uniformly among the rest; ``uniform``
+            ignores the score.
         score: (B, N) richness.
         noise: (B, N) uniform in [0, 1).
         count: patches to choose.
@@ -38,6 +39,10 @@ def choose(
     """
     if rule == "hog_topk":
         return _topk_fair(score, noise, count, taken)
+    if rule == "half_hog":
+        rich = _topk_fair(score, noise, count // 2, taken)
+        refused = mark(rich, score.shape[1]) if taken is None else mark(rich, score.shape[1]) | taken
+        return torch.cat([rich, choose("uniform", score, noise, count - count // 2, temperature, refused)], dim=1)
     if rule == "hog_sample":
         centred = score - score.mean(dim=1, keepdim=True)
         # The floor keeps rounding errors of an evenly textured image from being standardised into a preference.

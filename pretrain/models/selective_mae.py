@@ -58,18 +58,26 @@ class SelectiveMAE(Objective):
             seed_noise, stage_noise, target_noise = torch.split(noise.float(), self.num_patches, dim=1)
             score = self._score(images)
             seeds = choose(config.seeds, score, seed_noise, self.seeds, config.temperature)
-            visible = expand(self.tokens(patches), seeds, self.added, stage_noise, progress, config.borders)
+            visible = self._expanded(patches, seeds, stage_noise, progress)
             taken = mark(visible, self.num_patches)
             target = choose(config.targets, score, target_noise, self.target_count, config.temperature, taken)
         return visible, target.sort(dim=1).values
 
+    def _expanded(self, patches: Tensor, seeds: Tensor, noise: Tensor, progress: Tensor) -> Tensor:
+        """The visible tokens (B, V): the seeds, then those that are added to them."""
+        if self.config.added == "uniform":
+            fresh = choose("uniform", noise, noise, sum(self.added), 1.0, mark(seeds, self.num_patches))
+            return torch.cat([seeds, fresh], dim=1)
+        return expand(self.tokens(patches), seeds, self.added, noise, progress, self.config.borders)
+
     @torch.no_grad()
     def tokens(self, patches: Tensor) -> Tensor:
-        """Every patch's embedding plus position, (B, N, D), which similarity is measured on.
+        """What similarity is measured on, (B, N, D): every patch's embedding plus position; ``psts_content`` without.
 
         The few visible ones are embedded again with gradient: cheaper than a backward pass through all of them.
         """
-        return embed_patches(self.encoder, self.normalise(patches)) + patch_positions(self.encoder)
+        embedded = embed_patches(self.encoder, self.normalise(patches))
+        return embedded if self.config.added == "psts_content" else embedded + patch_positions(self.encoder)
 
     def _score(self, images: Tensor) -> Tensor:
         if self.uniform:

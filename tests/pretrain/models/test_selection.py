@@ -115,7 +115,19 @@ def test_first_draw_has_the_odds_of_a_softmax():
     assert torch.allclose(odds, (z[0] / 0.7).softmax(0), atol=0.01)
 
 
-@pytest.mark.parametrize("rule", ["hog_sample", "hog_topk", "uniform"])
+def test_half_of_the_targets_are_the_richest_and_the_others_anything_else():
+    torch.manual_seed(0)
+    score = torch.tensor([3.0, 9.0, 1.0, 7.0, 2.0, 8.0, 0.0, 4.0]).expand(4000, -1)
+    taken = torch.zeros(4000, 8, dtype=torch.bool)
+    taken[:, 1] = True  # the richest is visible
+    ids = choose("half_hog", score, torch.rand(4000, 8), 5, 1.0, taken)
+    assert (ids[:, :2] == torch.tensor([5, 3])).all()
+    counts = ids[:, 2:].flatten().bincount(minlength=8)[[0, 2, 4, 6, 7]].float()
+    assert counts.sum() == 12_000
+    assert ((counts - 2400).square() / 2400).sum() < 18.5  # 0.1 % point of chi-square, 4 degrees of freedom
+
+
+@pytest.mark.parametrize("rule", ["hog_sample", "hog_topk", "half_hog", "uniform"])
 def test_a_constant_image_is_chosen_from_uniformly(rule):
     torch.manual_seed(0)
     ids = choose(rule, torch.zeros(4000, 10), torch.rand(4000, 10), 3, 1.0)
@@ -133,7 +145,7 @@ def test_noise_never_overrules_a_higher_score():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    rule=st.sampled_from(["hog_sample", "hog_topk", "uniform"]),
+    rule=st.sampled_from(["hog_sample", "hog_topk", "half_hog", "uniform"]),
     progress=st.floats(0, 1),
     seed=st.integers(0, 2**31),
     sizes=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.integers(1, 6)),

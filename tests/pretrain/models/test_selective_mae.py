@@ -114,6 +114,35 @@ def test_tokens_are_distinct_and_targets_are_masked(progress):
     assert torch.equal(output.target_ids, output.target_ids.sort(dim=1).values)
 
 
+def twins(count):
+    """Images (count, 3, 96, 96) whose patch n + 18 has the pixels of patch n, and no two others are alike."""
+    half = torch.randint(0, 256, (count, 3, 48, 96), dtype=torch.uint8)
+    return torch.cat([half, half], dim=2)
+
+
+def test_similarity_of_content_finds_the_same_pixels_wherever_they_lie():
+    model, images = tiny(mask_ratio=0.7, seeds="uniform", added="psts_content"), twins(8)
+    output = run(model, images, torch.rand(8, model.noise_size), progress=0.1)
+    for row in output.visible_ids.tolist():
+        seeds, first = row[:5], row[5:7]  # 10 visible: 5 seeds, then 2, then 3
+        unpaired = {(seed + 18) % 36 for seed in seeds} - set(seeds)
+        assert len(set(first) & unpaired) == min(2, len(unpaired))
+
+
+def test_random_tokens_are_added_whatever_the_image_shows():
+    model = tiny(mask_ratio=0.7, seeds="uniform", added="uniform", targets="uniform")
+    noise = torch.rand(3000, model.noise_size)
+    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    (one, _), (other, _) = (
+        model.select(images[row].expand(3000, -1, -1, -1), model.patchify(images[row][None]), noise, torch.tensor(0.1))
+        for row in range(2)
+    )
+    assert torch.equal(one, other) and all(len(set(row)) == 10 for row in one.tolist())
+    counts = one[:, 5:].flatten().bincount(minlength=36).float()
+    expected = 3000 * 5 / 36
+    assert ((counts - expected).square() / expected).sum() < 66.6  # 0.1 % point of chi-square, 35 degrees of freedom
+
+
 def test_loss_ignores_patches_that_are_neither_visible_nor_targets():
     model = tiny(seeds="uniform", targets="uniform")
     images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)

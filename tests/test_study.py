@@ -1,0 +1,57 @@
+"""The study's arithmetic: intervals worked out by hand, and what the page says of cells."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def page(repository, monkeypatch):
+    monkeypatch.syspath_prepend(repository)
+    from benchmarks.study import page
+
+    return page
+
+
+def cell(arm, seed, right, **changes):
+    packed = np.packbits(np.array(right, dtype=bool)).tobytes().hex()
+    answers = {"A": {"linear": {"accuracy": float(np.mean(right)), "right": packed, "images": len(right)}}}
+    return {
+        "preset": "pilot", "budget": "seconds", "arm": arm, "words": arm, "seed": seed, "epochs": 3, "images": 24,
+        "cpu_seconds": 5.4, "answers": answers,
+    } | changes  # fmt: skip
+
+
+def test_an_interval_holds_seeds_and_images(page):
+    # Accuracies 25, 50, 75 %: deviation 25, over the root of 3 seeds 14.43, times t(0.975; 2) = 4.3027: 62.1.
+    # The images' means 1, 1/3, 2/3, 0: deviation 0.4303, over the root of 4 images 0.2152, times 1.96: 42.2.
+    right = np.array([[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0]], dtype=float)
+    found = page.estimate(right)
+    assert found.mean == pytest.approx(50) and found.seeds == 3
+    assert found.half == pytest.approx(np.hypot(62.1, 42.2), abs=0.05)
+
+
+def test_one_seed_says_so(page):
+    # Half of 100 images: 1.96 * sqrt(0.25 / 99) = 9.8 points.
+    assert str(page.estimate(np.array([[0, 1] * 50], dtype=float))) == "50.0 ± 9.8 (one seed)"
+
+
+def test_the_page_pairs_seeds_reports_what_diverged_and_keeps_the_words(page, tmp_path):
+    cells = [
+        cell("mae", 1, [1, 1, 0, 0] * 3), cell("mae", 2, [1, 0, 0, 0] * 3), cell("selective", 2, [1, 1, 1, 0] * 3),
+        cell("random", 1, [0], answers={}, diverged="step 7: the loss is nan"),
+    ]  # fmt: skip
+    for number, each in enumerate(cells):
+        (tmp_path / f"{number}-seed.json").write_text(json.dumps(each))
+    out = tmp_path / "study.md"
+    out.write_text(f"before\n\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    page.write_page(tmp_path, out)
+    text = out.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert "| 1, 2 | 3 | 24 | 5 | 37.5 ±" in rows["MAE, mask 0.75"]
+    assert "+50.0 ±" in rows["SelectiveMAE as in the paper"]  # seed 2 against seed 2: 75 - 25 %
+    assert "seed 1: step 7: the loss is nan" in text
