@@ -57,6 +57,9 @@ class SelectiveMaeObjective(_Objective):
     mask_ratio: float = Field(0.85, gt=0, lt=1)
     target_ratio: float = Field(0.25, gt=0, lt=1)
     decoder_depth: int = Field(12, ge=1)
+    decoder_reads: Literal["last", "mixture"] = "last"
+    """What the decoder attends to: the encoder's output, or for each of its blocks a learned mixture of the outputs of
+    all encoder blocks and of what goes into the first (CrossMAE, section 3.3). Not in the paper."""
     norm_pix: bool = True
     """Whether each target patch is normalised by its own mean and deviation."""
     seeds: Selection = "hog_sample"
@@ -68,6 +71,10 @@ class SelectiveMaeObjective(_Objective):
     temperature: float = Field(1.0, gt=0)
     borders: tuple[float, float, float, float] = (0.35, 0.375, 0.725, 0.75)
     """Shares of training where near ends, far begins, far ends, random begins."""
+    late_mask_ratio: float | None = Field(None, gt=0, lt=1)
+    """Mask ratio at the end of training: more tokens are seen then, as when features are made. Not in the paper."""
+    late_share: float = Field(0.1, gt=0, lt=1)
+    """Share of training that is the end, where ``late_mask_ratio`` is set."""
 
     @model_validator(mode="after")
     def _counts(self) -> SelectiveMaeObjective:

@@ -243,6 +243,7 @@ def _step(run: _Run, stream: Iterator[Batch], step: int, meter: Meter) -> tuple[
     set_rate(run.optimizer, learning_rate(config.optim, config.global_batch, step, run.per_epoch, config.epochs))
     # Dropout in an encoder would otherwise draw from a generator whose state no checkpoint holds.
     torch.manual_seed(int(bits(config.seed, Purpose.STEP, step, team.rank, n=1)[0] >> 1))
+    run.model.enter(step / run.total_steps)
     progress = torch.full((), step / run.total_steps, device=team.device)  # filled there: no copy waits
     for number in range(run.plan.micro_batches):
         batch = next(stream)

@@ -48,6 +48,9 @@ class Objective(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN))
         self.register_buffer("std", torch.tensor(IMAGENET_STD))
 
+    def enter(self, progress: float) -> None:
+        """Told before each step which share of training is done; the number of tokens may follow from it."""
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the blocks' inputs for the backward pass, in the encoder and the decoder."""
         self.encoder.set_grad_checkpointing(enable)

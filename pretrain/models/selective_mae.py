@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pretrain.config import EncoderConfig, SelectiveMaeObjective
 from pretrain.errors import InputError
-from pretrain.models.encoder import embed_patches, encode, initialise, patch_positions
+from pretrain.models.encoder import embed_patches, encode, encode_layers, initialise, patch_positions
 from pretrain.models.hog import richness
 from pretrain.models.mae import visible_count
 from pretrain.models.objective import Objective, share_of
@@ -26,14 +26,27 @@ class SelectiveMAE(Objective):
         super().__init__(encoder, norm_pix=config.norm_pix)
         self.config = config
         self.uniform = config.seeds == config.targets == "uniform"
-        self.seeds, self.added, self.target_count = token_counts(self.num_patches, config)
+        self.counts = token_counts(self.num_patches, config)
+        self.late_counts = self.counts
+        if config.late_mask_ratio is not None:
+            late = config.model_copy(update={"mask_ratio": config.late_mask_ratio})
+            self.late_counts = token_counts(self.num_patches, late)
+        self.enter(0.0)
         self.noise_size = 3 * self.num_patches
+        layers = len(self.encoder.blocks) + 1
+        mixes = config.decoder_reads == "mixture"
+        self.mixture = LayerMixture(layers, self.encoder.embed_dim, config.decoder_depth) if mixes else None
         self.decoder = CrossAttentionDecoder(self.encoder.embed_dim, config, self.grid, 3 * self.patch_size**2)
         if self.patch_size % 2 and not self.uniform:
             raise InputError(
                 f"encoder: HOG cells are half a patch, so {self.patch_size} px patches cannot be scored; "
                 "set objective.seeds and objective.targets to uniform"
             )
+
+    def enter(self, progress: float) -> None:
+        """Choose the numbers of tokens: in a compiled step the late ones make a second graph."""
+        late = progress >= 1 - self.config.late_share
+        self.seeds, self.added, self.target_count = self.late_counts if late else self.counts
 
     def forward(self, images: Tensor, gsd: Tensor, noise: Tensor, progress: Tensor) -> Output:
         """One pass over uint8 images (B, 3, H, W).
@@ -46,7 +59,8 @@ class SelectiveMAE(Objective):
         """
         patches = self.patchify(images)
         visible, target = self.select(images, patches, noise, progress)
-        latent = encode(self.encoder, self.embed(patches, visible))
+        tokens = self.embed(patches, visible)
+        latent = self.mixture(encode_layers(self.encoder, tokens)) if self.mixture else encode(self.encoder, tokens)
         prediction = self.decoder(latent, target, recompute=self.grad_checkpointing)
         return Output(self.pixel_loss(prediction, patches, target), prediction, visible, target)
 
@@ -124,9 +138,9 @@ class CrossAttentionDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, latent: Tensor, target: Tensor, *, recompute: bool = False) -> Tensor:
-        """Predict patches ``target`` (B, T) from ``latent`` (B, L, E): (B, T, p*p*3)."""
-        batch, length = latent.shape[:2]
-        kv = self.kv(latent).view(batch, length, 2 * len(self.blocks), self.heads, -1).unbind(2)
+        """Predict patches ``target`` (B, T) from ``latent`` (B, L, E), or one for each block: (B, T, p*p*3)."""
+        batch, length = latent.shape[-3:-1]
+        kv = self._keys_values(latent).view(batch, length, 2 * len(self.blocks), self.heads, -1).unbind(2)
         x = self.mask_token + self.positions[target]
         for index, block in enumerate(self.blocks):
             key, value = kv[2 * index].transpose(1, 2), kv[2 * index + 1].transpose(1, 2)
@@ -136,6 +150,32 @@ class CrossAttentionDecoder(nn.Module):
                 x = block(x, key, value)
         prediction: Tensor = self.pred(self.norm(x))
         return prediction
+
+    def _keys_values(self, latent: Tensor) -> Tensor:
+        """(B, L, depth * 2 * width), a block's keys and then its values."""
+        if latent.ndim == 3:
+            joined: Tensor = self.kv(latent)
+            return joined
+        weight = self.kv.weight.view(len(self.blocks), -1, latent.shape[-1])
+        return torch.einsum("dble,dwe->bldw", latent, weight).flatten(2) + self.kv.bias
+
+
+class LayerMixture(nn.Module):
+    """For each decoder block a learned sum of the encoder's layers, normed (CrossMAE's ``WeightedFeatureMaps``).
+
+    Unlike there, the last layer passes the encoder's own norm first, so that this norm is trained.
+    """
+
+    def __init__(self, layers: int, dim: int, depth: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(depth, layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for _ in range(depth))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, layers: list[Tensor]) -> Tensor:
+        """Mix ``layers`` of (B, L, E): (depth, B, L, E)."""
+        mixed = torch.einsum("dk,kble->dble", self.weight, torch.stack(layers))
+        return torch.stack([norm(each) for norm, each in zip(self.norms, mixed.unbind(), strict=True)])
 
 
 class CrossBlock(nn.Module):
