@@ -62,6 +62,9 @@ class SelectiveMaeObjective(_Objective):
     all encoder blocks and of what goes into the first (CrossMAE, section 3.3). Not in the paper."""
     norm_pix: bool = True
     """Whether each target patch is normalised by its own mean and deviation."""
+    hog_weight: float = Field(0.0, ge=0)
+    """Weight of a second loss beside the pixels': each target patch's histograms of oriented gradients, every cell
+    normalised (MaskFeat, Wei et al. 2022, section 3.2). Not in the paper."""
     seeds: Selection = "hog_sample"
     added: Literal["psts", "psts_content", "uniform"] = "psts"
     """How the visible tokens beside the seeds are chosen: by similarity of embedding and position (the paper), by

@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from pretrain.config import EncoderConfig, SelectiveMaeObjective
 from pretrain.errors import InputError
 from pretrain.models.encoder import embed_patches, encode, encode_layers, initialise, patch_positions
-from pretrain.models.hog import richness
+from pretrain.models.hog import BINS, hog_features, richness
 from pretrain.models.mae import visible_count
-from pretrain.models.objective import Objective, share_of
+from pretrain.models.objective import Objective, gather_rows, share_of
 from pretrain.models.output import Output
 from pretrain.models.positions import sincos_2d
 from pretrain.models.selection import choose, expand, mark
@@ -36,11 +36,13 @@ class SelectiveMAE(Objective):
         layers = len(self.encoder.blocks) + 1
         mixes = config.decoder_reads == "mixture"
         self.mixture = LayerMixture(layers, self.encoder.embed_dim, config.decoder_depth) if mixes else None
-        self.decoder = CrossAttentionDecoder(self.encoder.embed_dim, config, self.grid, 3 * self.patch_size**2)
-        if self.patch_size % 2 and not self.uniform:
+        self.pixels = 3 * self.patch_size**2
+        outputs = self.pixels + (3 * 4 * BINS if config.hog_weight else 0)
+        self.decoder = CrossAttentionDecoder(self.encoder.embed_dim, config, self.grid, outputs)
+        if self.patch_size % 2 and not (self.uniform and not config.hog_weight):
             raise InputError(
                 f"encoder: HOG cells are half a patch, so {self.patch_size} px patches cannot be scored; "
-                "set objective.seeds and objective.targets to uniform"
+                "set objective.seeds and objective.targets to uniform, and objective.hog_weight to 0"
             )
 
     def enter(self, progress: float) -> None:
@@ -61,8 +63,18 @@ class SelectiveMAE(Objective):
         visible, target = self.select(images, patches, noise, progress)
         tokens = self.embed(patches, visible)
         latent = self.mixture(encode_layers(self.encoder, tokens)) if self.mixture else encode(self.encoder, tokens)
-        prediction = self.decoder(latent, target, recompute=self.grad_checkpointing)
-        return Output(self.pixel_loss(prediction, patches, target), prediction, visible, target)
+        output = self.decoder(latent, target, recompute=self.grad_checkpointing)
+        prediction = output[:, :, : self.pixels]
+        loss = self.pixel_loss(prediction, patches, target)
+        if self.config.hog_weight:
+            loss = loss + self.config.hog_weight * self.hog_loss(output[:, :, self.pixels :], images, target)
+        return Output(loss, prediction, visible, target)
+
+    def hog_loss(self, prediction: Tensor, images: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error per sample (B,) of predicted gradients (B, T, 108), float32."""
+        wanted = gather_rows(hog_features(images, self.patch_size), target)
+        loss: Tensor = (prediction.float() - wanted).square().mean(dim=(1, 2))
+        return loss
 
     @torch.no_grad()
     def select(self, images: Tensor, patches: Tensor, noise: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:

@@ -183,13 +183,25 @@ def test_each_decoder_block_reads_its_own_mixture_of_layers():
 
 @pytest.mark.parametrize("reads", ["last", "mixture"])
 def test_every_parameter_gets_a_gradient(reads):
-    model = tiny(decoder_reads=reads)
+    model = tiny(decoder_reads=reads, hog_weight=1.0)
     images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     run(model, images, torch.rand(2, model.noise_size)).loss_per_sample.mean().backward()
     missing = [
         name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
     ]
     assert not missing
+
+
+def test_gradients_are_a_second_target_of_the_same_tokens():
+    plain, model = tiny(), tiny(hog_weight=2.0)
+    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    noise = torch.rand(2, model.noise_size)
+    for part in (model.decoder.pred, plain.decoder.pred):
+        torch.nn.init.zeros_(part.weight)
+    one, both = run(plain, images, noise), run(model, images, noise)
+    assert torch.equal(one.target_ids, both.target_ids) and both.prediction.shape == (2, 9, 768)
+    # Nothing predicted: 12 cells of unit length in 108 numbers, a mean square of 1 / 9.
+    assert torch.allclose(both.loss_per_sample - one.loss_per_sample, torch.full((2,), 2 / 9), atol=1e-3)
 
 
 def test_loss_ignores_patches_that_are_neither_visible_nor_targets():
