@@ -3,6 +3,7 @@
     python -m benchmarks.study --data DIR --out DIR --preset pilot                       # 13 arms, three seeds: hours
     python -m benchmarks.study --data DIR --out DIR --preset pilot --arms mae selective --seeds 1
     python -m benchmarks.study --data DIR --out DIR --budget images                      # full size: days
+    python -m benchmarks.study --data DIR --out DIR --preset gpu --arms mae selective random --threads 4   # an hour
     python -m benchmarks.study --page                                                    # only the page, from the JSON
 
 DIR of --data holds RSSCN7_256 and UCMerced_256, each with one folder of images per class. Half of each class is trained
@@ -22,7 +23,9 @@ from benchmarks.study.arms import ARMS, PRESETS
 from benchmarks.study.cells import Stopped, Study, cell
 from benchmarks.study.corpus import build, open_sets
 from benchmarks.study.page import write_page
+from benchmarks.study.resident import Resident
 from curation.shards.format import open_index
+from pretrain.data.stream import batches
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 
@@ -62,7 +65,8 @@ def work(options: argparse.Namespace) -> None:
     preset, sets = PRESETS[options.preset], open_sets(options.data)
     shards = build(options.data, sets, options.out)
     samples = open_index(shards)[0].metadata.num_rows
-    study = Study(options.preset, preset, sets, shards, samples, options.out, options.results)
+    feed = Resident(torch.device("cuda")) if preset.resident else batches
+    study = Study(options.preset, preset, sets, shards, samples, options.out, options.results, feed)
     seeds = options.seeds or preset.seeds
     for seed in seeds:
         for name in options.arms:

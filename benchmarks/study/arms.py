@@ -43,6 +43,13 @@ ARMS = {
     "added_uniform": selective("as in the paper, added tokens random", added="uniform"),
     "random_targets50": selective("all random, mask 0.75, targets 0.5", mask_ratio=0.75, target_ratio=0.5, **RANDOM),
     "targets50": selective("as in the paper, targets 0.5", target_ratio=0.5),
+    "targets_sample": selective("as in the paper, targets drawn by HOG", targets="hog_sample"),
+    "late50": selective("as in the paper, the last tenth at mask 0.5", late_mask_ratio=0.5),
+    "mixture": selective("as in the paper, the decoder reads mixtures of layers", decoder_reads="mixture"),
+    "hog_loss": selective("as in the paper, gradients as a second target", hog_weight=10.0),
+    "random_late50": selective("all random, the last tenth at mask 0.5", late_mask_ratio=0.5, **RANDOM),
+    "random_mixture": selective("all random, the decoder reads mixtures of layers", decoder_reads="mixture", **RANDOM),
+    "random_hog_loss": selective("all random, gradients as a second target", hog_weight=10.0, **RANDOM),
 }
 """In the order in which they run: what a table cannot do without comes first."""
 
@@ -63,6 +70,8 @@ class Preset:
     rates: tuple[float, ...] = (5e-4,)
     """Greatest learning rates of which each arm takes its best by the sweep; of one there is no sweep."""
     batch: int = 16
+    resident: bool = False
+    """Whether all images lie in the GPU's memory and are cropped there."""
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -88,6 +97,12 @@ PRESETS = {
         FULL, words="pilot", encoder={"img_size": 112, "patch_size": 8, "depth": 4, "embed_dim": 96, "num_heads": 3},
         decoder={"decoder_depth": 2, "decoder_dim": 64, "decoder_heads": 4}, budgets={"seconds": 150, "images": 20_000},
         protocols=PROBES, rates=(5e-4,), batch=8,
+    ),
+    "gpu": replace(
+        FULL, words="ViT-S on one GPU", encoder={"img_size": 112, "patch_size": 8, "embed_dim": 384, "num_heads": 6},
+        decoder={"decoder_depth": 8, "decoder_dim": 256, "decoder_heads": 8}, budgets={"seconds": 200, "images": 1e6},
+        rates=(6e-4,), batch=512, resident=True,
+        settings={"device": "cuda", "precision": "bf16", "compile": True, "log_every": 100},
     ),
     "smoke": replace(
         FULL, words="a trial of the harness, no measurement",

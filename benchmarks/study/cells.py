@@ -24,7 +24,7 @@ from pretrain.evaluate.labelled import Divided
 from pretrain.evaluate.protocols import Answer, ask
 from pretrain.log import Log
 from pretrain.run import RunFolder
-from pretrain.train import TrainResult, train
+from pretrain.train import Feed, TrainResult, train
 
 CURVE = 40
 """Points of a learning curve at most."""
@@ -62,6 +62,7 @@ class Study:
     """Folder of runs, which are removed when they were asked."""
     results: Path
     """Folder of the cells' JSON."""
+    feed: Feed
     workers: int = 0
     """Processes that decode; with none, CPU seconds hold everything."""
 
@@ -127,7 +128,7 @@ def pretrained(study: Study, arm: Arm, seed: int, epochs: int, rate: float, run:
     clock.unlink(missing_ok=True)
     cpu, wall = time.process_time(), time.perf_counter()
     config = train_config(study.preset, arm, str(study.shards), seed, epochs, rate)
-    result = train(config, run, Quietly(), resume=spent is not None)
+    result = train(config, run, Quietly(), resume=spent is not None, feed=study.feed)
     after = {
         "cpu_seconds": round(before["cpu_seconds"] + time.process_time() - cpu, 1),
         "wall_seconds": round(before["wall_seconds"] + time.perf_counter() - wall, 1),
@@ -189,7 +190,7 @@ def cost(study: Study, name: str) -> float:
             each: train_config(study.preset, arm, str(study.shards), study.preset.sweep_seed, 1, study.preset.rates[0])
             for each, arm in wanted.items()
         }
-        fresh = seconds_per_image(configs)
+        fresh = seconds_per_image(configs, study.feed)
         scale = known.get("mae", fresh["mae"]) / fresh["mae"]
         known |= {each: seconds * scale for each, seconds in fresh.items()}
         keep(path, known)

@@ -13,19 +13,19 @@ from pretrain.data.reader import Batch
 from pretrain.data.stream import Plan, batches
 from pretrain.models import build_objective
 from pretrain.schedule import build_optimizer
-from pretrain.train import crop_rule, mask_noise, sample_rule
+from pretrain.train import Feed, crop_rule, mask_noise, sample_rule
 
 ROUNDS = 10
 STAGES = {0.5: 0.9, 0.99: 0.1}
 """Share of training done at which steps are timed, and how much each counts: only the last tenth may cost otherwise."""
 
 
-def seconds_per_image(configs: dict[str, TrainConfig]) -> dict[str, float]:
+def seconds_per_image(configs: dict[str, TrainConfig], feed: Feed = batches) -> dict[str, float]:
     """CPU seconds per image of whole steps, reading included; on a GPU seconds on the wall.
 
     It is the least of ten rounds, in each of which every arm has its turn: other work on the machine only adds to it.
     """
-    steps = {name: _step(config) for name, config in configs.items()}
+    steps = {name: _step(config, feed) for name, config in configs.items()}
     clocks = {name: _clock(config.device) for name, config in configs.items()}
     least = {(name, stage): float("inf") for name in steps for stage in STAGES}
     for turn in range(ROUNDS + 1):
@@ -52,14 +52,14 @@ def _clock(device: str) -> Callable[[], float]:
     return synchronised
 
 
-def _step(config: TrainConfig) -> Callable[[float], None]:
+def _step(config: TrainConfig, feed: Feed) -> Callable[[float], None]:
     device = torch.device("cpu" if config.device == "auto" else config.device)
     model = build_objective(config.objective, config.encoder).to(device)
     optimizer = build_optimizer(model, config.optim)
     corpus = open_corpus(config.data.folders, sample_rule(config, model))
     plan = Plan(config.seed, config.global_batch, config.global_batch, config.data.window, config.data.groups, 0, 1)
     steps = len(STAGES) * (ROUNDS + 1)
-    stream = batches(corpus, plan, crop_rule(config, model), 0, steps, config.data.workers or 0)
+    stream = feed(corpus, plan, crop_rule(config, model), 0, steps, config.data.workers or 0)
 
     def step(progress: float) -> None:
         model.enter(progress)

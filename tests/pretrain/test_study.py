@@ -6,6 +6,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from imagery import MakeShards, picture
+from PIL import Image
+from small_run import Quiet, config
+
+from pretrain.data.augment import Box
+from pretrain.train import train
 
 
 @pytest.fixture
@@ -55,3 +62,32 @@ def test_the_page_pairs_seeds_reports_what_diverged_and_keeps_the_words(page, tm
     assert "| 1, 2 | 3 | 24 | 5 | 37.5 ±" in rows["MAE, mask 0.75"]
     assert "+50.0 ±" in rows["SelectiveMAE as in the paper"]  # seed 2 against seed 2: 75 - 25 %
     assert "seed 1: step 7: the loss is nan" in text
+
+
+def test_images_held_in_memory_are_cropped_as_pillow_does(page):
+    from benchmarks.study.resident import cut, stacked
+
+    images, box = [picture(1, 100, 90), picture(2, 60, 110)], Box(11, 7, 45, 50)
+    held = stacked(images)
+    assert held.shape == (2, 3, 110, 110)
+    crops = cut(held, [box, box], 16)
+    for crop, image in zip(crops, images, strict=True):
+        area = (box.left, box.top, box.left + box.width, box.top + box.height)
+        expected = Image.fromarray(image).resize((16, 16), Image.Resampling.BICUBIC, area)
+        assert np.abs(crop.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected, int)).mean() < 2
+
+
+def test_a_run_on_images_held_in_memory_learns_from_the_same_samples(page, make_shards: MakeShards, tmp_path):
+    from benchmarks.study.resident import Resident
+
+    shards, seen = make_shards([9, 8]), []
+    resident = Resident(torch.device("cpu"))
+
+    def noted(*arguments, **options):
+        for batch in resident(*arguments, **options):
+            seen.append(batch.sample_id.tolist())
+            yield batch
+
+    assert train(config(shards, epochs=2), tmp_path / "run", Quiet(), feed=noted).finished
+    assert [len(batch) for batch in seen] == [4] * 8
+    assert len({sample for batch in seen[:4] for sample in batch}) == 16  # of 17, none twice in an epoch
