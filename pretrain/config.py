@@ -71,6 +71,9 @@ class SelectiveMaeObjective(_Objective):
     similarity of the embedding alone, or at random. With everything ``uniform`` this is CrossMAE."""
     targets: Selection = "hog_topk"
     """``half_hog``: the richest patches for one half, the other half at random among the rest."""
+    target_weights: Literal["equal", "inverse"] = "equal"
+    """How the targets' errors are averaged: ``inverse`` weighs each by one over the odds of its being drawn, so that
+    the loss estimates that over all masked patches. For ``targets: hog_sample``. Not in the paper."""
     temperature: float = Field(1.0, gt=0)
     borders: tuple[float, float, float, float] = (0.35, 0.375, 0.725, 0.75)
     """Shares of training where near ends, far begins, far ends, random begins."""
@@ -85,6 +88,8 @@ class SelectiveMaeObjective(_Objective):
             raise ValueError(
                 f"target_ratio {self.target_ratio} exceeds mask_ratio {self.mask_ratio}: targets are masked patches"
             )
+        if self.target_weights == "inverse" and self.targets != "hog_sample":
+            raise ValueError(f"target_weights inverse needs targets that are drawn: hog_sample, not {self.targets}")
         if list(self.borders) != sorted(self.borders) or not 0 <= self.borders[0] <= self.borders[-1] <= 1:
             raise ValueError("borders must ascend within 0 and 1")
         return self

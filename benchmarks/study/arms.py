@@ -44,6 +44,11 @@ ARMS = {
     "random_targets50": selective("all random, mask 0.75, targets 0.5", mask_ratio=0.75, target_ratio=0.5, **RANDOM),
     "targets50": selective("as in the paper, targets 0.5", target_ratio=0.5),
     "targets_sample": selective("as in the paper, targets drawn by HOG", targets="hog_sample"),
+    "targets_inverse": selective(
+        "as in the paper, targets drawn by HOG, weighted by inverse odds",
+        targets="hog_sample",
+        target_weights="inverse",
+    ),
     "late50": selective("as in the paper, the last tenth at mask 0.5", late_mask_ratio=0.5),
     "mixture": selective("as in the paper, the decoder reads mixtures of layers", decoder_reads="mixture"),
     "hog_loss": selective("as in the paper, gradients as a second target", hog_weight=10.0),

@@ -43,15 +43,27 @@ def choose(
         rich = _topk_fair(score, noise, count // 2, taken)
         refused = mark(rich, score.shape[1]) if taken is None else mark(rich, score.shape[1]) | taken
         return torch.cat([rich, choose("uniform", score, noise, count - count // 2, temperature, refused)], dim=1)
-    if rule == "hog_sample":
-        centred = score - score.mean(dim=1, keepdim=True)
-        # The floor keeps rounding errors of an evenly textured image from being standardised into a preference.
-        floor = 1e-5 * score.mean(dim=1, keepdim=True) + 1e-12
-        z = centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + floor)
-        priority = z / temperature + _gumbel(noise)
-    else:
-        priority = noise
+    priority = _standardised(score) / temperature + _gumbel(noise) if rule == "hog_sample" else noise
     return _mask(priority, taken).topk(count, dim=1).indices
+
+
+def inverse_odds(score: Tensor, noise: Tensor, count: int, temperature: float, taken: Tensor | None = None) -> Tensor:
+    """One over the odds at which ``hog_sample`` draws each patch, (B, N): weights that make its draws represent all.
+
+    The odds are those of a patch's priority to exceed the greatest that was not chosen (Kool et al., Stochastic Beams
+    and Where to Find Them, ICML 2019, section 4.2). Arguments as for :func:`choose`.
+    """
+    z = _standardised(score) / temperature
+    priorities = _mask(z + _gumbel(noise), taken)
+    threshold = priorities.topk(count + 1, dim=1).values[:, -1:]
+    return -1 / torch.expm1(-torch.exp(z - threshold))
+
+
+def _standardised(score: Tensor) -> Tensor:
+    centred = score - score.mean(dim=1, keepdim=True)
+    # The floor keeps rounding errors of an evenly textured image from being standardised into a preference.
+    floor = 1e-5 * score.mean(dim=1, keepdim=True) + 1e-12
+    return centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + floor)
 
 
 def _topk_fair(score: Tensor, noise: Tensor, count: int, taken: Tensor | None) -> Tensor:

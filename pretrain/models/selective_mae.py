@@ -16,7 +16,7 @@ from pretrain.models.mae import visible_count
 from pretrain.models.objective import Objective, gather_rows, share_of
 from pretrain.models.output import Output
 from pretrain.models.positions import sincos_2d
-from pretrain.models.selection import choose, expand, mark
+from pretrain.models.selection import choose, expand, inverse_odds, mark
 
 
 class SelectiveMAE(Objective):
@@ -65,10 +65,20 @@ class SelectiveMAE(Objective):
         latent = self.mixture(encode_layers(self.encoder, tokens)) if self.mixture else encode(self.encoder, tokens)
         output = self.decoder(latent, target, recompute=self.grad_checkpointing)
         prediction = output[:, :, : self.pixels]
-        loss = self.pixel_loss(prediction, patches, target)
+        loss = self.pixel_loss(prediction, patches, target, self._target_weights(images, noise, visible, target))
         if self.config.hog_weight:
             loss = loss + self.config.hog_weight * self.hog_loss(output[:, :, self.pixels :], images, target)
         return Output(loss, prediction, visible, target)
+
+    @torch.no_grad()
+    def _target_weights(self, images: Tensor, noise: Tensor, visible: Tensor, target: Tensor) -> Tensor | None:
+        """Weights (B, T) of the targets in the loss, float32; None for equal ones."""
+        if self.config.target_weights == "equal":
+            return None
+        with torch.autocast(images.device.type, enabled=False):
+            target_noise, taken = noise.float()[:, 2 * self.num_patches :], mark(visible, self.num_patches)
+            count, temperature = self.target_count, self.config.temperature
+            return inverse_odds(self._score(images), target_noise, count, temperature, taken).gather(1, target)
 
     def hog_loss(self, prediction: Tensor, images: Tensor, target: Tensor) -> Tensor:
         """Mean squared error per sample (B,) of predicted gradients (B, T, 108), float32."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from official import channels_first, load
 
 from pretrain.models.hog import richness
-from pretrain.models.selection import choose, expand, stage
+from pretrain.models.selection import choose, expand, inverse_odds, stage
 
 BORDERS = (0.35, 0.375, 0.725, 0.75)
 
@@ -113,6 +113,26 @@ def test_first_draw_has_the_odds_of_a_softmax():
     first = choose("hog_sample", score.expand(40_000, -1), torch.rand(40_000, 4), 1, 0.7)[:, 0]
     odds = first.bincount(minlength=4) / 40_000
     assert torch.allclose(odds, (z[0] / 0.7).softmax(0), atol=0.01)
+
+
+def test_weighted_draws_estimate_the_sum_over_all_that_could_be_drawn():
+    torch.manual_seed(0)
+    draws, values = 20_000, torch.tensor([5.0, -3.0, 2.0, 8.0, 1.0, 100.0, 4.0, -7.0])
+    score = torch.tensor([3.0, 9.0, 1.0, 7.0, 2.0, 8.0, 0.0, 4.0]).expand(draws, -1)
+    taken = torch.zeros(draws, 8, dtype=torch.bool)
+    taken[:, 5] = True
+    noise = torch.rand(draws, 8)
+    ids = choose("hog_sample", score, noise, 3, 0.8, taken)
+    weighted = (values[ids] * inverse_odds(score, noise, 3, 0.8, taken).gather(1, ids)).sum(1)
+    error = weighted.std() / draws**0.5
+    assert abs(weighted.mean() - 10.0) < 4 * error  # 5 - 3 + 2 + 8 + 1 + 4 - 7
+    assert abs(values[ids].sum(1).mean() * 7 / 3 - 10.0) > 4 * error  # unweighted draws prefer the rich
+
+
+def test_where_all_are_drawn_all_weigh_the_same():
+    taken = torch.tensor([[True, False, False, False]])
+    weights = inverse_odds(torch.rand(1, 4), torch.rand(1, 4), 3, 1.0, taken)
+    assert torch.equal(weights[:, 1:], torch.ones(1, 3))
 
 
 def test_half_of_the_targets_are_the_richest_and_the_others_anything_else():

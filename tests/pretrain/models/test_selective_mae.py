@@ -204,6 +204,20 @@ def test_gradients_are_a_second_target_of_the_same_tokens():
     assert torch.allclose(both.loss_per_sample - one.loss_per_sample, torch.full((2,), 2 / 9), atol=1e-3)
 
 
+def test_weights_average_the_errors_of_the_targets():
+    model = tiny(targets="hog_sample", target_weights="inverse")
+    patches = model.patchify(torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8))
+    ids, weights = torch.tensor([[3, 9]]), torch.tensor([[1.0, 3.0]])
+    one, other = (model.pixel_loss(torch.zeros(1, 1, 768), patches, ids[:, n : n + 1]) for n in range(2))
+    both = model.pixel_loss(torch.zeros(1, 2, 768), patches, ids, weights)
+    assert torch.allclose(both, (one + 3 * other) / 4)
+    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    noise = torch.rand(2, model.noise_size)
+    plain = tiny(targets="hog_sample")
+    assert torch.equal(run(model, images, noise).target_ids, run(plain, images, noise).target_ids)
+    assert not torch.allclose(run(model, images, noise).loss_per_sample, run(plain, images, noise).loss_per_sample)
+
+
 def test_loss_ignores_patches_that_are_neither_visible_nor_targets():
     model = tiny(seeds="uniform", targets="uniform")
     images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
