@@ -18,8 +18,8 @@ class Arm:
 
     words: str
     objective: dict[str, Any] | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Further fields of the training configuration."""
+    encoder: dict[str, Any] = field(default_factory=dict)
+    """Where the encoder is another than the preset's."""
 
 
 def selective(words: str, **changes: Any) -> Arm:
@@ -42,6 +42,11 @@ ARMS = {
     "added_content": selective("as in the paper, similarity of content alone", added="psts_content"),
     "added_uniform": selective("as in the paper, added tokens random", added="uniform"),
     "random_targets50": selective("all random, mask 0.75, targets 0.5", mask_ratio=0.75, target_ratio=0.5, **RANDOM),
+    "scale_mae": Arm(
+        "Scale-MAE, 128 px in patches of 16 from 256 px",
+        {"name": "scale_mae", "target_size": 256, "fcn_dim": 32, "fcn_layers": 1, "high_band": 8},
+        {"img_size": 128, "patch_size": 16},
+    ),
     "targets50": selective("as in the paper, targets 0.5", target_ratio=0.5),
     "targets_sample": selective("as in the paper, targets drawn by HOG", targets="hog_sample"),
     "targets_inverse": selective(
@@ -79,10 +84,9 @@ class Preset:
     """Whether all images lie in the GPU's memory and are cropped there."""
     settings: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def encoder_config(self) -> EncoderConfig:
-        """The encoder of all arms that do not name another."""
-        return EncoderConfig(name="vit_tiny_patch16_224", args=self.encoder)
+    def encoder_of(self, arm: Arm) -> EncoderConfig:
+        """The encoder of an arm."""
+        return EncoderConfig(name="vit_tiny_patch16_224", args={**self.encoder, **arm.encoder})
 
 
 PROBES: dict[str, AnyProtocol] = {"kNN 20": Knn(k=20), "linear": LinearProbe()}
@@ -122,11 +126,11 @@ def train_config(preset: Preset, arm: Arm, shards: str, seed: int, epochs: int, 
     """What one run computes: the settings of the small configs, of ``epochs`` whole epochs."""
     return TrainConfig.model_validate(
         {
-            "seed": seed, "encoder": preset.encoder_config, "epochs": epochs, "global_batch": preset.batch,
+            "seed": seed, "encoder": preset.encoder_of(arm), "epochs": epochs, "global_batch": preset.batch,
             "max_batch_per_gpu": preset.batch, "objective": {**preset.decoder, **(arm.objective or {})},
             "data": {"shards": shards, "vflip": 0.5, "max_upsample": 8, "workers": 0},
             "optim": {"base_lr": rate * 256 / preset.batch, "warmup_epochs": epochs / 10, "clip_grad": 1.0},
             "picture_every": 0, "device": "cpu", "log_every": 20, "keep_checkpoints": 1,
-            **preset.settings, **arm.settings,
+            **preset.settings,
         }
     )  # fmt: skip

@@ -109,7 +109,7 @@ def spec_of(study: Study, name: str, arm: Arm, seed: int, run: Path) -> EncoderS
         return EncoderSpec(spec=f"run:{run}")
     if name == "histogram":
         return EncoderSpec(spec="histogram")
-    config = study.preset.encoder_config
+    config = study.preset.encoder_of(arm)
     return EncoderSpec(spec=f"untrained:{config.name}", args=config.args, seed=seed)
 
 

@@ -15,7 +15,7 @@ SETS = {"RSSCN7": ("RSSCN7_256", 1.0), "UCMerced": ("UCMerced_256", 0.3)}
 
 def open_sets(data: Path) -> dict[str, Divided]:
     """Each set, half of every class for training, half for testing."""
-    return {name: open_dataset(DataSet(path=data / folder, train_share=0.5)) for name, (folder, _) in SETS.items()}
+    return {name: open_dataset(DataSet(path=data / folder, gsd_m=gsd)) for name, (folder, gsd) in SETS.items()}
 
 
 def build(data: Path, sets: dict[str, Divided], out: Path) -> Path:

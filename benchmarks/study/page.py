@@ -64,7 +64,7 @@ def sections(preset: Preset, told: list[dict[str, Any]]) -> Iterator[str]:
         if set(cells) <= set(FREE):
             continue
         yield f"### {preset.words[0].upper()}{preset.words[1:]}: {amount:,.0f} {budget} for each run"
-        yield accuracies(cells)
+        yield accuracies(cells, "wall_seconds" if preset.resident else "cpu_seconds")
         yield "Difference to MAE of the same seeds, percentage points:"
         yield differences(cells)
         if fallen := [
@@ -73,17 +73,19 @@ def sections(preset: Preset, told: list[dict[str, Any]]) -> Iterator[str]:
             yield "Diverged: " + "; ".join(fallen) + "."
 
 
-def accuracies(cells: Cells) -> str:
-    """Arms with what they cost and every accuracy."""
+def accuracies(cells: Cells, seconds: str) -> str:
+    """Arms with what they cost, by one of the cells' clocks, and every accuracy."""
     rows = []
     for arm in in_order(cells):
         whole = [each for each in cells[arm] if each["answers"]]
         spent = ["", "", ""]
         if arm not in FREE and whole:
-            spent = [f"{whole[0]['epochs']}", f"{whole[0]['images']:,}", spread([c["cpu_seconds"] for c in whole])]
+            told = whole[0]
+            spent = [f"{told['epochs']}", f"{told['images']:,}", spread([cell[seconds] for cell in whole])]
         values = [accuracy(whole, *column) for column in columns(cells)]
         rows.append([ARMS[arm].words, ", ".join(str(each["seed"]) for each in whole), *spent, *values])
-    return table(["arm", "seeds", "epochs", "images", "CPU s", *titles(cells)], rows)
+    clock = seconds.partition("_")[0].replace("cpu", "CPU")
+    return table(["arm", "seeds", "epochs", "images", f"{clock} s", *titles(cells)], rows)
 
 
 def accuracy(cells: list[dict[str, Any]], dataset: str, protocol: str) -> str:
