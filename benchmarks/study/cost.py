@@ -10,7 +10,7 @@ import torch
 from pretrain.config import TrainConfig
 from pretrain.data.corpus import open_corpus
 from pretrain.data.reader import Batch
-from pretrain.data.stream import Plan, batches
+from pretrain.data.stream import StreamPlan, batches
 from pretrain.models import build_objective
 from pretrain.schedule import build_optimizer
 from pretrain.train import Feed, crop_rule, mask_noise, sample_rule
@@ -57,9 +57,10 @@ def _step(config: TrainConfig, feed: Feed) -> Callable[[float], None]:
     model = build_objective(config.objective, config.encoder).to(device)
     optimizer = build_optimizer(model, config.optim)
     corpus = open_corpus(config.data.folders, sample_rule(config, model))
-    plan = Plan(config.seed, config.global_batch, config.global_batch, config.data.window, config.data.groups, 0, 1)
+    size, data = config.global_batch, config.data
+    plan = StreamPlan(config.seed, size, size, data.window, data.groups, rank=0, world=1)
     steps = len(STAGES) * (ROUNDS + 1)
-    stream = feed(corpus, plan, crop_rule(config, model), 0, steps, config.data.workers or 0)
+    stream = feed(corpus, plan, crop_rule(config, model), 0, steps, data.workers or 0)
 
     def step(progress: float) -> None:
         model.enter(progress)

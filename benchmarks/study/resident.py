@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pretrain.data.augment import Box, CropRule, crop_box
 from pretrain.data.corpus import Corpus
 from pretrain.data.reader import Batch, ShardReader, decode
-from pretrain.data.stream import Plan, requests
+from pretrain.data.stream import StreamPlan, requests
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Resident:
     """Width and height of each."""
 
     def __call__(
-        self, corpus: Corpus, plan: Plan, rule: CropRule, start: int, stop: int, *_: object, **__: object
+        self, corpus: Corpus, plan: StreamPlan, rule: CropRule, start: int, stop: int, *_: object, **__: object
     ) -> Iterator[Batch]:
         """Yield the batches of the steps ``start`` to ``stop``, on the device."""
         if self.images is None:
