@@ -80,8 +80,8 @@ def work(options: argparse.Namespace) -> None:
 
 
 def in_words(told: dict) -> str:
-    if "diverged" in told:
-        return told["diverged"]
+    if "failed" in told:
+        return told["failed"]
     means = {
         protocol: sum(each[protocol]["accuracy"] for each in told["answers"].values()) / len(told["answers"])
         for protocol in next(iter(told["answers"].values()))

@@ -81,7 +81,7 @@ def keep(path: Path, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def cell(study: Study, name: str, arm: Arm, seed: int, budget: str) -> dict[str, Any]:
-    """The cell's JSON, made now unless it lies there; a run that diverged is a result too."""
+    """The cell's JSON, made now unless it lies there; that a run diverged is a result too."""
     trained = arm.objective is not None
     path = study.results / f"{study.name}-{budget if trained else 'any'}-{name}-seed{seed}.json"
     if (known := kept(path)) is not None:
@@ -97,10 +97,22 @@ def cell(study: Study, name: str, arm: Arm, seed: int, budget: str) -> dict[str,
             about |= pretrained(study, arm, seed, epochs_of(study, name, arm, budget), rate, run)
         except WorkError as error:
             LOG.warning("%s: %s", path.stem, error)
-            return keep(path, about | {"diverged": str(error), "answers": {}})
+            forget(run)
+            return keep(path, about | {"failed": str(error), "answers": {}})
     answers = asked(study, spec_of(study, name, arm, seed, run), seed, run)
-    shutil.rmtree(run, ignore_errors=True)
+    forget(run)
     return keep(path, about | {"answers": answers})
+
+
+def forget(run: Path) -> None:
+    """Remove a run that was asked, and its clock."""
+    shutil.rmtree(run, ignore_errors=True)
+    clock_of(run).unlink(missing_ok=True)
+
+
+def clock_of(run: Path) -> Path:
+    """Where the seconds of a run lie that was stopped, or was not asked yet."""
+    return run.parent / f"{run.name}.json"
 
 
 def spec_of(study: Study, name: str, arm: Arm, seed: int, run: Path) -> EncoderSpec:
@@ -120,7 +132,7 @@ def pretrained(study: Study, arm: Arm, seed: int, epochs: int, rate: float, run:
         Stopped: by a signal; its CPU seconds are noted.
         WorkError: the loss is no longer finite.
     """
-    clock = run.with_suffix(".json")
+    clock = clock_of(run)
     spent = kept(clock)
     if spent is None:  # never begun, or killed: its seconds are not known
         shutil.rmtree(run, ignore_errors=True)
@@ -133,8 +145,8 @@ def pretrained(study: Study, arm: Arm, seed: int, epochs: int, rate: float, run:
         "cpu_seconds": round(before["cpu_seconds"] + time.process_time() - cpu, 1),
         "wall_seconds": round(before["wall_seconds"] + time.perf_counter() - wall, 1),
     }
+    keep(clock, after)
     if not result.finished:
-        keep(clock, after)
         raise Stopped(run.name)
     return after | {"epochs": epochs, **summary(result, study.preset.batch, run)}
 
@@ -220,5 +232,5 @@ def swept(study: Study, name: str, arm: Arm, budget: str, rate: float) -> float:
     how = study.preset.protocols["linear"]
     encoder = open_encoder(EncoderSpec(spec=f"run:{run}"), how.pool)
     answers = [ask(encoder, data, how, Work(workers=study.workers)) for data in study.sets.values()]
-    shutil.rmtree(run, ignore_errors=True)
+    forget(run)
     return float(np.mean([answer.accuracy.mean for answer in answers]))

@@ -67,10 +67,10 @@ def sections(preset: Preset, told: list[dict[str, Any]]) -> Iterator[str]:
         yield accuracies(cells, "wall_seconds" if preset.resident else "cpu_seconds")
         yield "Difference to MAE of the same seeds, percentage points:"
         yield differences(cells)
-        if fallen := [
-            f"{c['words']}, seed {c['seed']}: {c['diverged']}" for arm in cells.values() for c in arm if "diverged" in c
-        ]:
-            yield "Diverged: " + "; ".join(fallen) + "."
+        fallen = [each for arm in cells.values() for each in arm if "failed" in each]
+        if fallen:
+            reasons = [f"{each['words']}, seed {each['seed']}: {each['failed']}" for each in fallen]
+            yield f"Did not finish: {'; '.join(reasons)}."
 
 
 def accuracies(cells: Cells, seconds: str) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from imagery import MakeShards, picture
+from labelled_images import write_tree
 from PIL import Image
-from small_run import Quiet, config
+from small_run import ENCODER, SMALL, Quiet, config
 
 from pretrain.data.augment import Box
+from pretrain.data.stream import batches
+from pretrain.evaluate.labelled import DataSet, open_dataset
+from pretrain.evaluate.protocols import Knn
 from pretrain.train import train
 
 
@@ -49,7 +54,7 @@ def test_one_seed_says_so(page):
 def test_the_page_pairs_seeds_reports_what_diverged_and_keeps_the_words(page, tmp_path):
     cells = [
         cell("mae", 1, [1, 1, 0, 0] * 3), cell("mae", 2, [1, 0, 0, 0] * 3), cell("selective", 2, [1, 1, 1, 0] * 3),
-        cell("random", 1, [0], answers={}, diverged="step 7: the loss is nan"),
+        cell("random", 1, [0], answers={}, failed="step 7: the loss is nan"),
     ]  # fmt: skip
     for number, each in enumerate(cells):
         (tmp_path / f"{number}-seed.json").write_text(json.dumps(each))
@@ -62,6 +67,42 @@ def test_the_page_pairs_seeds_reports_what_diverged_and_keeps_the_words(page, tm
     assert "| 1, 2 | 3 | 24 | 5 | 37.5 ±" in rows["MAE, mask 0.75"]
     assert "+50.0 ±" in rows["SelectiveMAE as in the paper"]  # seed 2 against seed 2: 75 - 25 %
     assert "seed 1: step 7: the loss is nan" in text
+
+
+@pytest.fixture
+def study(page, make_shards: MakeShards, tmp_path):
+    from benchmarks.study.arms import PRESETS
+    from benchmarks.study.cells import Study
+
+    preset = replace(
+        PRESETS["smoke"], encoder=ENCODER["args"], decoder=SMALL, budgets={"images": 32}, protocols={"kNN": Knn(k=1)}
+    )
+    sets = {"colours": open_dataset(DataSet(path=write_tree(tmp_path / "data", {"red": 4, "blue": 4})))}
+    return Study("smoke", preset, sets, make_shards([9, 8]), 17, tmp_path / "out", tmp_path / "results", batches)
+
+
+def test_a_cell_is_trained_asked_kept_and_never_made_again(study):
+    from benchmarks.study.arms import ARMS
+    from benchmarks.study.cells import cell
+
+    study = replace(study, preset=replace(study.preset, encoder=ENCODER["args"] | {"img_size": 64}))
+    told = cell(study, "random", ARMS["random"], 1, "images")
+    assert (told["epochs"], told["images"], told["curve"][-1][0]) == (2, 32, 32)  # two epochs of 16 of the 17
+    assert told["answers"]["colours"]["kNN"]["accuracy"] == 1.0  # plain red and plain blue
+    assert [path.name for path in study.results.iterdir()] == ["smoke-images-random-seed1.json"]
+    assert not list((study.out / "runs").iterdir())
+    kept = next(study.results.iterdir())
+    before = kept.stat().st_mtime_ns
+    assert cell(study, "random", ARMS["random"], 1, "images") == told and kept.stat().st_mtime_ns == before
+
+
+def test_a_run_that_diverges_is_a_result(study):
+    from benchmarks.study.arms import ARMS
+    from benchmarks.study.cells import cell
+
+    wild = replace(study, preset=replace(study.preset, rates=(1e30,)))
+    told = cell(wild, "mae", ARMS["mae"], 2, "images")
+    assert told["answers"] == {} and "the loss became" in told["failed"]
 
 
 def test_images_held_in_memory_are_cropped_as_pillow_does(page):
