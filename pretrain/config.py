@@ -47,7 +47,7 @@ class MaeObjective(_Objective):
     """Whether each target patch is normalised by its own mean and deviation."""
 
 
-Selection = Literal["hog_sample", "hog_topk", "uniform"]
+Selection = Literal["hog_sample", "hog_topk", "half_hog", "uniform"]
 
 
 class SelectiveMaeObjective(_Objective):
@@ -57,13 +57,30 @@ class SelectiveMaeObjective(_Objective):
     mask_ratio: float = Field(0.85, gt=0, lt=1)
     target_ratio: float = Field(0.25, gt=0, lt=1)
     decoder_depth: int = Field(12, ge=1)
+    decoder_reads: Literal["last", "mixture"] = "last"
+    """What the decoder attends to: the encoder's output, or for each of its blocks a learned mixture of the outputs of
+    all encoder blocks and of what goes into the first (CrossMAE, section 3.3). Not in the paper."""
     norm_pix: bool = True
     """Whether each target patch is normalised by its own mean and deviation."""
+    hog_weight: float = Field(0.0, ge=0)
+    """Weight of a second loss beside the pixels': each target patch's histograms of oriented gradients, every cell
+    normalised (MaskFeat, Wei et al. 2022, section 3.2). Not in the paper."""
     seeds: Selection = "hog_sample"
+    added: Literal["psts", "psts_content", "uniform"] = "psts"
+    """How the visible tokens beside the seeds are chosen: by similarity of embedding and position (the paper), by
+    similarity of the embedding alone, or at random. With everything ``uniform`` this is CrossMAE."""
     targets: Selection = "hog_topk"
+    """``half_hog``: the richest patches for one half, the other half at random among the rest."""
+    target_weights: Literal["equal", "inverse"] = "equal"
+    """How the targets' errors are averaged: ``inverse`` weighs each by one over the odds of its being drawn, so that
+    the loss estimates that over all masked patches. For ``targets: hog_sample``. Not in the paper."""
     temperature: float = Field(1.0, gt=0)
     borders: tuple[float, float, float, float] = (0.35, 0.375, 0.725, 0.75)
     """Shares of training where near ends, far begins, far ends, random begins."""
+    late_mask_ratio: float | None = Field(None, gt=0, lt=1)
+    """Mask ratio at the end of training: more tokens are seen then, as when features are made. Not in the paper."""
+    late_share: float = Field(0.1, gt=0, lt=1)
+    """Share of training that is the end, where ``late_mask_ratio`` is set."""
 
     @model_validator(mode="after")
     def _counts(self) -> SelectiveMaeObjective:
@@ -71,6 +88,8 @@ class SelectiveMaeObjective(_Objective):
             raise ValueError(
                 f"target_ratio {self.target_ratio} exceeds mask_ratio {self.mask_ratio}: targets are masked patches"
             )
+        if self.target_weights == "inverse" and self.targets != "hog_sample":
+            raise ValueError(f"target_weights inverse needs targets that are drawn: hog_sample, not {self.targets}")
         if list(self.borders) != sorted(self.borders) or not 0 <= self.borders[0] <= self.borders[-1] <= 1:
             raise ValueError("borders must ascend within 0 and 1")
         return self

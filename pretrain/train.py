@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,10 @@ from pretrain.visualise import draw, write_picture
 _PICTURED = 8
 FEW = 1_000
 """Samples below which a run shows that everything works, and no more."""
+
+
+Feed = Callable[..., Iterator[Batch]]
+"""What makes the batches: :func:`pretrain.data.stream.batches`, or what takes the same arguments."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class _Run:
     data: str
     observer: Observer
     unreadable: Unreadable
+    feed: Feed
 
     @property
     def per_epoch(self) -> int:
@@ -79,8 +84,17 @@ class _Run:
         return self.config.epochs * self.per_epoch
 
 
-def train(config: TrainConfig, out: Path, observer: Observer, *, resume: bool = False) -> TrainResult:
+def train(
+    config: TrainConfig, out: Path, observer: Observer, *, resume: bool = False, feed: Feed = batches
+) -> TrainResult:
     """Train, or go on training, in the folder ``out``.
+
+    Args:
+        config: everything that defines the run.
+        out: its folder.
+        observer: who is told.
+        resume: whether to go on with a run that is not finished.
+        feed: what makes the batches, where images do not come from tars.
 
     Raises:
         InputError: the config does not fit the data or the model; ``out`` holds an unfinished run and ``resume`` is
@@ -98,7 +112,7 @@ def train(config: TrainConfig, out: Path, observer: Observer, *, resume: bool = 
         if latest is not None and latest[1].step == latest[1].total_steps:
             return TrainResult(latest[1].step, latest[1].total_steps, worked=False)
         distributed.wait(team)  # nobody writes before everybody has read
-        run = _prepare(config, team, folder, data, observer)
+        run = _prepare(config, team, folder, data, observer, feed)
         start = _restore(run, latest[0] if latest else None)
         return _steps(run, start)
 
@@ -120,7 +134,7 @@ def _standing(
     return latest
 
 
-def _prepare(config: TrainConfig, team: Team, folder: RunFolder, data: str, observer: Observer) -> _Run:
+def _prepare(config: TrainConfig, team: Team, folder: RunFolder, data: str, observer: Observer, feed: Feed) -> _Run:
     torch.manual_seed(config.seed)  # of the weights' start
     model = build_objective(config.objective, config.encoder).to(team.device)
     model.set_grad_checkpointing(config.grad_checkpointing)
@@ -134,7 +148,7 @@ def _prepare(config: TrainConfig, team: Team, folder: RunFolder, data: str, obse
     optimizer = build_optimizer(model, config.optim)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)
     stepped = distributed.wrap(stepped, team)
-    run = _Run(config, team, folder, corpus, plan, model, stepped, optimizer, data, observer, unreadable)
+    run = _Run(config, team, folder, corpus, plan, model, stepped, optimizer, data, observer, unreadable, feed)
     if team.leads:
         _announce(run)
     return run
@@ -210,7 +224,7 @@ def _restore(run: _Run, path: Path | None) -> int:
 def _steps(run: _Run, start: int) -> TrainResult:
     config, team = run.config, run.team
     workers = team.workers if config.data.workers is None else config.data.workers
-    stream = batches(
+    stream = run.feed(
         run.corpus, run.plan, crop_rule(config, run.model), start, run.total_steps,
         workers, config.data.prefetch, pin=team.device.type == "cuda", retry_seconds=config.data.retry_seconds,
     )  # fmt: skip
@@ -243,6 +257,7 @@ def _step(run: _Run, stream: Iterator[Batch], step: int, meter: Meter) -> tuple[
     set_rate(run.optimizer, learning_rate(config.optim, config.global_batch, step, run.per_epoch, config.epochs))
     # Dropout in an encoder would otherwise draw from a generator whose state no checkpoint holds.
     torch.manual_seed(int(bits(config.seed, Purpose.STEP, step, team.rank, n=1)[0] >> 1))
+    run.model.enter(step / run.total_steps)
     progress = torch.full((), step / run.total_steps, device=team.device)  # filled there: no copy waits
     for number in range(run.plan.micro_batches):
         batch = next(stream)

@@ -136,11 +136,24 @@ def encode(vit: VisionTransformer, tokens: Tensor) -> Tensor:
     Returns:
         (B, P + n, D) after the final norm; P class and register tokens come first.
     """
-    prefix = _prefix(vit).expand(tokens.shape[0], -1, -1)
-    x = vit.norm_pre(torch.cat([prefix.to(tokens.dtype), tokens], dim=1))
-    x = run_blocks(vit.blocks, x, recompute=vit.grad_checkpointing)
+    x = run_blocks(vit.blocks, _with_prefix(vit, tokens), recompute=vit.grad_checkpointing)
     normed: Tensor = vit.norm(x)
     return normed
+
+
+def encode_layers(vit: VisionTransformer, tokens: Tensor) -> list[Tensor]:
+    """What goes into the first block and what comes out of each, as :func:`encode`; only the last is normed."""
+    layers = [_with_prefix(vit, tokens)]
+    for block in vit.blocks:
+        layers.append(run_blocks([block], layers[-1], recompute=vit.grad_checkpointing))
+    layers[-1] = vit.norm(layers[-1])
+    return layers
+
+
+def _with_prefix(vit: VisionTransformer, tokens: Tensor) -> Tensor:
+    prefix = _prefix(vit).expand(tokens.shape[0], -1, -1)
+    joined: Tensor = vit.norm_pre(torch.cat([prefix.to(tokens.dtype), tokens], dim=1))
+    return joined
 
 
 def _prefix(vit: VisionTransformer) -> Tensor:

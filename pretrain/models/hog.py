@@ -49,6 +49,23 @@ def richness(images: Tensor, patch_size: int) -> Tensor:
         return energy.reshape(batch, rows // 2, 2, columns // 2, 2).sum(dim=(2, 4)).sqrt().flatten(1)
 
 
+def hog_features(images: Tensor, patch_size: int) -> Tensor:
+    """Histograms of every patch's 2 x 2 cells, each cell and channel of length one or, where it is even, zero.
+
+    Args:
+        images: uint8 (B, C, H, W), sizes as for :func:`richness`.
+        patch_size: an even number of pixels.
+
+    Returns:
+        (B, N, C * 4 * 9) float32, patches in raster order; channel slowest, bin fastest.
+    """
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        cells = F.normalize(cell_histograms(images, patch_size // 2), dim=0, eps=1e-4)
+        bins, batch, channels, rows, columns = cells.shape
+        patches = cells.reshape(bins, batch, channels, rows // 2, 2, columns // 2, 2).permute(1, 3, 5, 2, 4, 6, 0)
+        return patches.reshape(batch, rows * columns // 4, channels * 4 * bins)
+
+
 def cell_histograms(images: Tensor, cell: int) -> Tensor:
     """Histograms of the cells of uint8 (B, C, H, W), values scaled to 0..1: (9, B, C, H/cell, W/cell) float32."""
     eager_cpu = images.device.type == "cpu" and not torch.compiler.is_compiling()

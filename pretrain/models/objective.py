@@ -48,6 +48,9 @@ class Objective(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN))
         self.register_buffer("std", torch.tensor(IMAGENET_STD))
 
+    def enter(self, progress: float) -> None:
+        """Told before each step which share of training is done; the number of tokens may follow from it."""
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the blocks' inputs for the backward pass, in the encoder and the decoder."""
         self.encoder.set_grad_checkpointing(enable)
@@ -91,11 +94,12 @@ class Objective(nn.Module):
         mean, deviation = patch_statistics(values)
         return (values - mean) / deviation
 
-    def pixel_loss(self, prediction: Tensor, patches: Tensor, ids: Tensor) -> Tensor:
-        """Mean squared error per sample (B,), float32 whatever the precision of the model."""
-        difference = prediction.float() - self.targets(patches, ids)
-        loss: Tensor = difference.square().mean(dim=(1, 2))
-        return loss
+    def pixel_loss(self, prediction: Tensor, patches: Tensor, ids: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Mean squared error per sample (B,), float32 whatever the precision; over targets by ``weights`` (B, T)."""
+        errors = (prediction.float() - self.targets(patches, ids)).square()
+        if weights is None:
+            return errors.mean(dim=(1, 2))
+        return (errors.mean(dim=2) * weights).sum(dim=1) / weights.sum(dim=1)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, output: Output) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-ChoiceRule = Literal["hog_sample", "hog_topk", "uniform"]
+ChoiceRule = Literal["hog_sample", "hog_topk", "half_hog", "uniform"]
 Borders = tuple[float, float, float, float]
 
 CHOSEN_FIRST = 10.0
@@ -26,7 +26,8 @@ def choose(
     Args:
         rule: ``hog_sample`` draws without replacement with odds exp(z / temperature), z the score standardised over
             its image (Gumbel top-k); ``hog_topk`` takes the highest scores and lets noise decide among equal ones only;
-            ``uniform`` ignores the score.
+            ``half_hog`` takes floor(count / 2) as ``hog_topk`` and the others uniformly among the rest; ``uniform``
+            ignores the score.
         score: (B, N) richness.
         noise: (B, N) uniform in [0, 1).
         count: patches to choose.
@@ -38,15 +39,31 @@ def choose(
     """
     if rule == "hog_topk":
         return _topk_fair(score, noise, count, taken)
-    if rule == "hog_sample":
-        centred = score - score.mean(dim=1, keepdim=True)
-        # The floor keeps rounding errors of an evenly textured image from being standardised into a preference.
-        floor = 1e-5 * score.mean(dim=1, keepdim=True) + 1e-12
-        z = centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + floor)
-        priority = z / temperature + _gumbel(noise)
-    else:
-        priority = noise
+    if rule == "half_hog":
+        rich = _topk_fair(score, noise, count // 2, taken)
+        refused = mark(rich, score.shape[1]) if taken is None else mark(rich, score.shape[1]) | taken
+        return torch.cat([rich, choose("uniform", score, noise, count - count // 2, temperature, refused)], dim=1)
+    priority = _standardised(score) / temperature + _gumbel(noise) if rule == "hog_sample" else noise
     return _mask(priority, taken).topk(count, dim=1).indices
+
+
+def inverse_odds(score: Tensor, noise: Tensor, count: int, temperature: float, taken: Tensor | None = None) -> Tensor:
+    """One over the odds at which ``hog_sample`` draws each patch, (B, N): weights that make its draws represent all.
+
+    The odds are those of a patch's priority to exceed the greatest that was not chosen (Kool et al., Stochastic Beams
+    and Where to Find Them, ICML 2019, section 4.2). Arguments as for :func:`choose`.
+    """
+    z = _standardised(score) / temperature
+    priorities = _mask(z + _gumbel(noise), taken)
+    threshold = priorities.topk(count + 1, dim=1).values[:, -1:]
+    return -1 / torch.expm1(-torch.exp(z - threshold))
+
+
+def _standardised(score: Tensor) -> Tensor:
+    centred = score - score.mean(dim=1, keepdim=True)
+    # The floor keeps rounding errors of an evenly textured image from being standardised into a preference.
+    floor = 1e-5 * score.mean(dim=1, keepdim=True) + 1e-12
+    return centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + floor)
 
 
 def _topk_fair(score: Tensor, noise: Tensor, count: int, taken: Tensor | None) -> Tensor:

@@ -10,13 +10,13 @@ from torch.utils.checkpoint import checkpoint
 
 from pretrain.config import EncoderConfig, SelectiveMaeObjective
 from pretrain.errors import InputError
-from pretrain.models.encoder import embed_patches, encode, initialise, patch_positions
-from pretrain.models.hog import richness
+from pretrain.models.encoder import embed_patches, encode, encode_layers, initialise, patch_positions
+from pretrain.models.hog import BINS, hog_features, richness
 from pretrain.models.mae import visible_count
-from pretrain.models.objective import Objective, share_of
+from pretrain.models.objective import Objective, gather_rows, share_of
 from pretrain.models.output import Output
 from pretrain.models.positions import sincos_2d
-from pretrain.models.selection import choose, expand, mark
+from pretrain.models.selection import choose, expand, inverse_odds, mark
 
 
 class SelectiveMAE(Objective):
@@ -26,14 +26,29 @@ class SelectiveMAE(Objective):
         super().__init__(encoder, norm_pix=config.norm_pix)
         self.config = config
         self.uniform = config.seeds == config.targets == "uniform"
-        self.seeds, self.added, self.target_count = token_counts(self.num_patches, config)
+        self.counts = token_counts(self.num_patches, config)
+        self.late_counts = self.counts
+        if config.late_mask_ratio is not None:
+            late = config.model_copy(update={"mask_ratio": config.late_mask_ratio})
+            self.late_counts = token_counts(self.num_patches, late)
+        self.enter(0.0)
         self.noise_size = 3 * self.num_patches
-        self.decoder = CrossAttentionDecoder(self.encoder.embed_dim, config, self.grid, 3 * self.patch_size**2)
-        if self.patch_size % 2 and not self.uniform:
+        layers = len(self.encoder.blocks) + 1
+        mixes = config.decoder_reads == "mixture"
+        self.mixture = LayerMixture(layers, self.encoder.embed_dim, config.decoder_depth) if mixes else None
+        self.pixels = 3 * self.patch_size**2
+        outputs = self.pixels + (3 * 4 * BINS if config.hog_weight else 0)
+        self.decoder = CrossAttentionDecoder(self.encoder.embed_dim, config, self.grid, outputs)
+        if self.patch_size % 2 and not (self.uniform and not config.hog_weight):
             raise InputError(
                 f"encoder: HOG cells are half a patch, so {self.patch_size} px patches cannot be scored; "
-                "set objective.seeds and objective.targets to uniform"
+                "set objective.seeds and objective.targets to uniform, and objective.hog_weight to 0"
             )
+
+    def enter(self, progress: float) -> None:
+        """Choose the numbers of tokens: in a compiled step the late ones make a second graph."""
+        late = progress >= 1 - self.config.late_share
+        self.seeds, self.added, self.target_count = self.late_counts if late else self.counts
 
     def forward(self, images: Tensor, gsd: Tensor, noise: Tensor, progress: Tensor) -> Output:
         """One pass over uint8 images (B, 3, H, W).
@@ -46,9 +61,30 @@ class SelectiveMAE(Objective):
         """
         patches = self.patchify(images)
         visible, target = self.select(images, patches, noise, progress)
-        latent = encode(self.encoder, self.embed(patches, visible))
-        prediction = self.decoder(latent, target, recompute=self.grad_checkpointing)
-        return Output(self.pixel_loss(prediction, patches, target), prediction, visible, target)
+        tokens = self.embed(patches, visible)
+        latent = self.mixture(encode_layers(self.encoder, tokens)) if self.mixture else encode(self.encoder, tokens)
+        output = self.decoder(latent, target, recompute=self.grad_checkpointing)
+        prediction = output[:, :, : self.pixels]
+        loss = self.pixel_loss(prediction, patches, target, self._target_weights(images, noise, visible, target))
+        if self.config.hog_weight:
+            loss = loss + self.config.hog_weight * self.hog_loss(output[:, :, self.pixels :], images, target)
+        return Output(loss, prediction, visible, target)
+
+    @torch.no_grad()
+    def _target_weights(self, images: Tensor, noise: Tensor, visible: Tensor, target: Tensor) -> Tensor | None:
+        """Weights (B, T) of the targets in the loss, float32; None for equal ones."""
+        if self.config.target_weights == "equal":
+            return None
+        with torch.autocast(images.device.type, enabled=False):
+            target_noise, taken = noise.float()[:, 2 * self.num_patches :], mark(visible, self.num_patches)
+            count, temperature = self.target_count, self.config.temperature
+            return inverse_odds(self._score(images), target_noise, count, temperature, taken).gather(1, target)
+
+    def hog_loss(self, prediction: Tensor, images: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error per sample (B,) of predicted gradients (B, T, 108), float32."""
+        wanted = gather_rows(hog_features(images, self.patch_size), target)
+        loss: Tensor = (prediction.float() - wanted).square().mean(dim=(1, 2))
+        return loss
 
     @torch.no_grad()
     def select(self, images: Tensor, patches: Tensor, noise: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,18 +94,26 @@ class SelectiveMAE(Objective):
             seed_noise, stage_noise, target_noise = torch.split(noise.float(), self.num_patches, dim=1)
             score = self._score(images)
             seeds = choose(config.seeds, score, seed_noise, self.seeds, config.temperature)
-            visible = expand(self.tokens(patches), seeds, self.added, stage_noise, progress, config.borders)
+            visible = self._expanded(patches, seeds, stage_noise, progress)
             taken = mark(visible, self.num_patches)
             target = choose(config.targets, score, target_noise, self.target_count, config.temperature, taken)
         return visible, target.sort(dim=1).values
 
+    def _expanded(self, patches: Tensor, seeds: Tensor, noise: Tensor, progress: Tensor) -> Tensor:
+        """The visible tokens (B, V): the seeds, then those that are added to them."""
+        if self.config.added == "uniform":
+            fresh = choose("uniform", noise, noise, sum(self.added), 1.0, mark(seeds, self.num_patches))
+            return torch.cat([seeds, fresh], dim=1)
+        return expand(self.tokens(patches), seeds, self.added, noise, progress, self.config.borders)
+
     @torch.no_grad()
     def tokens(self, patches: Tensor) -> Tensor:
-        """Every patch's embedding plus position, (B, N, D), which similarity is measured on.
+        """What similarity is measured on, (B, N, D): every patch's embedding plus position; ``psts_content`` without.
 
         The few visible ones are embedded again with gradient: cheaper than a backward pass through all of them.
         """
-        return embed_patches(self.encoder, self.normalise(patches)) + patch_positions(self.encoder)
+        embedded = embed_patches(self.encoder, self.normalise(patches))
+        return embedded if self.config.added == "psts_content" else embedded + patch_positions(self.encoder)
 
     def _score(self, images: Tensor) -> Tensor:
         if self.uniform:
@@ -116,9 +160,9 @@ class CrossAttentionDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, latent: Tensor, target: Tensor, *, recompute: bool = False) -> Tensor:
-        """Predict patches ``target`` (B, T) from ``latent`` (B, L, E): (B, T, p*p*3)."""
-        batch, length = latent.shape[:2]
-        kv = self.kv(latent).view(batch, length, 2 * len(self.blocks), self.heads, -1).unbind(2)
+        """Predict patches ``target`` (B, T) from ``latent`` (B, L, E), or one for each block: (B, T, p*p*3)."""
+        batch, length = latent.shape[-3:-1]
+        kv = self._keys_values(latent).view(batch, length, 2 * len(self.blocks), self.heads, -1).unbind(2)
         x = self.mask_token + self.positions[target]
         for index, block in enumerate(self.blocks):
             key, value = kv[2 * index].transpose(1, 2), kv[2 * index + 1].transpose(1, 2)
@@ -128,6 +172,32 @@ class CrossAttentionDecoder(nn.Module):
                 x = block(x, key, value)
         prediction: Tensor = self.pred(self.norm(x))
         return prediction
+
+    def _keys_values(self, latent: Tensor) -> Tensor:
+        """(B, L, depth * 2 * width), a block's keys and then its values."""
+        if latent.ndim == 3:
+            joined: Tensor = self.kv(latent)
+            return joined
+        weight = self.kv.weight.view(len(self.blocks), -1, latent.shape[-1])
+        return torch.einsum("dble,dwe->bldw", latent, weight).flatten(2) + self.kv.bias
+
+
+class LayerMixture(nn.Module):
+    """For each decoder block a learned sum of the encoder's layers, normed (CrossMAE's ``WeightedFeatureMaps``).
+
+    Unlike there, the last layer passes the encoder's own norm first, so that this norm is trained.
+    """
+
+    def __init__(self, layers: int, dim: int, depth: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(depth, layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for _ in range(depth))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, layers: list[Tensor]) -> Tensor:
+        """Mix ``layers`` of (B, L, E): (depth, B, L, E)."""
+        mixed = torch.einsum("dk,kble->dble", self.weight, torch.stack(layers))
+        return torch.stack([norm(each) for norm, each in zip(self.norms, mixed.unbind(), strict=True)])
 
 
 class CrossBlock(nn.Module):

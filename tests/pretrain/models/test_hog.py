@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from official import channels_first, load
+from skimage.feature import hog
 
-from pretrain.models.hog import cell_histograms, kernel_beyond, richness, tensor_beyond
+from pretrain.models.hog import cell_histograms, hog_features, kernel_beyond, richness, tensor_beyond
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,24 @@ def test_histograms_equal_scikit_image(reference):
     expected = reference["cells_channel"].permute(4, 0, 1, 2, 3)
     # Only pixels without a row difference can lie on a bin border, and both sides put those into bin 0.
     assert torch.allclose(cell_histograms(images, 8).double(), expected, atol=1e-4)
+
+
+def test_features_equal_scikit_image_with_cells_as_blocks():
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8)
+    found = hog_features(image, 16)
+    assert found.shape == (1, 6, 108)
+    blocks = np.stack(
+        [
+            hog(plane.numpy() / 255, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(1, 1), block_norm="L2",
+                feature_vector=False)[:, :, 0, 0]
+            for plane in image[0]
+        ]
+    )  # fmt: skip
+    row, column = 1, 2  # the last patch
+    expected = blocks[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].reshape(108)
+    assert np.allclose(found[0, row * 3 + column].numpy(), expected, atol=1e-4)
+    assert not hog_features(torch.full((1, 3, 32, 32), 9, dtype=torch.uint8), 16).any()
 
 
 @pytest.mark.parametrize(

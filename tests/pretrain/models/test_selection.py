@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from official import channels_first, load
 
 from pretrain.models.hog import richness
-from pretrain.models.selection import choose, expand, stage
+from pretrain.models.selection import choose, expand, inverse_odds, stage
 
 BORDERS = (0.35, 0.375, 0.725, 0.75)
 
@@ -115,7 +115,39 @@ def test_first_draw_has_the_odds_of_a_softmax():
     assert torch.allclose(odds, (z[0] / 0.7).softmax(0), atol=0.01)
 
 
-@pytest.mark.parametrize("rule", ["hog_sample", "hog_topk", "uniform"])
+def test_weighted_draws_estimate_the_sum_over_all_that_could_be_drawn():
+    torch.manual_seed(0)
+    draws, values = 20_000, torch.tensor([5.0, -3.0, 2.0, 8.0, 1.0, 100.0, 4.0, -7.0])
+    score = torch.tensor([3.0, 9.0, 1.0, 7.0, 2.0, 8.0, 0.0, 4.0]).expand(draws, -1)
+    taken = torch.zeros(draws, 8, dtype=torch.bool)
+    taken[:, 5] = True
+    noise = torch.rand(draws, 8)
+    ids = choose("hog_sample", score, noise, 3, 0.8, taken)
+    weighted = (values[ids] * inverse_odds(score, noise, 3, 0.8, taken).gather(1, ids)).sum(1)
+    error = weighted.std() / draws**0.5
+    assert abs(weighted.mean() - 10.0) < 4 * error  # 5 - 3 + 2 + 8 + 1 + 4 - 7
+    assert abs(values[ids].sum(1).mean() * 7 / 3 - 10.0) > 4 * error  # unweighted draws prefer the rich
+
+
+def test_where_all_are_drawn_all_weigh_the_same():
+    taken = torch.tensor([[True, False, False, False]])
+    weights = inverse_odds(torch.rand(1, 4), torch.rand(1, 4), 3, 1.0, taken)
+    assert torch.equal(weights[:, 1:], torch.ones(1, 3))
+
+
+def test_half_of_the_targets_are_the_richest_and_the_others_anything_else():
+    torch.manual_seed(0)
+    score = torch.tensor([3.0, 9.0, 1.0, 7.0, 2.0, 8.0, 0.0, 4.0]).expand(4000, -1)
+    taken = torch.zeros(4000, 8, dtype=torch.bool)
+    taken[:, 1] = True  # the richest is visible
+    ids = choose("half_hog", score, torch.rand(4000, 8), 5, 1.0, taken)
+    assert (ids[:, :2] == torch.tensor([5, 3])).all()
+    counts = ids[:, 2:].flatten().bincount(minlength=8)[[0, 2, 4, 6, 7]].float()
+    assert counts.sum() == 12_000
+    assert ((counts - 2400).square() / 2400).sum() < 18.5  # 0.1 % point of chi-square, 4 degrees of freedom
+
+
+@pytest.mark.parametrize("rule", ["hog_sample", "hog_topk", "half_hog", "uniform"])
 def test_a_constant_image_is_chosen_from_uniformly(rule):
     torch.manual_seed(0)
     ids = choose(rule, torch.zeros(4000, 10), torch.rand(4000, 10), 3, 1.0)
@@ -133,7 +165,7 @@ def test_noise_never_overrules_a_higher_score():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    rule=st.sampled_from(["hog_sample", "hog_topk", "uniform"]),
+    rule=st.sampled_from(["hog_sample", "hog_topk", "half_hog", "uniform"]),
     progress=st.floats(0, 1),
     seed=st.integers(0, 2**31),
     sizes=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.integers(1, 6)),

@@ -1,0 +1,149 @@
+"""The tables of docs/benchmarks/study.md, made from the cells' JSON between two marks; the words around stay.
+
+An interval adds in quadrature what the seeds leave open (Student's t over their accuracies, n - 1 degrees of freedom)
+and what the choice of test images does (normal, over the images' mean answer). Differences are paired in both: a seed
+gives all arms the same first weights, order and crops.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import t as student
+
+from benchmarks.study.arms import ARMS, PRESETS, Preset
+
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+FREE = ("histogram", "untrained")
+"""Arms that no budget touches."""
+Cells = dict[str, list[dict[str, Any]]]
+"""Arm to its cells, by rising seed."""
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds and images, in percent or percentage points, and half its 95 % interval."""
+
+    mean: float
+    half: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f} ± {self.half:.1f}" + (" (one seed)" if self.seeds == 1 else "")
+
+
+def estimate(right: np.ndarray) -> Estimate:
+    """Mean of (S, N) answers, or of differences of answers, of S seeds on N test images."""
+    seeds, images = right.shape
+    of_images = 1.96 * right.mean(0).std(ddof=1) / images**0.5
+    of_seeds = student.ppf(0.975, seeds - 1) * right.mean(1).std(ddof=1) / seeds**0.5 if seeds > 1 else 0.0
+    return Estimate(100 * right.mean(), 100 * float(np.hypot(of_images, of_seeds)), seeds)
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Put the tables of all presets and budgets of which there are cells into the page."""
+    told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*-seed*.json"))]
+    parts = [
+        part for name, preset in PRESETS.items() for part in sections(preset, [c for c in told if c["preset"] == name])
+    ]
+    head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    tail = rest.partition(END)[2]
+    page.write_text("\n\n".join([head + BEGIN, *parts, END]) + tail, encoding="utf-8")
+
+
+def sections(preset: Preset, told: list[dict[str, Any]]) -> Iterator[str]:
+    for budget, amount in preset.budgets.items():
+        cells: Cells = defaultdict(list)
+        for each in told:
+            if each["budget"] in (budget, "any"):
+                cells[each["arm"]].append(each)
+        if set(cells) <= set(FREE):
+            continue
+        yield f"### {preset.words[0].upper()}{preset.words[1:]}: {amount:,.0f} {budget} for each run"
+        yield accuracies(cells, "wall_seconds" if preset.resident else "cpu_seconds")
+        yield "Difference to MAE of the same seeds, percentage points:"
+        yield differences(cells)
+        fallen = [each for arm in cells.values() for each in arm if "failed" in each]
+        if fallen:
+            reasons = [f"{each['words']}, seed {each['seed']}: {each['failed']}" for each in fallen]
+            yield f"Did not finish: {'; '.join(reasons)}."
+
+
+def accuracies(cells: Cells, seconds: str) -> str:
+    """Arms with what they cost, by one of the cells' clocks, and every accuracy."""
+    rows = []
+    for arm in in_order(cells):
+        whole = [each for each in cells[arm] if each["answers"]]
+        spent = ["", "", ""]
+        if arm not in FREE and whole:
+            told = whole[0]
+            spent = [f"{told['epochs']}", f"{told['images']:,}", spread([cell[seconds] for cell in whole])]
+        values = [accuracy(whole, *column) for column in columns(cells)]
+        rows.append([ARMS[arm].words, ", ".join(str(each["seed"]) for each in whole), *spent, *values])
+    clock = seconds.partition("_")[0].replace("cpu", "CPU")
+    return table(["arm", "seeds", "epochs", "images", f"{clock} s", *titles(cells)], rows)
+
+
+def accuracy(cells: list[dict[str, Any]], dataset: str, protocol: str) -> str:
+    """Empty where nobody was asked so: a histogram cannot be fine-tuned."""
+    right = answers(cells, dataset, protocol)
+    if not len(right):
+        return ""
+    found = estimate(right)
+    return f"{found.mean:.1f} ± {found.half:.1f}" if cells[0]["arm"] == "histogram" else str(found)
+
+
+def differences(cells: Cells) -> str:
+    """Arms against MAE, on the seeds that both have."""
+    rows = []
+    for arm in in_order(cells):
+        if arm == "histogram":  # nothing of it is drawn, so no seed pairs it
+            continue
+        pairs = [
+            (one, other) for one in cells[arm] for other in cells["mae"]
+            if one["seed"] == other["seed"] and one["answers"] and other["answers"]
+        ]  # fmt: skip
+        if arm == "mae" or not pairs:
+            continue
+        ours, theirs = ([pair[side] for pair in pairs] for side in range(2))
+        gaps = [estimate(answers(ours, *column) - answers(theirs, *column)) for column in columns(cells)]
+        rows.append([ARMS[arm].words, str(len(pairs)), *(f"{'+' if gap.mean >= 0 else ''}{gap}" for gap in gaps)])
+    return table(["arm", "seeds", *titles(cells)], rows)
+
+
+def in_order(cells: Cells) -> list[str]:
+    return [arm for arm in ARMS if cells.get(arm)]
+
+
+def columns(cells: Cells) -> list[tuple[str, str]]:
+    """Data set and protocol of each accuracy."""
+    first = next(each for arm in in_order(cells) if arm != "histogram" for each in cells[arm] if each["answers"])
+    return [(dataset, protocol) for dataset, asked in first["answers"].items() for protocol in asked]
+
+
+def titles(cells: Cells) -> list[str]:
+    return [", ".join(column) for column in columns(cells)]
+
+
+def answers(cells: list[dict[str, Any]], dataset: str, protocol: str) -> np.ndarray:
+    """(S, N): which test images each seed's encoder had right."""
+    asked = [cell["answers"][dataset].get(protocol) for cell in cells]
+    return np.array([unpacked(each) for each in asked if each is not None], dtype=float)
+
+
+def unpacked(answer: dict[str, Any]) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(answer["right"]), np.uint8))[: answer["images"]]
+
+
+def spread(values: list[float], form: Callable[[float], str] = "{:,.0f}".format) -> str:
+    low, high = form(min(values)), form(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
