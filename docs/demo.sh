@@ -43,7 +43,7 @@ Made:
 
 This training saw some 860 tiles for a minute: enough to see every part at work, not for better features. Those take six
 minutes on one core: pretrain/configs/small_mae.yaml at 64 px, on 1,400 scenes of RSSCN7, lifts the accuracy of a linear
-probe by 7 points over the untrained encoder, as a mean of three seeds; at 96 px and in twenty minutes from 66 to 74 %
+probe by 6 points over the untrained encoder, as a mean of five seeds; at 96 px and in twenty minutes from 66 to 74 %
 (docs/benchmarks/learning.md has the commands). On data of your own:
 
   rs-curate run FOLDER --out corpus
