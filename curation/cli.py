@@ -63,7 +63,7 @@ EXAMPLES = {
     "benchmark": "rs-curate benchmark uc_merced --data raw --out labelled/uc_merced",
     "fingerprint": "rs-curate fingerprint --benchmark aid --data raw",
     "run": "rs-curate run mine.yaml --out corpus",
-    "audit": "rs-curate audit /data/their_shards --out audit --fingerprints raw/.fingerprints",
+    "audit": "rs-curate audit their_shards --out audit",
     "why": "rs-curate why corpus city/tile_1.tif",
     "groups": "rs-curate groups corpus --csv",
     "verify": "rs-curate verify corpus/shards",

@@ -68,7 +68,7 @@ def catalogue_keys(out: Path, asked: str, replace: bool, regenerate: bool) -> tu
     Args:
         out: folder of the run.
         asked: :func:`select_key`.
-        replace: whether a catalogue that cannot be read is as good as none.
+        replace: whether a finished catalogue that cannot be read is as good as none.
         regenerate: whether all starts anew.
 
     Raises:

@@ -250,7 +250,8 @@ def _select(state: Run, plan: _Plan) -> tuple[str, Path]:
 
     scanned = {source: content_of_source(parts) for source, parts in plan.parts.items()}
     asked = keys.select_key(state.recipe, state.sources, scanned, plan.fingerprints)
-    told, grown_from = keys.catalogue_keys(state.out, asked, state.options.replace, state.options.regenerate)
+    careless = state.options.replace or state.options.until == "select"  # a trial touches nothing
+    told, grown_from = keys.catalogue_keys(state.out, asked, careless, state.options.regenerate)
     catalogue = state.stage("select", told.key) / "catalogue.parquet"
     if is_whole(catalogue):
         return told.key, catalogue

@@ -75,8 +75,9 @@ def test_python_runs(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     names: dict[str, Any] = {}
     for piece in pieces(page, "python"):
-        if "import datasets" in piece:
-            pytest.importorskip("datasets")
+        for library in ("datasets", "torchgeo"):
+            if re.search(rf"^(import|from) {library}\b", piece, re.MULTILINE):
+                pytest.importorskip(library)
         exec(piece, names)
     told = capsys.readouterr().out
     for line in SHOWN.get(page, ()):
@@ -110,6 +111,8 @@ def _understood(document: dict[str, Any]) -> None:
         validate(Suite, document, "suite")
     elif "objective" in document:
         validate(TrainConfig, {"data": {"shards": "shards"}, **document}, "config")
+    elif "class_path" in document.get("model", {}):
+        assert document["model"]["class_path"].startswith("terratorch.")  # Lightning's command line reads it
     else:
         assert "apiVersion" in document, f"of no command: {sorted(document)}"
 

@@ -75,7 +75,7 @@ def test_what_cannot_be_pushed_is_told(
     command = ["push", "--weights", str(encoder), "--to"]
     assert main([*command, "encoder"]) == 2
     assert "encoder: no name of a repository; give USER/NAME" in capsys.readouterr().err
-    hub.refusals.append(500)
+    hub.refusals["commit"] = [500]
     assert main([*command, "me/encoder"]) == 1
     assert "hf://me/encoder: " in (told := capsys.readouterr().err) and "the same command goes on" in told
     monkeypatch.setenv("HF_TOKEN", "hf_bad")

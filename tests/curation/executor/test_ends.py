@@ -126,7 +126,7 @@ def test_a_closed_dashboard_tab_is_nobodys_business(tree: Path) -> None:  # noqa
         if line.startswith("dashboard: "):
             break
     for _ in range(3):
-        tab = _websocket(line.removeprefix("dashboard: ").strip())
+        tab = _websocket(line.removeprefix("dashboard: ").partition(" ")[0].strip())
         tab.recv(1 << 16)
         tab.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # as a browser that is killed
         tab.close()

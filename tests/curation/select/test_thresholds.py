@@ -121,7 +121,8 @@ def test_a_trial_beside_a_catalogue_of_another_version_is_not_compared(
 def test_a_moved_threshold_is_refused_beside_finished_shards_and_the_trial_is_named(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(run(tree, "exclude.min_side=40")) == 2
+    values = sorted(row["std"] for row in rows(tree, kind="tile", verdict="kept"))
+    assert main(run(tree, f"exclude.min_std={values[len(values) // 2]}")) == 2
     assert "--until select" in capsys.readouterr().err
 
 
