@@ -23,7 +23,7 @@ STAGES = {0.5: 0.9, 0.99: 0.1}
 def seconds_per_image(configs: dict[str, TrainConfig], feed: Feed = batches) -> dict[str, float]:
     """CPU seconds per image of whole steps, reading included; on a GPU seconds on the wall.
 
-    It is the least of thirty rounds, in each of which every arm has its turn: other work on the machine only adds to it.
+    It is the least of all rounds, in each of which every arm has its turn: other work on the machine only adds to it.
     """
     steps = {name: _step(config, feed) for name, config in configs.items()}
     clocks = {name: _clock(config.device) for name, config in configs.items()}

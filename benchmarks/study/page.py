@@ -19,6 +19,8 @@ from scipy.stats import t as student
 from benchmarks.study.arms import ARMS, PRESETS, Preset
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+TOGETHER = "both"
+"""The test images of all sets as one."""
 FREE = ("histogram", "untrained")
 """Arms that no budget touches."""
 Cells = dict[str, list[dict[str, Any]]]
@@ -120,9 +122,11 @@ def in_order(cells: Cells) -> list[str]:
 
 
 def columns(cells: Cells) -> list[tuple[str, str]]:
-    """Data set and protocol of each accuracy."""
+    """Data set and protocol of each accuracy; behind several sets, all their images together."""
     first = next(each for arm in in_order(cells) if arm != "histogram" for each in cells[arm] if each["answers"])
-    return [(dataset, protocol) for dataset, asked in first["answers"].items() for protocol in asked]
+    sets = first["answers"]
+    names = [*sets, TOGETHER] if len(sets) > 1 else list(sets)
+    return [(name, protocol) for name in names for protocol in next(iter(sets.values()))]
 
 
 def titles(cells: Cells) -> list[str]:
@@ -130,9 +134,10 @@ def titles(cells: Cells) -> list[str]:
 
 
 def answers(cells: list[dict[str, Any]], dataset: str, protocol: str) -> np.ndarray:
-    """(S, N): which test images each seed's encoder had right."""
-    asked = [cell["answers"][dataset].get(protocol) for cell in cells]
-    return np.array([unpacked(each) for each in asked if each is not None], dtype=float)
+    """(S, N): which test images each seed's encoder had right; of those that were asked so."""
+    sets = list(cells[0]["answers"]) if dataset == TOGETHER else [dataset]
+    asked = [cell["answers"] for cell in cells if protocol in cell["answers"][sets[0]]]
+    return np.array([np.concatenate([unpacked(each[name][protocol]) for name in sets]) for each in asked], dtype=float)
 
 
 def unpacked(answer: dict[str, Any]) -> np.ndarray:
