@@ -179,6 +179,18 @@ def test_content_counts_and_not_the_name(tmp_path: Path, capsys: pytest.CaptureF
     assert "not read: 1 file ends in .jp2 in . (not an image format that is read" in told
 
 
+def test_masks_that_no_source_takes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "towns"
+    chips(folder / "images", 4)
+    raster(folder / "pan/0.tif", 1)
+    classes(folder / "gt", 4)
+    recipe, text, told = made(folder, capsys)
+    assert [source.manifest["images"] for source in recipe.sources] == [["**/*.jpg"], ["**/*.tif"]]
+    assert not any("leave" in source.manifest for source in recipe.sources)
+    for shown in (text, told):
+        assert "not taken: **/gt/**: 4 masks or labels: the name says so" in shown
+
+
 def test_links_that_lead_outside_are_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chips(tmp_path / "blobs", 3)
     folder = tmp_path / "snapshots"
