@@ -144,6 +144,8 @@ def test_nothing_kept_is_shown_all_the_same(here: Path, capsys: pytest.CaptureFi
         told
     )
     assert "broken.jpg" in (here / "out/report.html").read_text()
+    assert curate.main(["groups", "out"]) == 0
+    assert capsys.readouterr().out == "no duplicates\n"
     # A second time: nothing is made anew, and a file that was added since is noticed.
     Image.new("RGB", (96, 96)).save(here / "mine/new.png")
     assert curate.main(["run", "mine.yaml", "--data", ".", "--out", "out", "--workers", "1"]) == 1

@@ -200,6 +200,13 @@ def _warnings(survey: Survey, drafts: Sequence[Draft]) -> Iterator[str]:
     for one, name in zip(drafts, names(survey, drafts), strict=True):
         if one.unnamed:
             yield f"warning: {_advice(one, name)}"
+        grey = [look for look in one.opened if look.bands == 1 and look.grey]
+        if 0 < len(grey) < len(one.opened):
+            yield (
+                f"warning: {name}: {len(grey):,} of {len(one.opened):,} opened have one band, such as "
+                f"{grey[0].place.file}, and a source of kind: rgb leaves those out; if they are panchromatic imagery, "
+                "name them in a source of their own with kind: grey"
+            )
         if one.deep and len(one.types) > 1:
             yield f"warning: {name}: types differ ({_counts(one.types)}), so that no stretch fits all"
         if one.failed:

@@ -126,6 +126,16 @@ def test_grey_beside_colour_becomes_a_source_of_its_own(tmp_path: Path, capsys: 
     assert pan.id == "mixed_grey_uint16" and pan.manifest["kind"] == "grey" and pan.manifest["images"] == ["**/*.tif"]
 
 
+def test_grey_among_colour_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "mixed"
+    for number in range(3):
+        raster(folder / f"{number}.tif", 3, "uint8", high=255)
+    raster(folder / "3.tif", 1, "uint8", high=255)
+    recipe, _, told = made(folder, capsys)
+    assert "kind" not in only(recipe).manifest
+    assert "warning: mixed: 1 of 4 opened have one band, such as 3.tif, and a source of kind: rgb leaves those" in told
+
+
 def test_one_file_per_band(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "bands"
     for patch in ("p1", "p2"):
