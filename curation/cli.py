@@ -276,8 +276,8 @@ def _groups(options: argparse.Namespace) -> None:
     if options.csv:
         write_csv(groups(options.out), sys.stdout)
         return
-    for rows in groups(options.out):
-        print(in_words(rows))
+    told = [in_words(rows) for rows in groups(options.out)]
+    print("\n".join(told) or "no duplicates")
 
 
 def _add_verify(commands: Commands) -> None:

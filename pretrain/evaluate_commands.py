@@ -121,11 +121,25 @@ def _protocols(options: argparse.Namespace) -> dict[str, AnyProtocol]:
     return kinds
 
 
+_OF_MASKS = ("classes", "window", "tune")
+_OF_CLASSES = ("test_data", "train_list", "test_list", "scales")
+
+
+def _refuse_unused(options: argparse.Namespace) -> None:
+    """Refuse options of the other kind of data; they would change nothing."""
+    for name in _OF_CLASSES if options.masks else _OF_MASKS:
+        if getattr(options, name):
+            what = "is of images with classes, --masks of images with masks" if options.masks else "needs --masks"
+            also = "; rs-pretrain evaluate suite tunes on classes: {name: finetune}" if name == "tune" else ""
+            raise InputError(f"--{name.replace('_', '-')}: {what}{also}")
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from pretrain.evaluate.compare import chosen_encoders, compare
     from pretrain.evaluate.features import Work
     from pretrain.evaluate.protocols import open_any
 
+    _refuse_unused(options)
     encoders = chosen_encoders(options.run, options.weights, options.encoder, options.pool, options.seed)
     if not encoders:
         raise InputError(f"no encoder to evaluate; give --run DIR, --weights DIR or --encoder with {_ENCODER}")

@@ -25,6 +25,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "mine/a.png")
+    for number in range(4):
+        (tmp_path / f"labelled/{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(tmp_path / f"labelled/{number % 2}/{number}.png")
     (tmp_path / "mine.yaml").write_text(OWN)
     (tmp_path / "named.yaml").write_text(OWN.replace("name: mine", "name: My Corpus"))
     (tmp_path / "id.yaml").write_text(OWN.replace("id: mine", "id: My Folder"))
@@ -50,6 +53,9 @@ WRONG = {
     "rs-pretrain train demo data.shards=x objective.name=mae --out r": r"is no key of this objective, but of",
     "rs-pretrain train mae_vit_b data.shards=x epochs=1 --out r": r"warmup_epochs 40 exceeds epochs 1; set it too",
     "rs-pretrain train mae_vit_b data.shards=x objective.mask_ratio=2 --out r": r"objective\.mask_ratio: Input should",
+    "rs-pretrain evaluate --encoder histogram --data labelled --k 1000": r"k 1000: there are 2 images to train on",
+    "rs-pretrain evaluate --encoder histogram --data labelled --tune": r"--tune: needs --masks; rs-pretrain evaluate",
+    "rs-pretrain evaluate --encoder histogram --data labelled --masks folders --test-data x": r"--test-data: is of im",
     "rs-pretrain train demo data.shards=x objective.target_ratio=2 --out r": r"objective\.target_ratio: Input should",
 }
 
@@ -138,6 +144,8 @@ def test_nothing_kept_is_shown_all_the_same(here: Path, capsys: pytest.CaptureFi
         told
     )
     assert "broken.jpg" in (here / "out/report.html").read_text()
+    assert curate.main(["groups", "out"]) == 0
+    assert capsys.readouterr().out == "no duplicates\n"
     # A second time: nothing is made anew, and a file that was added since is noticed.
     Image.new("RGB", (96, 96)).save(here / "mine/new.png")
     assert curate.main(["run", "mine.yaml", "--data", ".", "--out", "out", "--workers", "1"]) == 1

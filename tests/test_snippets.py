@@ -1,6 +1,7 @@
 """Every piece of Python and YAML in the documentation: the Python runs, on a small corpus; the YAML is understood.
 
-The cookbook and "Publish a corpus" have tests of their own, which type their commands as well.
+The cookbook and "Publish a corpus" have tests of their own, which type their commands as well. Of "Encoders in other
+libraries", which are not installed, only what needs none of them is looked at.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pretrain.evaluate.suite import Suite
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"]}
 FENCE = re.compile(r"^```(python|yaml)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-ELSEWHERE = {"docs/publish.md", "docs/cookbook.md"}
+ELSEWHERE = {"docs/publish.md", "docs/cookbook.md", "docs/other_libraries.md"}
 
 SMALL = """
 encoder: {name: vit_tiny_patch16_224, args: {img_size: 32, patch_size: 8, depth: 1, embed_dim: 24, num_heads: 2}}
@@ -115,6 +116,24 @@ def _understood(document: dict[str, Any]) -> None:
         assert document["model"]["class_path"].startswith("terratorch.")  # Lightning's command line reads it
     else:
         assert "apiVersion" in document, f"of no command: {sorted(document)}"
+
+
+def test_settings_of_other_libraries_are_whole() -> None:
+    page = "docs/other_libraries.md"
+    (terratorch,) = (yaml.safe_load(piece) for piece in pieces(page, "yaml"))
+    assert terratorch["model"]["class_path"] == "terratorch.tasks.SemanticSegmentationTask"
+    _, *configs = pieces(page, "python")  # the first imports torchgeo
+    found = []
+    for config in configs:
+        names: dict[str, Any] = {}
+        exec(config, names)  # mmengine's configurations are plain Python
+        assert names["_base_"] and names["optim_wrapper"]["optimizer"]["type"] == "AdamW"
+        found.append(names)
+    segments, detects, rotates = found
+    assert segments["model"]["decode_head"]["num_classes"] == 7  # LoveDA without "no data"
+    # DIOR and DIOR-R have the same 20 classes (Li et al. 2020, section 3.1).
+    assert len(set(detects["classes"])) == 20
+    assert [each["model"]["roi_head"]["bbox_head"]["num_classes"] for each in (detects, rotates)] == [20, 20]
 
 
 # ------------------------------------------------------------------------------------------------ the quick start

@@ -137,16 +137,21 @@ def _globs(one: Draft, survey: Survey) -> Iterator[str]:
 
 def _leave(one: Draft) -> Iterator[tuple[str, str]]:
     """Globs of what is left out, and why."""
+    yield from _masks(one.masks)
+    for glob in one.leave:
+        yield glob, "another source takes these"
+
+
+def _masks(every: Iterable[Met]) -> Iterator[tuple[str, str]]:
+    """Globs of masks and labels, and why they are taken for those."""
     found: dict[str, list[Met]] = {}
-    for each in one.masks:
+    for each in every:
         found.setdefault(each.kind.mask_word() or each.kind.glob, []).append(each)
     for glob, masks in found.items():
         files = sum(each.kind.count for each in masks)
         many = max((look.colours for each in masks for look in each.opened), default=0)
         doubt = f", but some show {many:,} colours: look at them" if many > 1_000 else ""
         yield glob, f"{files:,.0f} masks or labels: {masks[0].mask}{doubt}"
-    for glob in one.leave:
-        yield glob, "another source takes these"
 
 
 def _pixels(one: Draft, survey: Survey) -> Iterator[str]:
@@ -195,6 +200,13 @@ def _warnings(survey: Survey, drafts: Sequence[Draft]) -> Iterator[str]:
     for one, name in zip(drafts, names(survey, drafts), strict=True):
         if one.unnamed:
             yield f"warning: {_advice(one, name)}"
+        grey = [look for look in one.opened if look.bands == 1 and look.grey]
+        if 0 < len(grey) < len(one.opened):
+            yield (
+                f"warning: {name}: {len(grey):,} of {len(one.opened):,} opened have one band, such as "
+                f"{grey[0].place.file}, and a source of kind: rgb leaves those out; if they are panchromatic imagery, "
+                "name them in a source of their own with kind: grey"
+            )
         if one.deep and len(one.types) > 1:
             yield f"warning: {name}: types differ ({_counts(one.types)}), so that no stretch fits all"
         if one.failed:
@@ -215,6 +227,7 @@ def notes(survey: Survey, drafts: Sequence[Draft]) -> list[str]:
         f'"{each.kind.glob}"'
         for each in bare
     ]
+    told += [f"not taken: {glob}: {why}" for glob, why in _masks(_elsewhere(survey, drafts))]
     beside = Counter({each.kind.suffix: 0 for each in survey.met})
     for each in survey.met:
         if not each.is_image and each not in survey.others():
@@ -227,6 +240,12 @@ def notes(survey: Survey, drafts: Sequence[Draft]) -> list[str]:
     if not survey.names.complete:
         told.append(f"{counted(survey.names.folders, 'folder')} were seen in {survey.names.seconds:.0f} s, not all")
     return told
+
+
+def _elsewhere(survey: Survey, drafts: Sequence[Draft]) -> list[Met]:
+    """Masks and labels that no source's globs take, so that none has to leave them out."""
+    told = {id(each) for one in drafts for each in (*one.met, *one.masks, *one.beside)}
+    return [each for each in survey.images() if each.mask is not None and id(each) not in told]
 
 
 def _unread(each: Met) -> str:

@@ -133,6 +133,13 @@ class Divided:
         """Names of the classes, by their number."""
         return self.images.classes
 
+    @property
+    def one_sided(self) -> str:
+        """In words, which classes have images in one part alone; empty where none has."""
+        train, test = (set(self.images.labels[rows].tolist()) for rows in (self.train, self.test))
+        names = [self.classes[label] for label in sorted(train ^ test)]
+        return f"only in one part, to train on or to test on: {', '.join(names)}" if names else ""
+
     def marked(self) -> Labelled:
         """The images, each with the part in which it is."""
         parts = np.full(len(self.images.places), "", dtype=object)

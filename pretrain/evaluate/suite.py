@@ -8,7 +8,7 @@ OUT/table.md, .json, .html   the table
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -96,7 +96,11 @@ def run_suite(config: Suite, out: Path, listener: Listener) -> list[Path]:
     cells: list[Cell] = []
     failed: list[tuple[str, RscorpusError]] = []
     with hold(out):
-        for question in _questions(config):
+        data = {name: open_any(each) for name, each in (config.datasets | config.masks).items()}
+        for name, opened in data.items():
+            if isinstance(opened, Divided) and opened.one_sided:
+                listener.say(f"{name}: {opened.one_sided}")
+        for question in _questions(config, data):
             where = f"{question.dataset}, {question.encoder}, {question.protocol}"
             try:
                 cell, fresh = _answer(question, out / "cells", work)
@@ -113,8 +117,7 @@ def run_suite(config: Suite, out: Path, listener: Listener) -> list[Path]:
     return paths
 
 
-def _questions(config: Suite) -> Iterator[_Question]:
-    data = {name: open_any(each) for name, each in (config.datasets | config.masks).items()}
+def _questions(config: Suite, data: Mapping[str, Divided | Masked]) -> Iterator[_Question]:
     for (dataset, opened), (encoder, spec), (protocol, how) in product(
         data.items(), config.encoders.items(), config.protocols.items()
     ):

@@ -126,6 +126,16 @@ def test_grey_beside_colour_becomes_a_source_of_its_own(tmp_path: Path, capsys: 
     assert pan.id == "mixed_grey_uint16" and pan.manifest["kind"] == "grey" and pan.manifest["images"] == ["**/*.tif"]
 
 
+def test_grey_among_colour_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "mixed"
+    for number in range(3):
+        raster(folder / f"{number}.tif", 3, "uint8", high=255)
+    raster(folder / "3.tif", 1, "uint8", high=255)
+    recipe, _, told = made(folder, capsys)
+    assert "kind" not in only(recipe).manifest
+    assert "warning: mixed: 1 of 4 opened have one band, such as 3.tif, and a source of kind: rgb leaves those" in told
+
+
 def test_one_file_per_band(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "bands"
     for patch in ("p1", "p2"):
@@ -177,6 +187,18 @@ def test_content_counts_and_not_the_name(tmp_path: Path, capsys: pytest.CaptureF
     recipe, _, told = made(folder, capsys)
     assert only(recipe).manifest == {"images": ["**/*.{gtif,jpg}"]}
     assert "not read: 1 file ends in .jp2 in . (not an image format that is read" in told
+
+
+def test_masks_that_no_source_takes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "towns"
+    chips(folder / "images", 4)
+    raster(folder / "pan/0.tif", 1)
+    classes(folder / "gt", 4)
+    recipe, text, told = made(folder, capsys)
+    assert [source.manifest["images"] for source in recipe.sources] == [["**/*.jpg"], ["**/*.tif"]]
+    assert not any("leave" in source.manifest for source in recipe.sources)
+    for shown in (text, told):
+        assert "not taken: **/gt/**: 4 masks or labels: the name says so" in shown
 
 
 def test_links_that_lead_outside_are_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

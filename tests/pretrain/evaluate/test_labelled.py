@@ -72,6 +72,7 @@ def test_a_csv_list_brings_labels_parts_and_gsd(tmp_path: Path) -> None:
     divided = open_dataset(DataSet(path=path, gsd_m=7))
     assert (divided.images.classes, divided.images.gsd.tolist()) == (["cold", "warm"], [7, 0.5, 2])
     assert (divided.train.tolist(), divided.test.tolist()) == ([0, 1], [2])
+    assert divided.one_sided == "only in one part, to train on or to test on: cold"
     path.write_text("\n".join([*rows, "red/deep/red9.png,warm,test,2"]))
     with pytest.raises(InputError, match=r"list.csv, line 4: .*red9.png: no such file"):
         open_dataset(DataSet(path=path))

@@ -133,6 +133,18 @@ def test_a_cell_that_cannot_be_asked_loses_no_other(
     assert {cell["protocol"] for cell in json.loads((out / "table.json").read_text())["cells"]} == {"linear"}
 
 
+def test_a_class_of_one_image_is_told(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images/lonely").mkdir()
+    (tmp_path / "images/lonely/0.png").write_bytes(encode(picture(0, 40, 40), "png"))
+    told = "only in one part, to train on or to test on: lonely"
+    asked = ["--encoder", "histogram", "--data", str(tmp_path / "images"), "--k", "3", "--solver", "none"]
+    assert main(["evaluate", *asked]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["13 training and 12 test images in 3 classes", told]
+    quiet = Quiet()
+    run_suite(load(Suite, config, ["encoders={colours: {spec: histogram}}", "baseline=null"]), tmp_path / "out", quiet)
+    assert quiet.said[0] == f"tiny: {told}"
+
+
 def test_a_config_that_is_wrong_is_told(config: Path) -> None:
     for change, message in {
         "baseline=nobody": "baseline 'nobody' is none of the encoders untrained, colours",
