@@ -86,6 +86,8 @@ def audit(corpus: Path, out: Path, guard: Sequence[str], options: RunOptions, ob
             corpus.
     """
     recipe = recipe_for(corpus, out, guard or _fingerprinted(options.fingerprints), observer)
+    if not recipe.guard.benchmarks:
+        observer.say("warning: no evaluation set is looked for; --fingerprints names the folder of their fingerprints")
     result = run(recipe, None, out, replace(options, until="select"), observer)
     catalogue, report = (out / name for name in result.made)
     return _summary(catalogue, report)
@@ -124,7 +126,12 @@ def _archive(path: Path) -> dict[str, object]:
 
 
 def _fingerprinted(folder: Path | None) -> list[str]:
-    return [] if folder is None else sorted(path.stem for path in folder.glob("*.parquet"))
+    if folder is None:
+        return []
+    found = sorted(path.stem for path in folder.glob("*.parquet"))
+    if not found:
+        raise InputError(f"--fingerprints {folder}: holds no fingerprints; `rs-curate fingerprint` makes them")
+    return found
 
 
 def _summary(catalogue: Path, report: Path) -> Audit:

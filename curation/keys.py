@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from curation.base.errors import InputError
 from curation.base.files import digest, file_digest, is_whole
 from curation.catalogue import FORMAT_VERSION
+from curation.record import read_record
 from curation.sources.recipe import Recipe, ResolvedSource
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def catalogue_keys(out: Path, asked: str, replace: bool, regenerate: bool) -> tu
     """
     from curation.select.generations import Generations, read_generations
 
-    anew, finished = Generations(asked, asked), out / "catalogue.parquet"
+    anew, finished = Generations(asked, asked), _finished_catalogue(out)
     if regenerate or not is_whole(finished):
         return anew, None
     try:
@@ -90,3 +91,11 @@ def catalogue_keys(out: Path, asked: str, replace: bool, regenerate: bool) -> tu
     if not any((out / "shards").glob("*.tar")):
         return anew, None
     return Generations(asked, key("grown", asked, before.key or file_digest(finished))), finished
+
+
+def _finished_catalogue(out: Path) -> Path:
+    """The finished catalogue; where it is gone or cut short, that of the stage which made it."""
+    public = out / "catalogue.parquet"
+    needs = None if is_whole(public) else read_record(out).get("finished")
+    stages = [] if needs is None else [out / ".stages" / name for name in needs.stages if name.startswith("select-")]
+    return next((path for stage in stages if is_whole(path := stage / public.name)), public)

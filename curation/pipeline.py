@@ -27,6 +27,7 @@ from curation.base.terminal import local_folder
 from curation.catalogue import open_table
 from curation.record import Made, note, note_changed, note_made, read_changed, read_record
 from curation.run_state import Run, RunOptions, RunResult
+from curation.shards.format import read_checksums
 from curation.shards.shard_folder import REPLACE, ShardFolder
 from curation.sources.left_out import leave_out
 from curation.sources.recipe import Recipe, ResolvedSource, resolve
@@ -381,7 +382,8 @@ def _trial(state: Run, select_key: str, listings: Mapping[str, Path], catalogue:
 def _made(state: Run) -> Made:
     from curation.sources.journal import manifest_of
 
-    options = state.options
+    options, checksums = state.options, read_checksums(state.shards.path)
+    assert checksums is not None
     return Made(
         recipe=state.recipe.model_dump(mode="json"),
         sources={each.id: manifest_of(each.source, each.root) for each in state.sources},
@@ -389,4 +391,5 @@ def _made(state: Run) -> Made:
         fingerprints=None if options.fingerprints is None else str(options.fingerprints.absolute()),
         unguarded=list(options.unguarded),
         limit=options.limit,
+        key=checksums.key,
     )

@@ -68,6 +68,8 @@ class Made:
     unguarded: list[str]
     limit: int | None = None
     """Images that were drawn of each source; null: all."""
+    key: str = ""
+    """Key of the shards, as in their checksums; empty in records of earlier releases."""
 
 
 def note_changed(out: Path, images: Mapping[str, Collection[str]]) -> None:

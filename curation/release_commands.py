@@ -33,6 +33,7 @@ def _add_rebuild(commands: Commands) -> None:
     rebuild.add_argument("--data", type=Path, required=True, help="folder of the raw sources")
     rebuild.add_argument("--out", type=Path, required=True, help="folder for shards/ and catalogue.parquet")
     rebuild.add_argument("--accept-pixels", action="store_true", help="take other bytes of the same pixels")
+    rebuild.add_argument("--replace", action="store_true", help="let shards of an earlier lock change")
     rebuild.add_argument("--workers", type=positive, help="processes on this machine (default: one per core)")
     rebuild.set_defaults(command=_rebuild)
 
@@ -46,7 +47,7 @@ def _rebuild(options: argparse.Namespace) -> None:
     with on_processes(options.workers) as map_parts:
         rebuilt = rebuild(
             lock, options.data.absolute(), options.out.absolute(), map_parts, terminal.say, terminal.progress,
-            options.accept_pixels,
+            options.accept_pixels, options.replace,
         )  # fmt: skip
     check(rebuilt, options.out)
     terminal.say(f"{options.out / 'shards'}: {counted(len(lock.checksums.shards), 'shard')}, {rebuilt}")

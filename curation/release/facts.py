@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.base.errors import InputError
-from curation.record import read_made
+from curation.release.lock import read_finished
 from curation.select.generations import read_generations
-from curation.shards.format import ShardInfo, open_index, read_checksums
+from curation.shards.format import ShardInfo, open_index
 from curation.sources.source import Source
 
 
@@ -69,8 +69,7 @@ def read_facts(out: Path) -> CorpusFacts:
     Raises:
         InputError: it is not finished, or nothing says how it was made.
     """
-    made, checksums = read_made(out), read_checksums(out / "shards")
-    assert checksums is not None
+    made, checksums = read_finished(out)
     counts: Counter[str] = Counter()
     gsds, sides = [], []
     index, _ = open_index(out / "shards")

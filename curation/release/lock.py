@@ -58,9 +58,7 @@ def write_lock(out: Path, folder: Path) -> Path:
     Raises:
         InputError: the run is not finished, or nothing says how it was made.
     """
-    made, shards = read_made(out), out / "shards"
-    checksums = read_checksums(shards)
-    assert checksums is not None
+    (made, checksums), shards = read_finished(out), out / "shards"
     (folder / LOCK_FILE).unlink(missing_ok=True)
     for path in (out / CATALOGUE_FILE, shards / INDEX_FILE, shards / CHECKSUMS):
         with atomic(folder / path.name) as aside:
@@ -69,6 +67,19 @@ def write_lock(out: Path, folder: Path) -> Path:
         told = _lock(out, made, checksums)
         aside.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return folder / LOCK_FILE
+
+
+def read_finished(out: Path) -> tuple[Made, Checksums]:
+    """How a finished run was made, and its shards.
+
+    Raises:
+        InputError: the run is not finished, or nothing says how it was made.
+    """
+    made, checksums = read_made(out), read_checksums(out / "shards")
+    assert checksums is not None
+    if made.key not in ("", checksums.key):  # killed when its shards were in place, and catalogue and record were not
+        raise InputError(f"{out}: the run that wrote its shards did not finish; run its recipe once more")
+    return made, checksums
 
 
 def _lock(out: Path, made: Made, checksums: Checksums) -> dict[str, Any]:

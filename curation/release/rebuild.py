@@ -36,6 +36,7 @@ STATES = (SAME, PIXELS, CHANGED, MISSING)
 TOLD_FILE = "rebuild.parquet"
 """What is told of every sample that has not the same bytes."""
 
+_WAY_OUT = "run again with --replace to replace them, or give another --out; rs-curate diff tells what differs"
 _TOLD = pa.schema([(name, pa.string()) for name in ("key", "source", "image", "state", "detail")])
 
 
@@ -59,6 +60,7 @@ def rebuild(
     say: Callable[[str], None],
     progress: Callable[[str, int, str], Progress],
     accept_pixels: bool = False,
+    replace: bool = False,
 ) -> Rebuilt:
     """Make the shards of a lock from ``data``; what an interrupted rebuild has made is not made again.
 
@@ -71,9 +73,10 @@ def rebuild(
         progress: opens a display.
         accept_pixels: put shards in their place also where an encoder of another version gave other bytes of the same
             pixels.
+        replace: finished shards, of an earlier release say, may change.
 
     Raises:
-        InputError: the lock, or a folder, cannot be used.
+        InputError: the lock, or a folder, cannot be used; shards of another lock would change and ``replace`` is off.
         WorkError: the disk has not enough room.
     """
     with hold(out):
@@ -94,7 +97,7 @@ def rebuild(
         counts = rebuilt.tell(parts, out / TOLD_FILE)
         whole = counts[CHANGED] == counts[MISSING] == 0 and (accept_pixels or not counts[PIXELS])
         if whole:
-            rebuilt.put_in_place(parts, out)
+            rebuilt.put_in_place(parts, out, replace)
     return Rebuilt(counts, whole)
 
 
@@ -145,11 +148,11 @@ class _Rebuild:
     def _state(self, same: bool) -> dict[str, Any]:
         return {"state": SAME} if same else {"state": PIXELS, "detail": _encoders(self.lock)}
 
-    def put_in_place(self, parts: Sequence[ShardPart], out: Path) -> None:
+    def put_in_place(self, parts: Sequence[ShardPart], out: Path, replace: bool) -> None:
         key = self.lock.checksums.key
         made = [write.found(part, self.job, self.finished) for part in parts]
         if self.finished.holds(key) is None:
-            self.finished.allow([info for info, _ in made], key, replace=False)
+            self.finished.allow([info for info, _ in made], key, replace, _WAY_OUT)
             self.finished.replace(made, key)
         with atomic(out / CATALOGUE_FILE) as aside:
             shutil.copyfile(self.lock.catalogue, aside)

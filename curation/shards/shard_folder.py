@@ -63,13 +63,14 @@ class ShardFolder:
         path = self.path / info.file
         return path if _has_size(path, info) and file_digest(path) == info.sha256 else None
 
-    def allow(self, infos: Sequence[ShardInfo | None], key: str, replace: bool) -> None:
+    def allow(self, infos: Sequence[ShardInfo | None], key: str, replace: bool, way_out: str = REPLACE) -> None:
         """Check that the finished shards stay as they are, or may be replaced.
 
         Args:
             infos: what is known of the shards that take their place; None: not made yet.
             key: theirs; under the same key only what is damaged is made again.
             replace: whether the user said so.
+            way_out: what to type otherwise.
 
         Raises:
             InputError: a shard would change, and may not.
@@ -80,7 +81,7 @@ class ShardFolder:
         lost = sum((each.file, each.sha256) not in stay for each in self.done.shards)
         if lost:
             of = f"of which {lost:,} of {len(self.done.shards):,} would change"
-            raise InputError(f"{self.path}: holds shards of another recipe or other data, {of}; {REPLACE}")
+            raise InputError(f"{self.path}: holds shards of another recipe or other data, {of}; {way_out}")
 
     def replace(self, made: Sequence[tuple[ShardInfo, Path]], key: str) -> None:
         """Put tars in place, then the index, then the checksums, whose presence means: complete.

@@ -99,3 +99,9 @@ def test_a_benchmark_without_fingerprints_is_named(tmp_path, members, capsys):
     corpus = corpus_of("folder", members, tmp_path / "corpus")
     assert main(["audit", str(corpus), "--out", str(tmp_path / "audit"), "--guard", "aid", "--workers", "1"]) == 2
     assert "rs-curate fingerprint --benchmark aid" in capsys.readouterr().err
+
+
+def test_a_folder_without_fingerprints_is_refused(tmp_path, members, capsys):
+    corpus = corpus_of("folder", members, tmp_path / "corpus")
+    assert main(["audit", str(corpus), "--out", str(tmp_path / "audit"), "--fingerprints", str(corpus)]) == 2
+    assert "holds no fingerprints" in capsys.readouterr().err

@@ -195,6 +195,29 @@ def test_what_lies_in_the_output_is_enough_to_go_on_from(grown: Path, tmp_path: 
     assert checksums(tmp_path / "out") == checksums(grown / "out")
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-5])])
+def test_a_catalogue_that_is_lost_is_that_of_its_stage(grown: Path, tmp_path: Path, damage: Any) -> None:
+    shutil.copytree(grown / "out", tmp_path / "out")
+    damage(tmp_path / "out/catalogue.parquet")
+    assert run(grown / "two.yaml", tmp_path / "out") == 0
+    assert checksums(tmp_path / "out") == checksums(grown / "out")
+    assert (tmp_path / "out/catalogue.parquet").read_bytes() == (grown / "out/catalogue.parquet").read_bytes()
+
+
+def test_a_run_that_was_killed_behind_its_shards_is_neither_locked_nor_published(
+    grown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(grown / "out", out)
+    for name in ("catalogue.parquet", ".stages/made.json", ".stages/runs.json"):
+        shutil.copy(grown / "first" / name, out / name)
+    for line in (["lock", str(out)], ["publish", str(out), (tmp_path / "to").as_uri(), "--lock-only"]):
+        assert main(line) == 2
+        assert "did not finish; run its recipe once more" in capsys.readouterr().err
+    assert run(grown / "two.yaml", out) == 0
+    assert main(["lock", str(out)]) == 0
+
+
 def test_regenerate_gives_what_a_new_run_gives(grown: Path, tmp_path: Path) -> None:
     assert run(grown / "two.yaml", tmp_path / "fresh") == 0
     shutil.copytree(grown / "out", tmp_path / "out")
@@ -203,12 +226,20 @@ def test_regenerate_gives_what_a_new_run_gives(grown: Path, tmp_path: Path) -> N
     assert (tmp_path / "out/catalogue.parquet").read_bytes() == (tmp_path / "fresh/catalogue.parquet").read_bytes()
 
 
-def test_a_lock_of_a_corpus_that_has_grown_gives_the_same_shards_and_grows_on(grown: Path, tmp_path: Path) -> None:
+def test_a_lock_of_a_corpus_that_has_grown_gives_the_same_shards_and_grows_on(
+    grown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["lock", str(grown / "out"), "--to", str(tmp_path / "lock")]) == 0
     again = tmp_path / "again"
     line = ["rebuild", str(tmp_path / "lock"), "--data", str(grown), "--out", str(again), "--workers", "1"]
     assert main(line) == 0
     assert checksums(again) == checksums(grown / "out")
+    assert main(["lock", str(grown / "first"), "--to", str(tmp_path / "older")]) == 0
+    back = ["rebuild", str(tmp_path / "older"), *line[2:]]
+    assert main(back) == 2
+    assert "run again with --replace" in capsys.readouterr().err
+    assert main([*back, "--replace"]) == 0 and checksums(again) == checksums(grown / "first")
+    assert main(line) == 0 and checksums(again) == checksums(grown / "out")
     (tmp_path / "c").mkdir()
     texture(300).save(tmp_path / "c/300.jpg", quality=90)
     (grown / "three.yaml").write_text(BOTH.replace("sources: [", f"sources: [{{id: c, path: {tmp_path / 'c'}}}, "))
