@@ -31,7 +31,7 @@ from curation.shards.format import read_checksums
 from curation.shards.shard_folder import REPLACE, ShardFolder
 from curation.sources.left_out import leave_out
 from curation.sources.recipe import Recipe, ResolvedSource, resolve
-from curation.sources.refuse import check_apart, check_splits
+from curation.sources.refuse import check_apart, check_splits, unguarded_twins
 
 __all__ = ["RunOptions", "RunResult", "run"]
 
@@ -71,6 +71,9 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         for name, why in recipe.left_out.items():
             state.notes.append(f"{name} is left out: {why}")
             observer.say(state.notes[-1])
+        for line in unguarded_twins(recipe, sources):
+            state.notes.append(line)
+            observer.say(f"warning: {line}")
         if options.dashboard is not None:
             state.executor()
         with state.timed("list"):

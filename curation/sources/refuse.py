@@ -1,4 +1,4 @@
-"""What is refused of a recipe before any file is listed."""
+"""What is refused of a recipe, or told of it, before any file is listed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from curation.base.errors import InputError
 from curation.sources.recipe import Recipe, ResolvedSource
+from curation.sources.source import shipped
 
 
 def check_splits(recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
@@ -31,3 +32,15 @@ def check_apart(out: Path, sources: Sequence[ResolvedSource]) -> None:
     for source in sources:
         if source.root.resolve() in (out.resolve(), *out.resolve().parents):
             raise InputError(f"--out {out}: lies where source {source.id} has its images ({source.root}); give another")
+
+
+def unguarded_twins(recipe: Recipe, sources: Sequence[ResolvedSource]) -> list[str]:
+    """A line for every source that, by its manifest, holds images of a benchmark which the recipe does not guard."""
+    benchmarks = {name for name in shipped("benchmarks") if name not in recipe.guard.benchmarks}
+    shared = {source.id: sorted(benchmarks & {source.id, *source.source.shares_images_with}) for source in sources}
+    return [
+        f"{source} holds images of {', '.join(names)}, which nothing keeps out; unless no encoder will be evaluated "
+        f"on that, set guard.benchmarks=[{', '.join(names)}]"
+        for source, names in shared.items()
+        if names
+    ]

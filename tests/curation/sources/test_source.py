@@ -14,7 +14,7 @@ from curation.base.errors import InputError, UnreadableImage
 from curation.base.settings import validate
 from curation.imagery.image import Location, open_image
 from curation.sources.recipe import ExcludeRules, Recipe, resolve
-from curation.sources.refuse import check_splits
+from curation.sources.refuse import check_splits, unguarded_twins
 from curation.sources.source import Source
 
 
@@ -57,3 +57,15 @@ def test_bands_choose_among_the_three_of_a_jpeg_and_no_more(tmp_path: Path) -> N
         pytest.raises(UnreadableImage, match=r"PNG holds 3 bands; bands: \[7, 8, 9\] asks for more"),
     ):
         image.read(image.area)
+
+
+def test_a_source_that_holds_an_evaluation_set_which_is_not_guarded_is_told(tmp_path):
+    """RSICD was made from AID, among others; UC Merced is a source and a benchmark."""
+    given = {
+        "name": "mine",
+        "sources": [{"id": name, "path": str(tmp_path)} for name in ("rsitmd", "uc_merced", "fair1m")],
+    }
+    lines = unguarded_twins(recipe := Recipe.model_validate(given), resolve(recipe, None))
+    assert [line.partition(",")[0] for line in lines] == ["uc_merced holds images of uc_merced"]
+    guarded = Recipe.model_validate(given | {"guard": {"benchmarks": ["uc_merced"]}})
+    assert unguarded_twins(guarded, resolve(guarded, None)) == []
