@@ -11,6 +11,7 @@ import argparse
 import math
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -181,8 +182,11 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, unwrapped."""
     try:
         state = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
-    except (OSError, SafetensorError, EOFError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:200] or 'it ends early'})") from None
+    except (
+        OSError, SafetensorError, EOFError, RuntimeError, ValueError, LookupError, TypeError, struct.error
+    ) as error:  # fmt: skip
+        why = " ".join(str(error).split())[:200] or "it ends early"
+        raise InputError(f"{path}: cannot be read as weights ({why})") from None
     for wrapper in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

@@ -124,6 +124,11 @@ def test_what_is_no_such_encoder_is_named(tmp_path: Path) -> None:
     (tmp_path / "short.pth").write_bytes((tmp_path / "heads.pth").read_bytes()[:1000])
     with pytest.raises(InputError, match=r"short.pth: "):
         read_released(tmp_path / "short.pth")
+    # Text, and what ends within a number: as a pickle each fails in a way of its own.
+    for number, content in enumerate((b"encoders:\n  ours: run\n", b"\x80\x02\x8a\x05\x01", b"\x80\x02G\x00", b"")):
+        (tmp_path / f"{number}.pth").write_bytes(content)
+        with pytest.raises(InputError, match=rf"{number}.pth: "):
+            read_released(tmp_path / f"{number}.pth")
     other = build_encoder(tiny_encoder(64).model_copy(update={"args": tiny_encoder(64).args | {"embed_dim": 60}}))
     with pytest.raises(InputError, match=r"heads.pth: blocks.0.attn.proj.bias is \(48,\), the encoder's \(60,\)"):
         start_from(other, tmp_path / "heads.pth")
