@@ -93,7 +93,7 @@ def run_suite(config: Suite, out: Path, observer: Observer) -> list[Path]:
         data = {name: open_any(each) for name, each in (config.datasets | config.masks).items()}
         for name, opened in data.items():
             if isinstance(opened, Divided) and opened.one_sided:
-                listener.say(f"{name}: {opened.one_sided}")
+                observer.say(f"{name}: {opened.one_sided}")
         for question in _questions(config, data):
             where = f"{question.dataset}, {question.encoder}, {question.protocol}"
             try:
