@@ -25,13 +25,13 @@ line has the fact that it follows from: what are images, bands, bits, GSD, masks
 def _init(options: argparse.Namespace) -> None:
     from curation.start.init import init
 
-    print(init(options.folder, options.out, width=width()))
+    Terminal().say(init(options.folder, options.out, width=width()))
     run = f"rs-curate run {shlex.quote(str(options.out))} --out CORPUS"
-    print(f"\nNext, after a look at {options.out}:\n  {run} --dry-run\n  {run}")
+    Terminal().say(f"\nNext, after a look at {options.out}:\n  {run} --dry-run\n  {run}")
 
 
 def add_run(commands: Commands) -> None:
-    """Add ``run``."""
+    """Add ``run``; long, since it is a list of options and nothing else."""
     run = commands.add_parser("run", help="raw files in, shards, catalogue and report out", description=_RUN)
     run.add_argument(
         "recipe",
@@ -123,7 +123,7 @@ def _run(options: argparse.Namespace) -> None:
         raise InputError("--dashboard: with --scheduler the dashboard is the scheduler's; leave one of the two out")
     path, summary = recipe_of(options.recipe, options.out, width())
     if summary:
-        print(f"{summary}\n\nrecipe: {path}")
+        Terminal().say(f"{summary}\n\nrecipe: {path}")
     recipe = load_recipe(path, options.assignments)
     result = run(
         recipe,
@@ -154,13 +154,13 @@ def _run(options: argparse.Namespace) -> None:
     if options.dry_run:
         return
     if not result.worked:
-        print(
+        Terminal().say(
             "nothing to do: everything was made before (--relist looks for files that were added, changed or removed)"
         )
     shards = "; no shard was touched" if options.until else f" in {counted(result.shards, 'shard')}"
-    print(f"{result.images:,} images -> {result.kept:,} tiles{shards}")
+    Terminal().say(f"{result.images:,} images -> {result.kept:,} tiles{shards}")
     for name in result.made:
-        print(f"  {result.out / name}")
+        Terminal().say(f"  {result.out / name}")
 
 
 def add_audit(commands: Commands) -> None:
@@ -200,6 +200,6 @@ def _audit(options: argparse.Namespace) -> None:
         command=options.typed,
     )
     found = audit(options.corpus, options.out, options.guard, switches, Terminal())
-    print(found.text(width()))
+    Terminal().say(found.text(width()))
     for path in (found.report, found.catalogue):
-        print(f"  {path}")
+        Terminal().say(f"  {path}")

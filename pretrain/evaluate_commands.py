@@ -57,7 +57,7 @@ def _suite(options: argparse.Namespace) -> None:
 
     config = settings.load(Suite, options.config, options.assignments)
     for path in run_suite(config, options.out, Terminal()):
-        print(f"  {path}")
+        Terminal().say(f"  {path}")
 
 
 _EVALUATE = """Classify labelled images by their nearest neighbours in feature space and by a linear probe; one of our
@@ -153,10 +153,10 @@ def _evaluate(options: argparse.Namespace) -> None:
             encoders, data, kinds, Work(workers=options.workers, cache=options.cache, done=progress.advance)
         )
     for line in result.lines():
-        print(line)
+        Terminal().say(line)
     if options.out:
         result.write(options.out, dataset, kinds)
-        print(f"  {options.out}")
+        Terminal().say(f"  {options.out}")
 
 
 def add_features(commands: Commands) -> None:
@@ -181,11 +181,11 @@ def _features(options: argparse.Namespace) -> None:
         features = extract(encoder, images, work=work)
     about = {"encoder": encoder.name, "identity": encoder.identity, "input": in_words(encoder)}
     write_features(features, images, options.out, about)
-    print(f"{encoder.name}: {about['input']}")
+    Terminal().say(f"{encoder.name}: {about['input']}")
     for row, why in list(features.unreadable.items())[:10]:
-        print(f"left out: {images.places[row].path}: {why}")
+        Terminal().say(f"left out: {images.places[row].path}: {why}")
     rows, width = features.values.shape
-    print(f"{rows:,} x {width}, of which {len(features.unreadable)} unreadable\n  {options.out}")
+    Terminal().say(f"{rows:,} x {width}, of which {len(features.unreadable)} unreadable\n  {options.out}")
 
 
 def _share(text: str) -> float:

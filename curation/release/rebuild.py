@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.base.errors import WorkError
+from curation.base.errors import InputError, WorkError
 from curation.base.files import atomic, digest, file_digest
 from curation.base.locks import hold
 from curation.base.progress import Progress
@@ -87,6 +87,8 @@ def rebuild(
         listings = {name: each.listing for name, each in found.items()}
         plan = stages / f"plan-{digest([lock.checksums.key, [file_digest(path) for path in listings.values()]], 6)}"
         parts = plan_shards(lock.catalogue, listings, plan, lock.recipe.shards)
+        if [part.samples for part in parts] != [each.samples for each in lock.checksums.shards]:
+            raise InputError(f"{lock.folder}: catalogue and checksums are of two runs; rs-curate lock writes it anew")
         job = write.WriteJob(lock.recipe, sources, plan, stages / "write")
         work = [part for part in parts if write.place_of(part, job, finished) is None]
         write.check_room(work, lock.recipe.shards, out)

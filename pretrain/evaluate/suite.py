@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -22,6 +22,7 @@ from curation import __version__
 from curation.base.arrays import Ints
 from curation.base.files import digest
 from curation.base.locks import hold
+from curation.base.progress import Observer
 from curation.base.settings import Strict
 from pretrain.errors import InputError, RscorpusError
 from pretrain.evaluate.confusion import draw_confusion
@@ -66,13 +67,6 @@ class Suite(Strict):
         return self
 
 
-class Listener(Protocol):
-    """Who is told what was done."""
-
-    def say(self, text: str) -> None:
-        """One line."""
-
-
 @dataclass(frozen=True)
 class _Question:
     """One cell before it is asked."""
@@ -85,7 +79,7 @@ class _Question:
     how: AnyProtocol
 
 
-def run_suite(config: Suite, out: Path, listener: Listener) -> list[Path]:
+def run_suite(config: Suite, out: Path, observer: Observer) -> list[Path]:
     """Ask what is not known yet, then write the tables; returns their paths.
 
     Raises:
@@ -99,17 +93,17 @@ def run_suite(config: Suite, out: Path, listener: Listener) -> list[Path]:
         data = {name: open_any(each) for name, each in (config.datasets | config.masks).items()}
         for name, opened in data.items():
             if isinstance(opened, Divided) and opened.one_sided:
-                listener.say(f"{name}: {opened.one_sided}")
+                observer.say(f"{name}: {opened.one_sided}")
         for question in _questions(config, data):
             where = f"{question.dataset}, {question.encoder}, {question.protocol}"
             try:
                 cell, fresh = _answer(question, out / "cells", work)
             except RscorpusError as error:
                 failed.append((where, error))
-                listener.say(f"{where}: {error}")
+                observer.say(f"{where}: {error}")
                 continue
             cells.append(cell)
-            listener.say(f"{where}: {in_short(cell.answer)}{'' if fresh else ', known before'}")
+            observer.say(f"{where}: {in_short(cell.answer)}{'' if fresh else ', known before'}")
         paths = _write(config, cells, out)
     if failed:
         where, first = failed[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import hub_server
@@ -25,16 +24,6 @@ model = timm.create_model("hf-hub:me/encoder", pretrained=True).eval()
 torch.save(model(torch.load("images.pt")), "features.pt")
 assert not {"pretrain", "curation"} & sys.modules.keys()
 """
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
-    """A small Hub; bytes go by LFS, since Xet has a service of its own."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", "hf_good")
-    with hub_server.hub() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
 
 
 @pytest.fixture

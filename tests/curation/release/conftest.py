@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import hub_server
 import pytest
 from moto.server import ThreadedMotoServer
 from textures import raster, texture
@@ -55,13 +54,3 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ThreadedMotoServer, An
     yield server, client
     client.close()
     server.stop()
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
-    """A small Hub; bytes go by LFS, since Xet has a service of its own."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", "hf_good")
-    with hub_server.hub() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server

@@ -240,6 +240,8 @@ def test_a_lock_of_a_corpus_that_has_grown_gives_the_same_shards_and_grows_on(
     assert "run again with --replace" in capsys.readouterr().err
     assert main([*back, "--replace"]) == 0 and checksums(again) == checksums(grown / "first")
     assert main(line) == 0 and checksums(again) == checksums(grown / "out")
+    shutil.copy(grown / "first/catalogue.parquet", tmp_path / "lock")
+    assert main(line) == 2 and "catalogue and checksums are of two runs" in capsys.readouterr().err
     (tmp_path / "c").mkdir()
     texture(300).save(tmp_path / "c/300.jpg", quality=90)
     (grown / "three.yaml").write_text(BOTH.replace("sources: [", f"sources: [{{id: c, path: {tmp_path / 'c'}}}, "))
