@@ -1,7 +1,7 @@
 """Progress of long work: a bar with rate and time left on a terminal, otherwise a line at once and every 30 seconds.
 
 Cluster logs and CI get lines that can be searched; a person gets a bar. Both go to standard error, so that what a
-command prints as its result can be piped.
+command prints as its result can be piped. Nothing is printed but here and in ``terminal``.
 """
 
 from __future__ import annotations

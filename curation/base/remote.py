@@ -55,7 +55,10 @@ class Upload:
 
 
 class Store(Protocol):
-    """A folder elsewhere. Every call raises InputError where it is refused to us, WorkError where the store fails."""
+    """A folder elsewhere. Every call raises InputError where it is refused to us, WorkError where the store fails.
+
+    A protocol, hence without bodies.
+    """
 
     url: str
     together: int

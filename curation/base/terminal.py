@@ -1,7 +1,7 @@
 """What both commands share: how they parse, what they tell a person, and what they exit with.
 
 Exit code 0 for success, 2 for wrong input with one clear line on standard error, 1 for a failure during work, 130 when
-the user interrupts, 143 when the process is told to end (SIGTERM).
+the user interrupts, 143 when the process is told to end (SIGTERM). Nothing is printed but here and in ``progress``.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Input(NamedTuple):
 
 
 class FrozenEncoder(Protocol):
-    """Anything that turns images into features."""
+    """Anything that turns images into features; a protocol, hence without bodies."""
 
     @property
     def name(self) -> str:
