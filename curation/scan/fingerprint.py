@@ -75,6 +75,13 @@ class Fingerprints:
     """
 
 
+def get_ready() -> None:
+    """Load the compiled loops, or compile them in a new installation: no image is to blame for that time."""
+    from curation.scan import lanczos
+
+    lanczos.pass_order()
+
+
 def content_hash(rgb: Bytes) -> bytes:
     """Hash of an image's shape and pixels: equal images, and no others, have equal hashes (128 bits)."""
     return pixel_hasher(rgb.shape[0], rgb.shape[1], np.ascontiguousarray(rgb).data).digest()

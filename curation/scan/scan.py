@@ -23,7 +23,7 @@ from curation.imagery.stretch import EIGHT_BIT
 from curation.scan import admission, block_walk, measurements, part_files, reuse, slicing
 from curation.scan import parts as scan_parts
 from curation.scan.admission import Reason
-from curation.scan.fingerprint import Reduced, extra_hashes, reduce
+from curation.scan.fingerprint import Reduced, extra_hashes, get_ready, reduce
 from curation.scan.parts import Part, PartSummary, ScanJob, scene_of
 from curation.scan.tile_rows import TileRows
 
@@ -36,6 +36,7 @@ def scan_part(part: Part) -> PartSummary:
     Raises:
         InputError: the listing is gone.
     """
+    get_ready()
     start = time.perf_counter()
     lines = scan_parts.listed(part)
     stamps = scan_parts.stamps(lines, part.job)
