@@ -8,6 +8,7 @@ from typing import Any
 
 import boto3
 import pytest
+from moto.moto_api._internal import moto_api_backend
 from moto.server import ThreadedMotoServer
 from textures import raster, texture
 
@@ -40,7 +41,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ThreadedMotoServer, Any]]:
-    """A server and a client of it; boto3 finds it as users' endpoints are found."""
+    """A server and a client of it; boto3 finds it as those of users. Moto's servers share what they hold."""
+    moto_api_backend.reset()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -15,6 +15,7 @@ def s3() -> Iterator[tuple[Any, Endpoints]]:
     """A client of a real S3 API on loopback, with a public bucket named ``open``, and where it answers."""
     boto3 = pytest.importorskip("boto3")
     moto = pytest.importorskip("moto.server")
+    pytest.importorskip("moto.moto_api._internal").moto_api_backend.reset()  # its servers share what they hold
     running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     try:
