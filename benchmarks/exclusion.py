@@ -23,7 +23,8 @@ from PIL import Image as Picture
 
 from curation import catalogue
 from curation.base.errors import UnreadableImage
-from curation.imagery.image import Location, open_image
+from curation.imagery.image import open_image
+from curation.imagery.location import Location
 from curation.scan import parts as scan_parts
 from curation.scan import scan
 from curation.select import select

@@ -318,7 +318,8 @@ def raster_step(step: str, path: Path) -> dict[str, float]:
 
     from curation.catalogue import Window
     from curation.imagery.gdal_windows import GDAL_OPTIONS
-    from curation.imagery.image import Location, open_image
+    from curation.imagery.image import open_image
+    from curation.imagery.location import Location
     from curation.scan import block_walk, scan, slicing
     from curation.sources.recipe import ExcludeRules, SliceRules
     from curation.sources.source import Source

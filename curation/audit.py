@@ -106,15 +106,10 @@ def recipe_for(corpus: Path, out: Path, guard: Sequence[str], observer: Observer
     path, told = recipe_of(f"{corpus}/", out)
     if told:
         observer.say(told.partition("\n\nNext")[0])
-    recipe = load_recipe(path)
-    sources = [source.model_copy(update={"leave": ()}) for source in recipe.sources]
-    return Recipe.model_validate(
-        {
-            **recipe.model_dump(exclude_unset=True),
-            **asked,
-            "sources": [s.model_dump(exclude_unset=True) for s in sources],
-        }
-    )
+    given = load_recipe(path).model_dump(exclude_unset=True)
+    for source in given["sources"]:
+        source.pop("leave", None)
+    return Recipe.model_validate(given | asked)
 
 
 def _archive(path: Path) -> dict[str, object]:

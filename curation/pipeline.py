@@ -69,11 +69,9 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         finished = ShardFolder.open(out / "shards", options.replace)
         state = Run(recipe, sources, data, out, given, options, observer, stack, finished)
         for name, why in recipe.left_out.items():
-            state.notes.append(f"{name} is left out: {why}")
-            observer.say(state.notes[-1])
+            state.remark(f"{name} is left out: {why}")
         for line in unguarded_twins(recipe, sources):
-            state.notes.append(line)
-            observer.say(f"warning: {line}")
+            state.remark(line, "warning: ")
         if options.dashboard is not None:
             state.executor()
         with state.timed("list"):
@@ -140,8 +138,7 @@ def _drawn(state: Run, listings: Mapping[str, Path], limit: int | None) -> Mappi
         listings, limit, state.recipe.seed, lambda source: state.stage(f"draw.{source}", key) / "images.parquet"
     )
     if drawn is not listings:
-        state.notes.append(f"{limit:,} of {_count(listings):,} images drawn by seed {state.recipe.seed}")
-        state.observer.say(state.notes[-1])
+        state.remark(f"{limit:,} of {_count(listings):,} images drawn by seed {state.recipe.seed}")
     return drawn
 
 

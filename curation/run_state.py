@@ -102,6 +102,11 @@ class Run:
         yield
         self.seconds[stage] = time.perf_counter() - start
 
+    def remark(self, text: str, kind: str = "") -> None:
+        """Say something that the report repeats; ``kind`` comes before it in the terminal alone."""
+        self.notes.append(text)
+        self.observer.say(kind + text)
+
     def stage(self, name: str, key: str) -> Path:
         """Folder of a stage's results, noted as needed."""
         self.needs.stages.append(f"{name}-{key}")

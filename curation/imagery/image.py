@@ -26,6 +26,7 @@ from curation.imagery import stretch as stretching
 from curation.imagery.decode import Decoded, decode, jpeg_header
 from curation.imagery.gdal_windows import Raster, open_raster
 from curation.imagery.georeference import Affine, Bounds, Georeference, gsd_of_plane
+from curation.imagery.location import Location
 from curation.imagery.pixel_loops import differs
 from curation.imagery.sidecars import Sidecar, beside
 from curation.imagery.signature import sniff
@@ -43,26 +44,6 @@ DENSEST = {"PNG": 8 * 1032, "JPEG": 1024}
 """Most pixels that one byte can hold: deflate's limit at one bit a pixel; two bits for a block of 64 pixels."""
 SPARSEST = 10_000
 """The same of rasters read by windows, whose empty blocks need no bytes."""
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where an image lies: a file below ``root``, perhaps a member of it, perhaps one file per band."""
-
-    root: Path
-    file: str
-    member: str | None = None
-    band_files: tuple[str, str, str] | None = None
-
-    def path(self, file: str) -> Path:
-        """Path of ``file`` below ``root``.
-
-        Raises:
-            UnreadableImage: it would lie outside.
-        """
-        if file.startswith("/") or ".." in file.split("/"):
-            raise UnreadableImage(f"{file}: lies outside of its source's folder")
-        return self.root / file
 
 
 class Ground(NamedTuple):

@@ -125,7 +125,8 @@ class _Everything:
 
     def sha256(self, row: Row) -> bytes:
         """Of a file, or of a member of one."""
-        from curation.imagery.image import Location, raw_bytes
+        from curation.imagery.image import raw_bytes
+        from curation.imagery.location import Location
 
         place = (row["file"], row["member"])
         if place not in self._hashes:

@@ -235,11 +235,11 @@ def _of_shard(rows: Sequence[Mapping[str, Any]], part: Shots) -> dict[str, str |
 
 def _of_image(rows: Sequence[Mapping[str, Any]], part: Shots) -> dict[str, str | None]:
     """Pictures of rows of one image, which is opened once."""
-    from curation.imagery.image import Location, open_image
+    from curation.imagery.image import open_image
+    from curation.imagery.location import Location
 
     source, place = part.sources[rows[0]["source"]], rows[0]["place"]
-    bands = place["band_files"]
-    location = Location(source.root, place["file"], place["member"], tuple(bands) if bands else None)
+    location = Location.of(source.root, place)
     stretch = next((row["stretch"] for row in rows if row["stretch"]), None)
     found: dict[str, str | None] = {row["tile_id"]: None for row in rows}
     try:

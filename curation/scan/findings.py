@@ -16,7 +16,8 @@ from curation.base.errors import UnreadableImage
 from curation.catalogue import REASONS, SLICED, open_table
 from curation.imagery import band_names, stretch
 from curation.imagery.gdal_windows import Raster
-from curation.imagery.image import Location, open_image
+from curation.imagery.image import open_image
+from curation.imagery.location import Location
 from curation.scan.parts import Part, PartSummary, listed
 from curation.sources.source import Source
 

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from curation.base import watchdog
 from curation.base.errors import UnreadableImage
 from curation.catalogue import STATISTICS, Window, read_table, tile_id
-from curation.imagery.image import Ground, Image, Location, open_image
+from curation.imagery.image import Ground, Image, open_image
+from curation.imagery.location import Location
 from curation.imagery.stretch import EIGHT_BIT
 from curation.scan import admission, block_walk, measurements, part_files, reuse, slicing
 from curation.scan import parts as scan_parts
@@ -82,11 +83,6 @@ def _hashes(rows: Sequence[Mapping[str, Any]], part: Part) -> pa.Table:
     return pa.table(columns)
 
 
-def _location(listed: Mapping[str, Any], job: ScanJob) -> Location:
-    bands = listed["band_files"]
-    return Location(job.source.root, listed["file"], listed["member"], tuple(bands) if bands else None)
-
-
 def _scene_limits(images: Sequence[Mapping[str, Any]], job: ScanJob) -> dict[str, tuple[float, ...]]:
     """Limits of every image whose scene spans files; an unreadable file has no say."""
     from curation.imagery import stretch
@@ -134,7 +130,7 @@ def _scan_image(
 def _opened(listed: Mapping[str, Any], job: ScanJob, limits: tuple[float, ...] | None = None) -> Image:
     """Open a listed image; what is decoded whole is decoded here."""
     with watchdog.deadline(watchdog.seconds(job.exclude.max_pixels, listed["bytes"], slow=False)):
-        return open_image(_location(listed, job), job.source.source, job.exclude, limits)
+        return open_image(Location.of(job.source.root, listed), job.source.source, job.exclude, limits)
 
 
 def _seconds(image: Image) -> float:

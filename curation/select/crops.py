@@ -19,7 +19,7 @@ from curation.base.arrays import Floats, Ints, Words
 from curation.select import neighbours, second_opinion
 from curation.select.deduplicate import Matches, load_looks
 from curation.select.rows import CatalogueRows
-from curation.select.views import CROP, CUT_OUT, SIDE, Box, crop_codes
+from curation.select.views import CUT_OUT, SIDE, Box, crop_codes, without_crop
 from curation.sources.recipe import DeduplicateRules
 
 RADIUS = 6
@@ -65,8 +65,8 @@ def find(
     """
     tiles = tiles[rows.ac_energy[tiles] >= LEAST_ENERGY]
     wanted = np.concatenate([crop_codes(blocks[entries], box) for box in BOXES])
-    views = range(min(rows.codes.shape[1], CROP) if rules.orientations else 1)
-    pairs = [_near(rows, tiles, view, wanted, threads) for view in views]
+    views = without_crop(rows.codes, rules).T
+    pairs = [_near(tiles, codes[tiles], wanted, threads) for codes in views]
     used = np.unique(np.concatenate([each.tile for each in pairs]))
     thumbs = load_looks(rows, used, rules, threads).thumbs
     found = []
@@ -88,8 +88,7 @@ class _Pairs(NamedTuple):
     distance: npt.NDArray[np.int8]
 
 
-def _near(rows: CatalogueRows, tiles: Ints, view: int, wanted: Words, threads: int) -> _Pairs:
-    codes = np.ascontiguousarray(rows.codes[tiles, view])
+def _near(tiles: Ints, codes: Words, wanted: Words, threads: int) -> _Pairs:
     tile, place = neighbours.pairs_between(codes, wanted, RADIUS, threads).T
     distance = np.bitwise_count(codes[tile] ^ wanted[place])
     return _Pairs(tiles[tile], place, distance.astype(np.int8))

@@ -17,7 +17,7 @@ from numba import types
 
 from curation.base.compiled import compiled, named
 from curation.select.neighbour_kernels import popcount
-from curation.select.views import MIDDLE, SIDE, Box, at_points, median, views_of
+from curation.select.views import MIDDLE, SIDE, WHOLE, Box, at_points, median, views_of
 from curation.sources.recipe import DeduplicateRules
 
 PIXELS = SIDE * SIDE
@@ -34,7 +34,6 @@ def _sources() -> npt.NDArray[np.uint64]:
 
 
 _SOURCES = _sources()
-WHOLE = Box(0.0, 0.0, 1.0)
 STRIP = 4
 """Rows of a strip: what is compared before the rest."""
 _FIRST_STRIP = (1, 2, 3, 4, 1, 4, 3, 2, 6)

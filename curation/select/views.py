@@ -41,6 +41,7 @@ class Box(NamedTuple):
     """Of the tile's height that is its height, and of the width its width."""
 
 
+WHOLE = Box(0.0, 0.0, 1.0)
 MIDDLE = Box((1 - CENTRE) / 2, (1 - CENTRE) / 2, CENTRE)
 _HASHED, _BITS = 32, 8
 """Samples a side that imagehash transforms, and coefficients a side that it compares."""

@@ -129,11 +129,11 @@ def _samples(
 
 
 def _image(benchmark: Benchmark, root: Path, row: dict[str, Any]) -> tuple[bytes, ImageFormat, tuple[int, int]]:
-    from curation.imagery.image import Location, open_image, raw_bytes
+    from curation.imagery.image import open_image, raw_bytes
+    from curation.imagery.location import Location
 
-    bands = row.get("band_files")
-    place = Location(root, row["file"], row["member"], tuple(bands) if bands else None)
-    if not bands and (plain := _as_it_is(raw_bytes(place))):
+    place = Location.of(root, row)
+    if not place.band_files and (plain := _as_it_is(raw_bytes(place))):
         return plain
     with open_image(place, benchmark, ExcludeRules()) as image:
         rgb, _ = image.read(Window(0, 0, image.width, image.height))

@@ -27,6 +27,7 @@ from curation.base.errors import UnreadableImage, WorkError
 from curation.base.files import digest, is_whole
 from curation.base.terminal import sized
 from curation.catalogue import Window
+from curation.imagery.location import Location
 from curation.scan.fingerprint import content_hash
 from curation.shards import format as shard_format
 from curation.shards.format import ImageFormat, Sample, ShardInfo
@@ -267,7 +268,7 @@ def _copied(run: list[dict[str, Any]], source: ResolvedSource) -> Iterator[_Imag
     from curation.imagery.image import raw_bytes
 
     for row in run:
-        data = raw_bytes(_location(row, source))
+        data = raw_bytes(Location.of(source.root, row))
         same = hashlib.sha256(data).digest() == row["raw_sha256"]
         yield (data, "jpg") if same else Fault("changed since it was scanned (other bytes)")
 
@@ -292,7 +293,7 @@ def pixels(
 
     with ExitStack() as stack:
         with watchdog.deadline(watchdog.seconds(recipe.exclude.max_pixels, run[0]["file_bytes"], slow=False)):
-            image = open_image(_location(run[0], source), source.source, recipe.exclude, run[0]["stretch"])
+            image = open_image(Location.of(source.root, run[0]), source.source, recipe.exclude, run[0]["stretch"])
             raster = stack.enter_context(image)
         if decoding is not None:
             decoding.count(raster, run)
@@ -300,13 +301,6 @@ def pixels(
             with watchdog.deadline(watchdog.seconds(raster.width * raster.height, raster.file_bytes, slow=True)):
                 rgb, _ = raster.read(Window(row["col_off"], row["row_off"], row["width"], row["height"]))
             yield row, rgb
-
-
-def _location(row: dict[str, Any], source: ResolvedSource) -> Any:
-    from curation.imagery.image import Location
-
-    bands = row["band_files"]
-    return Location(source.root, row["file"], row["member"], tuple(bands) if bands else None)
 
 
 def encode(rgb: npt.NDArray[np.uint8], rules: ShardRules) -> bytes:

@@ -148,7 +148,8 @@ def _look_at(line: Line, root: Path, places: Sequence[FoundFile]) -> list[Look]:
 
 def look_at(root: Path, place: FoundFile) -> Look:
     """Look at one image in this process."""
-    from curation.imagery.image import Location, open_image
+    from curation.imagery.image import open_image
+    from curation.imagery.location import Location
     from curation.sources.recipe import ExcludeRules
     from curation.sources.source import Source
 

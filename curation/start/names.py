@@ -38,7 +38,7 @@ _TAIL = re.compile(r"[_\-.](?:(?:" + "|".join(sorted(MASK_WORDS)) + r")|b(?:and)
 
 
 class FoundFile(NamedTuple):
-    """A file below the folder, or a member of one, as :class:`curation.imagery.image.Location` names it."""
+    """A file below the folder, or a member of one, as :class:`curation.imagery.location.Location` names it."""
 
     file: str
     member: str | None = None

@@ -17,7 +17,8 @@ from PIL import Image
 
 from curation.base.errors import UnreadableImage
 from curation.catalogue import Window
-from curation.imagery.image import Location, open_image, raw_bytes
+from curation.imagery.image import open_image, raw_bytes
+from curation.imagery.location import Location
 from curation.sources.recipe import ExcludeRules
 from curation.sources.source import Source, Stretch
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from curation.catalogue import Window
-from curation.imagery.image import Ground, Location, open_image
+from curation.imagery.image import Ground, open_image
+from curation.imagery.location import Location
 from curation.imagery.sidecars import beside, kinds_in
 from curation.sources.recipe import ExcludeRules
 from curation.sources.source import Source

@@ -12,7 +12,8 @@ from PIL import Image
 from textures import texture
 
 from curation.catalogue import Window
-from curation.imagery.image import Location, open_image
+from curation.imagery.image import open_image
+from curation.imagery.location import Location
 from curation.scan import block_walk, fingerprint, lanczos
 from curation.sources.recipe import ExcludeRules
 from curation.sources.source import Source

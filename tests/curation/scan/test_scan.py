@@ -14,7 +14,8 @@ from PIL import Image
 
 from curation import catalogue
 from curation.catalogue import Window
-from curation.imagery.image import Location, open_image
+from curation.imagery.image import open_image
+from curation.imagery.location import Location
 from curation.scan import block_walk, cutting, fingerprint, part_files, scan
 from curation.scan import parts as scan_parts
 from curation.sources.recipe import ExcludeRules, Recipe, resolve

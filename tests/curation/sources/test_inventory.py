@@ -252,7 +252,8 @@ def test_a_broken_archive_is_one_row_and_the_rest_goes_on(tmp_path: Path) -> Non
 
 
 def test_a_broken_archive_is_one_unreadable_image_of_the_scan(tmp_path: Path) -> None:
-    from curation.imagery.image import Location, open_image
+    from curation.imagery.image import open_image
+    from curation.imagery.location import Location
 
     (tmp_path / "x.tar").write_bytes(b"no tar" * 999)
     grow(tmp_path, "1.jpg")
@@ -287,7 +288,8 @@ def test_every_suffix_that_is_listed_is_decoded(tmp_path: Path, suffix: str) -> 
     from PIL import Image
 
     from curation.catalogue import Window
-    from curation.imagery.image import Location, open_image
+    from curation.imagery.image import open_image
+    from curation.imagery.location import Location
 
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:, 32:] = (200, 100, 50)

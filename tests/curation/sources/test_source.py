@@ -12,7 +12,8 @@ from PIL import Image
 
 from curation.base.errors import InputError, UnreadableImage
 from curation.base.settings import validate
-from curation.imagery.image import Location, open_image
+from curation.imagery.image import open_image
+from curation.imagery.location import Location
 from curation.sources.recipe import ExcludeRules, Recipe, resolve
 from curation.sources.refuse import check_splits, unguarded_twins
 from curation.sources.source import Source
