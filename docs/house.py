@@ -32,7 +32,7 @@ SINGLE = {
     },
     "pretrain": {
         "cli": ("cli", "evaluate_commands", "bench", "plot"),
-        "train": ("train",),
+        "train": ("train", "loop"),
         "export": ("export", "push", "conversions", "model_card", "visualise", "sheet", "official"),
         "run": ("run", "page", "checkpoint", "log", "schedule", "health"),
         "base": ("config", "errors", "signals", "distributed", "patience"),

@@ -64,18 +64,18 @@ class Unreadable:
             )
 
 
-def refuse_infinite_loss(loss: float, done: int, folder: RunFolder) -> None:
+def refuse_infinite_loss(loss: float, done: int, way_out: Callable[[], str]) -> None:
     """Stop when the mean loss of the last steps, over all processes, is not finite.
 
     Raises:
         WorkError: it is not.
     """
     if not math.isfinite(loss):
-        raise WorkError(f"the loss became {loss} before step {done}; {_way_out(folder)}")
+        raise WorkError(f"the loss became {loss} before step {done}; {way_out()}")
 
 
 def refuse_to_save(
-    model: nn.Module, optimizer: torch.optim.Optimizer, meter: Meter, done: int, folder: RunFolder, team: Team
+    model: nn.Module, optimizer: torch.optim.Optimizer, meter: Meter, done: int, way_out: Callable[[], str], team: Team
 ) -> None:
     """Stop before a checkpoint from which no run could go on.
 
@@ -89,11 +89,12 @@ def refuse_to_save(
     if not distributed.agreed(sound, team):
         raise WorkError(
             f"losses, weights or moments are no longer finite at step {done}, of which no checkpoint is written; "
-            + _way_out(folder)
+            + way_out()
         )
 
 
-def _way_out(folder: RunFolder) -> str:
+def way_back(folder: RunFolder) -> str:
+    """What the user of a run can do whose numbers are no longer finite."""
     latest = folder.latest()
     back = f"--resume goes back to step {latest[1].step}" if latest else "there is no earlier checkpoint"
     return f"{back}; should it come again, lower optim.base_lr or set optim.clip_grad, and start in another --out"

@@ -49,6 +49,6 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give all groups a learning rate."""
+    """Give all groups a learning rate, times their ``lr_scale`` where timm's layer decay gave them one."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)

@@ -1,36 +1,33 @@
-"""The training loop: steps are counted over the whole run, and everything in a step is a function of its number.
-
-``train`` is the whole story from top to bottom; what it calls lies in rooms of its own.
-"""
+"""Pretraining: what a run is made of, from its configuration to the first step of :mod:`pretrain.loop`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from curation.base.locks import hold
-from curation.base.progress import Observer, Progress
+from curation.base.progress import Observer
 from pretrain import checkpoint, distributed
 from pretrain.config import TrainConfig
 from pretrain.data.augment import CropRule, flip
 from pretrain.data.corpus import Corpus, SampleRule, content_fingerprint, describe, open_corpus
-from pretrain.data.noise import Purpose, bits, torch_uniform
+from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.distributed import Team
 from pretrain.errors import InputError
-from pretrain.health import Unreadable, refuse_infinite_loss, refuse_to_save
-from pretrain.log import Log, Meter
+from pretrain.health import Unreadable, way_back
+from pretrain.loop import Losses, Pace, Training, TrainResult, go_on, restore
 from pretrain.models import Objective, build_objective
 from pretrain.official import start_from
 from pretrain.run import RunFolder, begin
-from pretrain.schedule import build_optimizer, learning_rate, set_rate
-from pretrain.signals import asked_to_stop
+from pretrain.schedule import build_optimizer, learning_rate
 from pretrain.visualise import draw, write_picture
 
 _PICTURED = 8
@@ -42,46 +39,77 @@ Feed = Callable[..., Iterator[Batch]]
 """What makes the batches: :func:`pretrain.data.stream.batches`, or what takes the same arguments."""
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run ended."""
-
-    step: int
-    total_steps: int
-    worked: bool
-    """False when the run had been finished before."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done; False when a signal stopped the run."""
-        return self.step == self.total_steps
-
-
 @dataclass
-class _Run:
-    """What the loop holds."""
+class Pretraining(Training[Batch]):
+    """A run: crops from shards, an objective that masks them."""
 
+    model: Objective
     config: TrainConfig
-    team: Team
-    folder: RunFolder
     corpus: Corpus
     plan: StreamPlan
-    model: Objective
-    stepped: nn.Module
-    """The model as the loop calls it: compiled, wrapped, or itself."""
-    optimizer: torch.optim.Optimizer
     data: str
+    """Fingerprint of the shards' content."""
     observer: Observer
     unreadable: Unreadable
-    feed: Feed
+    source: Feed
 
-    @property
-    def per_epoch(self) -> int:
-        return self.plan.steps_per_epoch(self.corpus)
+    def feed(self, start: int) -> Iterator[Batch]:
+        """Micro-batches on the device, flipped there."""
+        config, team = self.config, self.team
+        workers = team.workers if config.data.workers is None else config.data.workers
+        stream = self.source(
+            self.corpus, self.plan, crop_rule(config, self.model), start, self.pace.total_steps,
+            workers, config.data.prefetch, pin=team.device.type == "cuda", retry_seconds=config.data.retry_seconds,
+        )  # fmt: skip
+        for batch in stream:
+            self.unreadable.note(batch.unreadable)
+            yield self._on_device(batch)
 
-    @property
-    def total_steps(self) -> int:
-        return self.config.epochs * self.per_epoch
+    def _on_device(self, batch: Batch) -> Batch:
+        moved = [value.to(self.team.device, non_blocking=True) for value in batch[:5]]
+        images, gsd, sample_id, epoch, weight = moved
+        noise = torch_uniform(self.seed, Purpose.FLIP, epoch, sample_id, 2)
+        images = flip(images, noise, self.config.data.hflip, self.config.data.vflip)
+        return Batch(images, gsd, sample_id, epoch, weight, batch.position, batch.unreadable)
+
+    def losses(self, batch: Batch, step: int) -> Losses:
+        """Of the patches that the objective asks for."""
+        noise = mask_noise(self.seed, self.model, batch)
+        with torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            output = self.stepped(batch.images, batch.gsd, noise, self._progress(step))
+        return Losses(torch.where(batch.weight > 0, batch.weight * output.loss_per_sample, 0.0), batch.weight)
+
+    def _progress(self, step: int) -> Tensor:
+        return torch.full((), step / self.pace.total_steps, device=self.team.device)  # filled there: no copy waits
+
+    def rate(self, step: int) -> float:
+        """Warm-up, then a cosine."""
+        config = self.config
+        return learning_rate(config.optim, config.global_batch, step, self.pace.per_epoch, config.epochs)
+
+    def state(self, done: int) -> checkpoint.TrainState:
+        """With the fingerprint of the data and the whole configuration."""
+        return checkpoint.TrainState(done, self.pace.total_steps, self.data, self.config.model_dump(mode="json"))
+
+    def way_out(self) -> str:
+        """To the last checkpoint, and with other settings."""
+        return way_back(self.folder)
+
+    def enter(self, step: int) -> None:
+        """The number of tokens may follow from the share that is done."""
+        self.model.enter(step / self.pace.total_steps)
+
+    def facts(self) -> dict[str, Any]:
+        """How many samples could not be read."""
+        return {"unreadable": self.unreadable.count(self.team)}
+
+    def show(self, batch: Batch, done: int) -> None:
+        """Reconstructions, where they are due."""
+        every = self.config.picture_every
+        if every and (done % every == 0 or done == self.pace.total_steps):
+            noise = mask_noise(self.seed, self.model, batch)[:_PICTURED]
+            images, gsd = batch.images[:_PICTURED], batch.gsd[:_PICTURED]
+            write_picture(draw(self.model, images, gsd, noise, self._progress(done - 1)), self.folder.picture(done))
 
 
 def train(
@@ -113,8 +141,7 @@ def train(
             return TrainResult(latest[1].step, latest[1].total_steps, worked=False)
         distributed.wait(team)  # nobody writes before everybody has read
         run = _prepare(config, team, folder, data, observer, feed)
-        start = _restore(run, latest[0] if latest else None)
-        return _steps(run, start)
+        return go_on(run, _restore(run, latest[0] if latest else None), observer)
 
 
 def _standing(
@@ -134,7 +161,9 @@ def _standing(
     return latest
 
 
-def _prepare(config: TrainConfig, team: Team, folder: RunFolder, data: str, observer: Observer, feed: Feed) -> _Run:
+def _prepare(
+    config: TrainConfig, team: Team, folder: RunFolder, data: str, observer: Observer, feed: Feed
+) -> Pretraining:
     torch.manual_seed(config.seed)  # of the weights' start
     model = build_objective(config.objective, config.encoder).to(team.device)
     model.set_grad_checkpointing(config.grad_checkpointing)
@@ -148,10 +177,21 @@ def _prepare(config: TrainConfig, team: Team, folder: RunFolder, data: str, obse
     optimizer = build_optimizer(model, config.optim)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)
     stepped = distributed.wrap(stepped, team)
-    run = _Run(config, team, folder, corpus, plan, model, stepped, optimizer, data, observer, unreadable, feed)
+    run = Pretraining(
+        folder, team, model, stepped, optimizer, _pace(config, corpus, plan), config.seed,
+        config, corpus, plan, data, observer, unreadable, feed,
+    )  # fmt: skip
     if team.leads:
         _announce(run)
     return run
+
+
+def _pace(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> Pace:
+    per_epoch = plan.steps_per_epoch(corpus)
+    return Pace(
+        config.epochs * per_epoch, per_epoch, config.global_batch, config.log_every, config.save_every,
+        plan.micro_batches, config.keep_checkpoints, config.optim.clip_grad,
+    )  # fmt: skip
 
 
 def sample_rule(config: TrainConfig, model: Objective) -> SampleRule:
@@ -178,7 +218,7 @@ def _check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
         )
 
 
-def _announce(run: _Run) -> None:
+def _announce(run: Pretraining) -> None:
     describe(run.corpus, run.observer.say)
     if run.corpus.samples < FEW:
         run.observer.say(
@@ -186,25 +226,20 @@ def _announce(run: _Run) -> None:
             "docs/benchmarks/learning.md: 1,400 in 60 epochs were enough for a very small encoder"
         )
     millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
-    dropped = run.corpus.samples - run.per_epoch * run.config.global_batch
+    dropped = run.corpus.samples - run.pace.per_epoch * run.config.global_batch
     run.observer.say(
         f"model: {run.config.objective.name} on {run.config.encoder.name}, {millions:.1f} M parameters, "
         f"{run.team.device}"
     )
     run.observer.say(
-        f"steps: {run.total_steps:,} = {run.config.epochs} epochs of {run.per_epoch:,}; "
+        f"steps: {run.pace.total_steps:,} = {run.config.epochs} epochs of {run.pace.per_epoch:,}; "
         f"last batch of each epoch: {run.config.last_batch} ({dropped:,} samples)"
     )
 
 
-def _restore(run: _Run, path: Path | None) -> int:
+def _restore(run: Pretraining, path: Path | None) -> int:
     """Load the checkpoint, if there is one, and make the folder agree with it; returns the first step to do."""
-    step = 0
-    if path is not None:
-        checkpoint.load_model(path, run.model)
-        checkpoint.load_optimizer(path, run.model, run.optimizer)
-        step = checkpoint.read_state(path).step
-    elif run.config.init_from is not None:
+    if path is None and run.config.init_from is not None:
         begun = start_from(run.model.encoder, run.config.init_from)
         if run.team.leads:
             run.observer.say(f"encoder: starts from {begun.path}, {len(begun.weights)} tensors")
@@ -215,119 +250,12 @@ def _restore(run: _Run, path: Path | None) -> int:
             changed["init_from"] = run.config.init_from.resolve()
         kept = run.config.model_copy(update=changed)
         begin(run.folder, kept)
-        Log(run.folder.log).cut(step)
-        if step:
-            run.observer.say(f"going on from step {step:,}")
+    step = restore(run, path)
+    if step and run.team.leads:
+        run.observer.say(f"going on from step {step:,}")
     return step
-
-
-def _steps(run: _Run, start: int) -> TrainResult:
-    config, team = run.config, run.team
-    workers = team.workers if config.data.workers is None else config.data.workers
-    stream = run.feed(
-        run.corpus, run.plan, crop_rule(config, run.model), start, run.total_steps,
-        workers, config.data.prefetch, pin=team.device.type == "cuda", retry_seconds=config.data.retry_seconds,
-    )  # fmt: skip
-    meter = Meter(team.device)
-    run.stepped.train()
-    with asked_to_stop() as stop, _display(run, start) as display:
-        for step in range(start, run.total_steps):
-            batch, norm = _step(run, stream, step, meter)
-            done = step + 1
-            last = done == run.total_steps
-            if done % config.log_every == 0 or last:
-                _write_log(run, meter, done, norm, display)
-                stopping = bool(distributed.summed(torch.tensor(float(stop.asked), device=team.device), team))
-            else:
-                stopping = stop.asked and team.world == 1
-            if team.leads and config.picture_every and (done % config.picture_every == 0 or last):
-                _write_picture(run, batch, step)
-            if done % config.save_every == 0 or last or stopping:
-                _save(run, done, meter)
-            if display is not None:
-                display.advance(1)
-            if stopping:
-                return TrainResult(done, run.total_steps, worked=True)
-    return TrainResult(run.total_steps, run.total_steps, worked=True)
-
-
-def _step(run: _Run, stream: Iterator[Batch], step: int, meter: Meter) -> tuple[Batch, Tensor | None]:
-    """One optimiser step; returns the last micro-batch, on the device, and the gradient's norm."""
-    config, team = run.config, run.team
-    set_rate(run.optimizer, learning_rate(config.optim, config.global_batch, step, run.per_epoch, config.epochs))
-    # Dropout in an encoder would otherwise draw from a generator whose state no checkpoint holds.
-    torch.manual_seed(int(bits(config.seed, Purpose.STEP, step, team.rank, n=1)[0] >> 1))
-    run.model.enter(step / run.total_steps)
-    progress = torch.full((), step / run.total_steps, device=team.device)  # filled there: no copy waits
-    for number in range(run.plan.micro_batches):
-        batch = next(stream)
-        run.unreadable.note(batch.unreadable)
-        batch = _on_device(batch, run)
-        with distributed.accumulating(run.stepped, number == run.plan.micro_batches - 1):
-            with torch.autocast(team.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                output = run.stepped(batch.images, batch.gsd, mask_noise(config.seed, run.model, batch), progress)
-            losses = torch.where(batch.weight > 0, batch.weight * output.loss_per_sample, 0.0)
-            torch.autograd.backward(losses.sum() * (team.world / config.global_batch))
-        meter.add(losses, batch.weight)
-    norm = None
-    if config.optim.clip_grad is not None:
-        norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.optim.clip_grad)
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    return batch, norm
-
-
-def _on_device(batch: Batch, run: _Run) -> Batch:
-    """Move a batch to the device and flip it there."""
-    moved = [value.to(run.team.device, non_blocking=True) for value in batch[:5]]
-    images, gsd, sample_id, epoch, weight = moved
-    noise = torch_uniform(run.config.seed, Purpose.FLIP, epoch, sample_id, 2)
-    images = flip(images, noise, run.config.data.hflip, run.config.data.vflip)
-    return Batch(images, gsd, sample_id, epoch, weight, batch.position, batch.unreadable)
 
 
 def mask_noise(seed: int, model: Objective, batch: Batch) -> Tensor:
     """The uniform numbers of a batch's masks, (B, ``noise_size``)."""
     return torch_uniform(seed, Purpose.MASK, batch.epoch, batch.sample_id, model.noise_size)
-
-
-def _write_log(run: _Run, meter: Meter, done: int, norm: Tensor | None, display: Progress | None) -> None:
-    loss, samples, seconds = meter.read(run.team)
-    refuse_infinite_loss(loss, done, run.folder)
-    unreadable = run.unreadable.count(run.team)
-    if not run.team.leads:
-        return
-    rate = run.optimizer.param_groups[0]["lr"]
-    record = {
-        "step": done, "epoch": round(done / run.per_epoch, 4), "loss": loss, "lr": rate,
-        "samples_per_s": round(samples / max(seconds, 1e-9), 2), "unreadable": unreadable,
-    }  # fmt: skip
-    if norm is not None:
-        record["grad_norm"] = float(norm)
-    Log(run.folder.log).write(record)
-    if display is not None:
-        display.advance(0, loss=loss)
-
-
-def _write_picture(run: _Run, batch: Batch, step: int) -> None:
-    noise = mask_noise(run.config.seed, run.model, batch)[:_PICTURED]
-    progress = torch.full((), step / run.total_steps, device=run.team.device)
-    picture = draw(run.model, batch.images[:_PICTURED], batch.gsd[:_PICTURED], noise, progress)
-    write_picture(picture, run.folder.picture(step + 1))
-
-
-def _save(run: _Run, done: int, meter: Meter) -> None:
-    refuse_to_save(run.model, run.optimizer, meter, done, run.folder, run.team)
-    if run.team.leads:
-        state = checkpoint.TrainState(done, run.total_steps, run.data, run.config.model_dump(mode="json"))
-        checkpoint.save(run.folder.checkpoints, run.model, run.optimizer, state, keep=run.config.keep_checkpoints)
-    distributed.wait(run.team)
-
-
-@contextmanager
-def _display(run: _Run, start: int) -> Iterator[Progress | None]:
-    if not run.team.leads:
-        yield None
-        return
-    with run.observer.progress("train", run.total_steps - start, "steps") as progress:
-        yield progress

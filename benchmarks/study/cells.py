@@ -23,8 +23,9 @@ from pretrain.evaluate.finetune import Finetune
 from pretrain.evaluate.labelled import Divided
 from pretrain.evaluate.protocols import Answer, ask
 from pretrain.log import Log
+from pretrain.loop import TrainResult
 from pretrain.run import RunFolder
-from pretrain.train import Feed, TrainResult, train
+from pretrain.train import Feed, train
 
 CURVE = 40
 """Points of a learning curve at most."""

@@ -1,0 +1,214 @@
+"""The loop of every training: steps are counted over all of it, and everything in a step is a function of its number.
+
+What differs between pretraining (:mod:`pretrain.train`) and the tuning of an encoder for a task
+(:mod:`pretrain.evaluate.tuning`) is a :class:`Training`. Accumulation, clipping, what is not finite, log, checkpoints,
+stopping and going on are here, once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from curation.base.progress import Observer, Progress
+from pretrain import checkpoint, distributed
+from pretrain.data.noise import Purpose, bits
+from pretrain.distributed import Team
+from pretrain.health import refuse_infinite_loss, refuse_to_save
+from pretrain.log import Log, Meter
+from pretrain.run import RunFolder
+from pretrain.schedule import set_rate
+from pretrain.signals import asked_to_stop
+
+B = TypeVar("B")
+"""A micro-batch on the device, as a training's feed gives it and its losses take it."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended."""
+
+    step: int
+    total_steps: int
+    worked: bool
+    """False when it had been finished before."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done; False when a signal stopped it."""
+        return self.step == self.total_steps
+
+
+class Losses(NamedTuple):
+    """Of a micro-batch."""
+
+    weighted: Tensor
+    """(B,) weight times loss, differentiable."""
+    weight: Tensor
+    """(B,) 0 for what could not be read."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a training is, and after how many steps it does what."""
+
+    total_steps: int
+    per_epoch: int
+    batch: int
+    """Samples of a step, over all processes."""
+    log_every: int
+    save_every: int
+    """0: no checkpoints, not even at the end."""
+    micro_batches: int = 1
+    keep: int = 1
+    """Checkpoints that are kept."""
+    clip_grad: float | None = None
+
+
+@dataclass
+class Training(ABC, Generic[B]):
+    """What differs from one training to another."""
+
+    folder: RunFolder
+    team: Team
+    model: nn.Module
+    """What is saved."""
+    stepped: nn.Module
+    """What is called: the model, compiled or wrapped, or what holds it."""
+    optimizer: torch.optim.Optimizer
+    pace: Pace
+    seed: int
+
+    @abstractmethod
+    def feed(self, start: int) -> Iterator[B]:
+        """The micro-batches of all steps from ``start`` on."""
+
+    @abstractmethod
+    def losses(self, batch: B, step: int) -> Losses:
+        """Of a micro-batch; the mean over a step's samples is what is made less."""
+
+    @abstractmethod
+    def rate(self, step: int) -> float:
+        """Learning rate."""
+
+    @abstractmethod
+    def state(self, done: int) -> checkpoint.TrainState:
+        """What a checkpoint after so many steps says of itself."""
+
+    @abstractmethod
+    def way_out(self) -> str:
+        """What the user can do where numbers are no longer finite."""
+
+    def enter(self, step: int) -> None:
+        """Told before each step."""
+        return
+
+    def facts(self) -> dict[str, Any]:
+        """More fields of a line of the log; asked on every process."""
+        return {}
+
+    def show(self, batch: B, done: int) -> None:
+        """Told after each step, on the process that writes files, with its last micro-batch."""
+        return
+
+
+def restore(training: Training[B], path: Path | None) -> int:
+    """Load a checkpoint, if there is one, and cut the log back to it; returns the first step to do."""
+    step = 0
+    if path is not None:
+        checkpoint.load_model(path, training.model)
+        checkpoint.load_optimizer(path, training.model, training.optimizer)
+        step = checkpoint.read_state(path).step
+    if training.team.leads:
+        Log(training.folder.log).cut(step)
+    return step
+
+
+def go_on(training: Training[B], start: int, observer: Observer | None = None) -> TrainResult:
+    """Do the steps from ``start`` to the last, or until a signal asks to stop.
+
+    Raises:
+        WorkError: a loss, weight or moment is no longer finite.
+    """
+    pace, team = training.pace, training.team
+    stream, meter = training.feed(start), Meter(team.device)
+    training.stepped.train()
+    with asked_to_stop() as stop, _display(training, start, observer) as display:
+        for step in range(start, pace.total_steps):
+            batch, norm = _step(training, stream, step, meter)
+            done = step + 1
+            last, stopping = done == pace.total_steps, stop.asked and team.world == 1
+            if done % pace.log_every == 0 or last or stopping:
+                _write_log(training, meter, done, norm, display)
+                stopping = bool(distributed.summed(torch.tensor(float(stop.asked), device=team.device), team))
+            if team.leads:
+                training.show(batch, done)
+            if pace.save_every and (done % pace.save_every == 0 or last or stopping):
+                _save(training, done, meter)
+            if display is not None:
+                display.advance(1)
+            if stopping:
+                return TrainResult(done, pace.total_steps, worked=True)
+    return TrainResult(pace.total_steps, pace.total_steps, worked=True)
+
+
+def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -> tuple[B, Tensor | None]:
+    """One optimiser step; returns its last micro-batch and the gradient's norm."""
+    pace, team = training.pace, training.team
+    set_rate(training.optimizer, training.rate(step))
+    # Dropout in an encoder would otherwise draw from a generator whose state no checkpoint holds.
+    torch.manual_seed(int(bits(training.seed, Purpose.STEP, step, team.rank, n=1)[0] >> 1))
+    training.enter(step)
+    for number in range(pace.micro_batches):
+        batch = next(stream)
+        with distributed.accumulating(training.stepped, number == pace.micro_batches - 1):
+            losses, weight = training.losses(batch, step)
+            torch.autograd.backward(losses.sum() * (team.world / pace.batch))
+        meter.add(losses, weight)
+    norm = None
+    if pace.clip_grad is not None:
+        norm = nn.utils.clip_grad_norm_(training.model.parameters(), pace.clip_grad)
+    training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+    return batch, norm
+
+
+def _write_log(training: Training[B], meter: Meter, done: int, norm: Tensor | None, display: Progress | None) -> None:
+    loss, samples, seconds = meter.read(training.team)
+    refuse_infinite_loss(loss, done, training.way_out)
+    facts = training.facts()
+    if not training.team.leads:
+        return
+    record = {
+        "step": done, "epoch": round(done / training.pace.per_epoch, 4), "loss": loss, "lr": training.rate(done - 1),
+        "samples_per_s": round(samples / max(seconds, 1e-9), 2), **facts,
+    }  # fmt: skip
+    if norm is not None:
+        record["grad_norm"] = float(norm)
+    Log(training.folder.log).write(record)
+    if display is not None:
+        display.advance(0, loss=loss)
+
+
+def _save(training: Training[B], done: int, meter: Meter) -> None:
+    model, optimizer, folder = training.model, training.optimizer, training.folder
+    refuse_to_save(model, optimizer, meter, done, training.way_out, training.team)
+    if training.team.leads:
+        checkpoint.save(folder.checkpoints, model, optimizer, training.state(done), keep=training.pace.keep)
+    distributed.wait(training.team)
+
+
+@contextmanager
+def _display(training: Training[B], start: int, observer: Observer | None) -> Iterator[Progress | None]:
+    if observer is None or not training.team.leads:
+        yield None
+        return
+    with observer.progress("train", training.pace.total_steps - start, "steps") as progress:
+        yield progress
