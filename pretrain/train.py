@@ -24,12 +24,12 @@ from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.distributed import Team
 from pretrain.errors import InputError
-from pretrain.health import Unreadable, refuse_infinite_loss, refuse_to_save
+from pretrain.health import Nonfinite, Unreadable, refuse_to_save
 from pretrain.log import Log, Meter
 from pretrain.models import Objective, build_objective
 from pretrain.official import start_from
 from pretrain.run import RunFolder, begin
-from pretrain.schedule import build_optimizer, learning_rate, set_rate
+from pretrain.schedule import build_optimizer, clip_gradient, learning_rate, set_rate, step_unless
 from pretrain.signals import asked_to_stop
 from pretrain.visualise import draw, write_picture
 
@@ -73,6 +73,7 @@ class _Run:
     data: str
     observer: Observer
     unreadable: Unreadable
+    nonfinite: Nonfinite
     feed: Feed
 
     @property
@@ -99,8 +100,8 @@ def train(
     Raises:
         InputError: the config does not fit the data or the model; ``out`` holds an unfinished run and ``resume`` is
             not set, or a run with other settings.
-        WorkError: a loss, weight or moment is no longer finite, a shard cannot be read for ``data.retry_seconds``, or
-            too many samples are unreadable.
+        WorkError: a weight or moment is no longer finite, too many steps were not, a shard cannot be read for
+            ``data.retry_seconds``, or too many samples are unreadable.
     """
     folder = RunFolder(out)
     with ExitStack() as stack:
@@ -147,8 +148,11 @@ def _prepare(config: TrainConfig, team: Team, folder: RunFolder, data: str, obse
     stepped: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     optimizer = build_optimizer(model, config.optim)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)
+    nonfinite = Nonfinite(config.max_nonfinite, corpus.place, folder, observer.say)
     stepped = distributed.wrap(stepped, team)
-    run = _Run(config, team, folder, corpus, plan, model, stepped, optimizer, data, observer, unreadable, feed)
+    run = _Run(
+        config, team, folder, corpus, plan, model, stepped, optimizer, data, observer, unreadable, nonfinite, feed
+    )
     if team.leads:
         _announce(run)
     return run
@@ -208,6 +212,7 @@ def _restore(run: _Run, path: Path | None) -> int:
         begun = start_from(run.model.encoder, run.config.init_from)
         if run.team.leads:
             run.observer.say(f"encoder: starts from {begun.path}, {len(begun.weights)} tensors")
+    run.nonfinite.count = sum(record["step"] <= step for record in Log(run.folder.nonfinite).records())
     if run.team.leads:
         absolute = [folder.resolve() for folder in run.config.data.folders]
         changed: dict[str, object] = {"data": run.config.data.model_copy(update={"shards": absolute})}
@@ -216,6 +221,7 @@ def _restore(run: _Run, path: Path | None) -> int:
         kept = run.config.model_copy(update=changed)
         begin(run.folder, kept)
         Log(run.folder.log).cut(step)
+        Log(run.folder.nonfinite).cut(step)
         if step:
             run.observer.say(f"going on from step {step:,}")
     return step
@@ -230,6 +236,7 @@ def _steps(run: _Run, start: int) -> TrainResult:
     )  # fmt: skip
     meter = Meter(team.device)
     run.stepped.train()
+    due = False
     with asked_to_stop() as stop, _display(run, start) as display:
         for step in range(start, run.total_steps):
             batch, norm = _step(run, stream, step, meter)
@@ -242,8 +249,11 @@ def _steps(run: _Run, start: int) -> TrainResult:
                 stopping = stop.asked and team.world == 1
             if team.leads and config.picture_every and (done % config.picture_every == 0 or last):
                 _write_picture(run, batch, step)
-            if done % config.save_every == 0 or last or stopping:
-                _save(run, done, meter)
+            due = due or done % config.save_every == 0
+            # Weights that give no finite gradient are not to push out the checkpoint before them.
+            if last or stopping or (due and not run.nonfinite.last()):
+                _save(run, done)
+                due = False
             if display is not None:
                 display.advance(1)
             if stopping:
@@ -251,7 +261,7 @@ def _steps(run: _Run, start: int) -> TrainResult:
     return TrainResult(run.total_steps, run.total_steps, worked=True)
 
 
-def _step(run: _Run, stream: Iterator[Batch], step: int, meter: Meter) -> tuple[Batch, Tensor | None]:
+def _step(run: _Run, stream: Iterator[Batch], step: int, meter: Meter) -> tuple[Batch, Tensor]:
     """One optimiser step; returns the last micro-batch, on the device, and the gradient's norm."""
     config, team = run.config, run.team
     set_rate(run.optimizer, learning_rate(config.optim, config.global_batch, step, run.per_epoch, config.epochs))
@@ -259,22 +269,31 @@ def _step(run: _Run, stream: Iterator[Batch], step: int, meter: Meter) -> tuple[
     torch.manual_seed(int(bits(config.seed, Purpose.STEP, step, team.rank, n=1)[0] >> 1))
     run.model.enter(step / run.total_steps)
     progress = torch.full((), step / run.total_steps, device=team.device)  # filled there: no copy waits
+    losses, weights, sample_ids = list[Tensor](), list[Tensor](), list[Tensor]()
     for number in range(run.plan.micro_batches):
         batch = next(stream)
+        sample_ids.append(batch.sample_id)
         run.unreadable.note(batch.unreadable)
         batch = _on_device(batch, run)
         with distributed.accumulating(run.stepped, number == run.plan.micro_batches - 1):
-            with torch.autocast(team.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                output = run.stepped(batch.images, batch.gsd, mask_noise(config.seed, run.model, batch), progress)
-            losses = torch.where(batch.weight > 0, batch.weight * output.loss_per_sample, 0.0)
-            torch.autograd.backward(losses.sum() * (team.world / config.global_batch))
-        meter.add(losses, batch.weight)
-    norm = None
-    if config.optim.clip_grad is not None:
-        norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.optim.clip_grad)
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+            losses.append(_backward(run, batch, progress))
+        weights.append(batch.weight)
+    norm = clip_gradient(run.model, config.optim)
+    whole = torch.cat(losses)
+    faulty = run.nonfinite.judge(step + 1, whole, norm, torch.cat(sample_ids), team)
+    step_unless(faulty, run.optimizer)
+    meter.add(torch.stack([whole.sum().double(), torch.cat(weights).sum().double()]), faulty)
     return batch, norm
+
+
+def _backward(run: _Run, batch: Batch, progress: Tensor) -> Tensor:
+    """Add a micro-batch's gradient; returns its weighted losses, (B,)."""
+    config, team = run.config, run.team
+    with torch.autocast(team.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        output = run.stepped(batch.images, batch.gsd, mask_noise(config.seed, run.model, batch), progress)
+    losses = torch.where(batch.weight > 0, batch.weight * output.loss_per_sample, 0.0)
+    torch.autograd.backward(losses.sum() * (team.world / config.global_batch))
+    return losses.detach()
 
 
 def _on_device(batch: Batch, run: _Run) -> Batch:
@@ -291,21 +310,20 @@ def mask_noise(seed: int, model: Objective, batch: Batch) -> Tensor:
     return torch_uniform(seed, Purpose.MASK, batch.epoch, batch.sample_id, model.noise_size)
 
 
-def _write_log(run: _Run, meter: Meter, done: int, norm: Tensor | None, display: Progress | None) -> None:
+def _write_log(run: _Run, meter: Meter, done: int, norm: Tensor, display: Progress | None) -> None:
     loss, samples, seconds = meter.read(run.team)
-    refuse_infinite_loss(loss, done, run.folder)
+    skipped = run.nonfinite.report(run.team)
     unreadable = run.unreadable.count(run.team)
     if not run.team.leads:
         return
     rate = run.optimizer.param_groups[0]["lr"]
     record = {
         "step": done, "epoch": round(done / run.per_epoch, 4), "loss": loss, "lr": rate,
-        "samples_per_s": round(samples / max(seconds, 1e-9), 2), "unreadable": unreadable,
+        "grad_norm": float(norm) if norm.isfinite() else None, "samples_per_s": round(samples / max(seconds, 1e-9), 2),
+        "skipped": skipped, "unreadable": unreadable,
     }  # fmt: skip
-    if norm is not None:
-        record["grad_norm"] = float(norm)
     Log(run.folder.log).write(record)
-    if display is not None:
+    if display is not None and loss is not None:
         display.advance(0, loss=loss)
 
 
@@ -316,8 +334,9 @@ def _write_picture(run: _Run, batch: Batch, step: int) -> None:
     write_picture(picture, run.folder.picture(step + 1))
 
 
-def _save(run: _Run, done: int, meter: Meter) -> None:
-    refuse_to_save(run.model, run.optimizer, meter, done, run.folder, run.team)
+def _save(run: _Run, done: int) -> None:
+    run.nonfinite.report(run.team)  # of steps that no resumed run will do again
+    refuse_to_save(run.model, run.optimizer, done, run.folder, run.team)
     if run.team.leads:
         state = checkpoint.TrainState(done, run.total_steps, run.data, run.config.model_dump(mode="json"))
         checkpoint.save(run.folder.checkpoints, run.model, run.optimizer, state, keep=run.config.keep_checkpoints)
