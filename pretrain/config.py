@@ -207,6 +207,8 @@ class TrainConfig(Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     grad_checkpointing: bool = False
+    max_nonfinite: int = Field(10, ge=0)
+    """Steps without a finite loss and gradient, which change nothing, that are borne before the run stops."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of the log; between them nothing waits for the GPU."""
     save_every: int = Field(1000, ge=1)
@@ -229,7 +231,8 @@ class TrainConfig(Strict):
 
 MAY_CHANGE = frozenset(
     {"data.shards", "data.max_unreadable", "data.retry_seconds", "data.workers", "data.prefetch", "max_batch_per_gpu",
-     "device", "compile", "grad_checkpointing", "log_every", "save_every", "keep_checkpoints", "picture_every"}
+     "max_nonfinite", "device", "compile", "grad_checkpointing", "log_every", "save_every", "keep_checkpoints",
+     "picture_every"}
 )  # fmt: skip
 """Fields that a resumed run may change: where and how it runs, what it writes and what it bears, not what it computes.
 ``data.shards`` may move; the checkpoint compares what is in it."""

@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -93,7 +95,9 @@ def wrap(model: nn.Module, team: Team) -> nn.Module:
         return model
     here = [team.device.index] if team.device.type == "cuda" else None
     # Buffers are constants; sending them with every forward pass would hang ranks that take unequal micro-batches.
-    return DistributedDataParallel(model, device_ids=here, broadcast_buffers=False)
+    renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # torch 2.15
+    buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    return DistributedDataParallel(model, device_ids=here, gradient_as_bucket_view=True, **buffers)
 
 
 def accumulating(model: nn.Module, last: bool) -> AbstractContextManager[None]:
@@ -108,6 +112,13 @@ def summed(values: Tensor, team: Team) -> Tensor:
     if team.world > 1:
         dist.all_reduce(values)
     return values
+
+
+def greatest(value: Tensor, team: Team) -> Tensor:
+    """The greatest of the team's values, on every process and without waiting for the device."""
+    if team.world > 1:
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value
 
 
 def agreed(good: bool, team: Team) -> bool:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain import checkpoint, distributed
 from pretrain.distributed import Team
 from pretrain.errors import WorkError
-from pretrain.log import Meter
+from pretrain.log import Log
 from pretrain.run import RunFolder
 
 _NAMED = 10
@@ -64,32 +64,107 @@ class Unreadable:
             )
 
 
-def refuse_infinite_loss(loss: float, done: int, way_out: Callable[[], str]) -> None:
-    """Stop when the mean loss of the last steps, over all processes, is not finite.
+@dataclass
+class _Judged:
+    """A step since the last line of the log."""
 
-    Raises:
-        WorkError: it is not.
-    """
-    if not math.isfinite(loss):
-        raise WorkError(f"the loss became {loss} before step {done}; {way_out()}")
+    done: int
+    faulty: Tensor
+    losses: Tensor
+    sample_ids: Tensor
+
+
+class Nonfinite:
+    """Steps whose loss or gradient is not finite: they change nothing, and are told with the next line of the log."""
+
+    def __init__(
+        self, limit: int, place: Callable[[int], str], run: RunFolder, say: Callable[[str], None],
+        way_out: Callable[[], str],
+    ) -> None:  # fmt: skip
+        """Start with none.
+
+        Args:
+            limit: of such steps in the whole training, ``max_nonfinite``.
+            place: where a sample lies, from its id.
+            run: where they are written down.
+            say: is told.
+            way_out: what the user can do when there are too many.
+        """
+        self.limit, self.place, self.run, self.say, self.way_out = limit, place, run, say, way_out
+        self.count = 0
+        self.faulty: Tensor | None = None
+        self.recent: list[_Judged] = []
+
+    def restart(self, step: int, team: Team) -> None:
+        """Forget what came after ``step``, from which a training goes on."""
+        log = Log(self.run.nonfinite)
+        self.count = sum(record["step"] <= step for record in log.records())
+        if team.leads:
+            log.cut(step)
+
+    def judge(self, done: int, losses: Tensor, norm: Tensor, sample_ids: Tensor, team: Team) -> Tensor:
+        """Whether the step that makes ``done`` steps must change nothing: 0-d float, 1 or 0, equal on all processes.
+
+        Args:
+            done: steps done after it.
+            losses: (B,) weighted losses of this process's samples.
+            norm: 0-d, of the gradient; infinite also where a square overflows, which would spoil the second moment.
+            sample_ids: (B,), kept for the report.
+            team: all processes.
+        """
+        sound = losses.isfinite().all() & norm.isfinite()
+        self.faulty = faulty = distributed.greatest((~sound).float(), team)
+        self.recent.append(_Judged(done, faulty, losses, sample_ids))
+        return faulty
+
+    def last(self) -> bool:
+        """Whether the last step was such a one; waits for the device."""
+        return self.faulty is not None and bool(self.faulty)
+
+    def report(self, team: Team) -> int:
+        """Tell and write down such steps since the last report; waits for the device. Returns how many there were ever.
+
+        Raises:
+            WorkError: more than ``max_nonfinite``, on every process.
+        """
+        recent, self.recent = self.recent, []
+        flags = torch.stack([step.faulty for step in recent]).tolist() if recent else []
+        for step in (step for step, flag in zip(recent, flags, strict=True) if flag):
+            self.count += 1
+            self._tell(step, team)
+        if self.count > self.limit:
+            raise WorkError(
+                f"{self.count} steps were not finite and changed nothing, more than max_nonfinite={self.limit} allows; "
+                f"their samples are in {self.run.nonfinite}; {self.way_out()}"
+            )
+        return self.count
+
+    def _tell(self, step: _Judged, team: Team) -> None:
+        bad = distributed.united(set(step.sample_ids[~step.losses.isfinite().cpu()].tolist()), team)
+        everyone = distributed.united(set(step.sample_ids.tolist()), team)
+        if not team.leads:
+            return
+        culprits = [f"{sample_id} ({self.place(sample_id)})" for sample_id in sorted(bad)[:_NAMED]]
+        whose = (
+            f"the loss of sample {', '.join(culprits)}" if culprits else "the gradient, though all losses were finite"
+        )
+        self.say(f"not finite: step {step.done} changed nothing, for {whose}")
+        Log(self.run.nonfinite).write(
+            {"step": step.done, "losses": sorted(bad), "batch": [[i, self.place(i)] for i in sorted(everyone)]}
+        )
 
 
 def refuse_to_save(
-    model: nn.Module, optimizer: torch.optim.Optimizer, meter: Meter, done: int, way_out: Callable[[], str], team: Team
+    model: nn.Module, optimizer: torch.optim.Optimizer, done: int, way_out: Callable[[], str], team: Team
 ) -> None:
     """Stop before a checkpoint from which no run could go on.
 
-    Losses are looked at since the last line of the log, of every micro-batch and process. A gradient that was not
-    finite, of this or an earlier step, has left its mark in the optimiser's moments.
-
     Raises:
-        WorkError: a loss, weight or moment of any process is not finite; raised on every process.
+        WorkError: a weight or moment of any process is not finite; raised on every process.
     """
-    sound = bool(meter.sums.isfinite().all()) and checkpoint.finite(model, optimizer)
-    if not distributed.agreed(sound, team):
+    if not distributed.agreed(checkpoint.finite(model, optimizer), team):
         raise WorkError(
-            f"losses, weights or moments are no longer finite at step {done}, of which no checkpoint is written; "
-            + way_out()
+            f"weights or moments are no longer finite at step {done}, of which no checkpoint is written; {way_out()}"
         )
 
 

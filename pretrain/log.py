@@ -46,23 +46,20 @@ class Log:
 
 
 class Meter:
-    """Sums of weighted losses between two lines of the log, kept on the device: adding never waits for it.
-
-    A loss that is not finite stays in the sum, whichever micro-batch it came with.
-    """
+    """Sums of weighted losses between two lines of the log, kept on the device: adding never waits for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(2, device=device, dtype=torch.float64)
         self.since = time.monotonic()
 
-    def add(self, losses: Tensor, weight: Tensor) -> None:
-        """Count a micro-batch: weighted losses and weights, (B,) each."""
-        self.sums += torch.stack([losses.detach().sum().double(), weight.sum().double()])
+    def add(self, sums: Tensor, faulty: Tensor) -> None:
+        """Count a step: its sums of weighted losses and of weights, (2,), unless ``faulty`` (0-d, 0 or 1) is 1."""
+        self.sums += torch.where(faulty > 0, 0.0, sums)
 
-    def read(self, team: Team) -> tuple[float, float, float]:
-        """Mean loss, samples and seconds since the last reading, over the whole team."""
+    def read(self, team: Team) -> tuple[float | None, float, float]:
+        """Mean loss (None where no step was finite), samples and seconds since the last reading, over the team."""
         loss, weight = distributed.summed(self.sums, team).tolist()
         now = time.monotonic()
         seconds, self.since = now - self.since, now
         self.sums.zero_()
-        return loss / max(weight, 1e-9), weight, seconds
+        return loss / weight if weight else None, weight, seconds

@@ -21,10 +21,10 @@ from curation.base.progress import Observer, Progress
 from pretrain import checkpoint, distributed
 from pretrain.data.noise import Purpose, bits
 from pretrain.distributed import Team
-from pretrain.health import refuse_infinite_loss, refuse_to_save
+from pretrain.health import Nonfinite, refuse_to_save
 from pretrain.log import Log, Meter
 from pretrain.run import RunFolder
-from pretrain.schedule import set_rate
+from pretrain.schedule import clip_gradient, set_rate, step_unless
 from pretrain.signals import asked_to_stop
 
 B = TypeVar("B")
@@ -53,6 +53,8 @@ class Losses(NamedTuple):
     """(B,) weight times loss, differentiable."""
     weight: Tensor
     """(B,) 0 for what could not be read."""
+    sample_id: Tensor
+    """(B,) integers, on any device: what a step that was not finite is told with."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Training(ABC, Generic[B]):
     optimizer: torch.optim.Optimizer
     pace: Pace
     seed: int
+    nonfinite: Nonfinite
 
     @abstractmethod
     def feed(self, start: int) -> Iterator[B]:
@@ -102,10 +105,6 @@ class Training(ABC, Generic[B]):
     def state(self, done: int) -> checkpoint.TrainState:
         """What a checkpoint after so many steps says of itself."""
 
-    @abstractmethod
-    def way_out(self) -> str:
-        """What the user can do where numbers are no longer finite."""
-
     def enter(self, step: int) -> None:
         """Told before each step."""
         return
@@ -120,12 +119,13 @@ class Training(ABC, Generic[B]):
 
 
 def restore(training: Training[B], path: Path | None) -> int:
-    """Load a checkpoint, if there is one, and cut the log back to it; returns the first step to do."""
+    """Load a checkpoint, if there is one, and cut the logs back to it; returns the first step to do."""
     step = 0
     if path is not None:
         checkpoint.load_model(path, training.model)
         checkpoint.load_optimizer(path, training.model, training.optimizer)
         step = checkpoint.read_state(path).step
+    training.nonfinite.restart(step, training.team)
     if training.team.leads:
         Log(training.folder.log).cut(step)
     return step
@@ -135,11 +135,12 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
     """Do the steps from ``start`` to the last, or until a signal asks to stop.
 
     Raises:
-        WorkError: a loss, weight or moment is no longer finite.
+        WorkError: a weight or moment is no longer finite, or too many steps were not.
     """
     pace, team = training.pace, training.team
     stream, meter = training.feed(start), Meter(team.device)
     training.stepped.train()
+    due = False
     with asked_to_stop() as stop, _display(training, start, observer) as display:
         for step in range(start, pace.total_steps):
             batch, norm = _step(training, stream, step, meter)
@@ -150,8 +151,11 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
                 stopping = bool(distributed.summed(torch.tensor(float(stop.asked), device=team.device), team))
             if team.leads:
                 training.show(batch, done)
-            if pace.save_every and (done % pace.save_every == 0 or last or stopping):
-                _save(training, done, meter)
+            due = due or (pace.save_every > 0 and done % pace.save_every == 0)
+            # Weights that give no finite gradient are not to push out the checkpoint before them.
+            if pace.save_every > 0 and (last or stopping or (due and not training.nonfinite.last())):
+                _save(training, done)
+                due = False
             if display is not None:
                 display.advance(1)
             if stopping:
@@ -159,47 +163,47 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
     return TrainResult(pace.total_steps, pace.total_steps, worked=True)
 
 
-def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -> tuple[B, Tensor | None]:
+def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -> tuple[B, Tensor]:
     """One optimiser step; returns its last micro-batch and the gradient's norm."""
     pace, team = training.pace, training.team
     set_rate(training.optimizer, training.rate(step))
     # Dropout in an encoder would otherwise draw from a generator whose state no checkpoint holds.
     torch.manual_seed(int(bits(training.seed, Purpose.STEP, step, team.rank, n=1)[0] >> 1))
     training.enter(step)
+    parts = list[Losses]()
     for number in range(pace.micro_batches):
         batch = next(stream)
         with distributed.accumulating(training.stepped, number == pace.micro_batches - 1):
-            losses, weight = training.losses(batch, step)
-            torch.autograd.backward(losses.sum() * (team.world / pace.batch))
-        meter.add(losses, weight)
-    norm = None
-    if pace.clip_grad is not None:
-        norm = nn.utils.clip_grad_norm_(training.model.parameters(), pace.clip_grad)
-    training.optimizer.step()
-    training.optimizer.zero_grad(set_to_none=True)
+            found = training.losses(batch, step)
+            torch.autograd.backward(found.weighted.sum() * (team.world / pace.batch))
+        parts.append(found._replace(weighted=found.weighted.detach()))
+    weighted, weight, sample_id = (torch.cat(values) for values in zip(*parts, strict=True))
+    norm = clip_gradient(training.model, pace.clip_grad)
+    faulty = training.nonfinite.judge(step + 1, weighted, norm, sample_id, team)
+    step_unless(faulty, training.optimizer)
+    meter.add(torch.stack([weighted.sum().double(), weight.sum().double()]), faulty)
     return batch, norm
 
 
-def _write_log(training: Training[B], meter: Meter, done: int, norm: Tensor | None, display: Progress | None) -> None:
+def _write_log(training: Training[B], meter: Meter, done: int, norm: Tensor, display: Progress | None) -> None:
     loss, samples, seconds = meter.read(training.team)
-    refuse_infinite_loss(loss, done, training.way_out)
-    facts = training.facts()
+    skipped, facts = training.nonfinite.report(training.team), training.facts()
     if not training.team.leads:
         return
     record = {
         "step": done, "epoch": round(done / training.pace.per_epoch, 4), "loss": loss, "lr": training.rate(done - 1),
-        "samples_per_s": round(samples / max(seconds, 1e-9), 2), **facts,
+        "grad_norm": float(norm) if norm.isfinite() else None, "samples_per_s": round(samples / max(seconds, 1e-9), 2),
+        "skipped": skipped, **facts,
     }  # fmt: skip
-    if norm is not None:
-        record["grad_norm"] = float(norm)
     Log(training.folder.log).write(record)
-    if display is not None:
+    if display is not None and loss is not None:
         display.advance(0, loss=loss)
 
 
-def _save(training: Training[B], done: int, meter: Meter) -> None:
+def _save(training: Training[B], done: int) -> None:
     model, optimizer, folder = training.model, training.optimizer, training.folder
-    refuse_to_save(model, optimizer, meter, done, training.way_out, training.team)
+    training.nonfinite.report(training.team)  # of steps that no resumed training will do again
+    refuse_to_save(model, optimizer, done, training.nonfinite.way_out, training.team)
     if training.team.leads:
         checkpoint.save(folder.checkpoints, model, optimizer, training.state(done), keep=training.pace.keep)
     distributed.wait(training.team)

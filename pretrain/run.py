@@ -2,6 +2,7 @@
 
 OUT/config.yaml                the resolved configuration
 OUT/log.jsonl                  one record per ``log_every`` steps
+OUT/nonfinite.jsonl            the steps that changed nothing, with their sample ids
 OUT/checkpoints/step-00001000/ see :mod:`pretrain.checkpoint`
 OUT/pictures/step-00001000.png reconstructions
 """
@@ -38,6 +39,11 @@ class RunFolder:
     def log(self) -> Path:
         """The training log."""
         return self.path / "log.jsonl"
+
+    @property
+    def nonfinite(self) -> Path:
+        """Steps whose loss or gradient was not finite."""
+        return self.path / "nonfinite.jsonl"
 
     @property
     def checkpoints(self) -> Path:

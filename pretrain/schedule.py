@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.config import OptimConfig
 
@@ -46,6 +46,25 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and name.rpartition(".")[2] not in _TOKENS
+
+
+def clip_gradient(model: nn.Module, most: float | None) -> Tensor:
+    """Scale the gradient down to a norm of ``most``, if that is set; returns its norm before, 0-d, without waiting."""
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if most is not None:
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return norm
+
+
+def step_unless(faulty: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Step, unless ``faulty`` (0-d float on the device, 0 or 1) is 1: then no parameter, moment or count changes.
+
+    The kernel of fused AdamW decides, as it does for torch's GradScaler, so nothing waits for the device.
+    """
+    optimizer.found_inf = faulty  # type: ignore[attr-defined]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -22,7 +22,7 @@ from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.distributed import Team
 from pretrain.errors import InputError
-from pretrain.health import Unreadable, way_back
+from pretrain.health import Nonfinite, Unreadable, way_back
 from pretrain.loop import Losses, Pace, Training, TrainResult, go_on, restore
 from pretrain.models import Objective, build_objective
 from pretrain.official import start_from
@@ -77,7 +77,8 @@ class Pretraining(Training[Batch]):
         noise = mask_noise(self.seed, self.model, batch)
         with torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             output = self.stepped(batch.images, batch.gsd, noise, self._progress(step))
-        return Losses(torch.where(batch.weight > 0, batch.weight * output.loss_per_sample, 0.0), batch.weight)
+        weighted = torch.where(batch.weight > 0, batch.weight * output.loss_per_sample, 0.0)
+        return Losses(weighted, batch.weight, batch.sample_id)
 
     def _progress(self, step: int) -> Tensor:
         return torch.full((), step / self.pace.total_steps, device=self.team.device)  # filled there: no copy waits
@@ -90,10 +91,6 @@ class Pretraining(Training[Batch]):
     def state(self, done: int) -> checkpoint.TrainState:
         """With the fingerprint of the data and the whole configuration."""
         return checkpoint.TrainState(done, self.pace.total_steps, self.data, self.config.model_dump(mode="json"))
-
-    def way_out(self) -> str:
-        """To the last checkpoint, and with other settings."""
-        return way_back(self.folder)
 
     def enter(self, step: int) -> None:
         """The number of tokens may follow from the share that is done."""
@@ -127,8 +124,8 @@ def train(
     Raises:
         InputError: the config does not fit the data or the model; ``out`` holds an unfinished run and ``resume`` is
             not set, or a run with other settings.
-        WorkError: a loss, weight or moment is no longer finite, a shard cannot be read for ``data.retry_seconds``, or
-            too many samples are unreadable.
+        WorkError: a weight or moment is no longer finite, too many steps were not, a shard cannot be read for
+            ``data.retry_seconds``, or too many samples are unreadable.
     """
     folder = RunFolder(out)
     with ExitStack() as stack:
@@ -176,9 +173,10 @@ def _prepare(
     stepped: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     optimizer = build_optimizer(model, config.optim)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)
+    nonfinite = Nonfinite(config.max_nonfinite, corpus.place, folder, observer.say, lambda: way_back(folder))
     stepped = distributed.wrap(stepped, team)
     run = Pretraining(
-        folder, team, model, stepped, optimizer, _pace(config, corpus, plan), config.seed,
+        folder, team, model, stepped, optimizer, _pace(config, corpus, plan), config.seed, nonfinite,
         config, corpus, plan, data, observer, unreadable, feed,
     )  # fmt: skip
     if team.leads:

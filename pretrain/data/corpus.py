@@ -6,6 +6,7 @@ Only numeric columns of the shards in use are held in memory. The row number ove
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,11 @@ class Corpus:
         number = np.full(table.num_rows, shard, np.int32)
         offset, size = (table[name].to_numpy() for name in _LOCATION)
         return SampleRows(number, ids, offset, size, gsd).at(np.flatnonzero(usable))
+
+    def place(self, sample_id: int) -> str:
+        """Where a sample lies: ``corpus-000012.tar, sample 7`` (counted from 0)."""
+        shard = bisect_right(self.starts, sample_id) - 1
+        return f"{self.paths[shard].name}, sample {sample_id - self.starts[shard]}"
 
     def _index(self, shard: int) -> pa.Table:
         """Columns of a shard's rows. The file is opened each time: one held open may go stale in a run of days."""
