@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = ("curation", "pretrain")
+_KEPT = 3
+"""States whose compiled code is kept, so that going back and forth between two compiles nothing."""
 
 
 def compiled(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -57,11 +61,20 @@ def kept_in() -> Path | None:
         try:
             (root / name).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root / name):
+                _forget_old(root)
                 return root / name
         except OSError:
             continue
     logger.warning("there is no folder to keep compiled code in: every process compiles anew; set NUMBA_CACHE_DIR")
     return None
+
+
+def _forget_old(root: Path) -> None:
+    """Remove all but the newest states; a process that runs one of them has it in memory."""
+    with suppress(OSError):  # another process may be removing them
+        found = sorted(root.glob("kernels-*"), key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
+        for folder in found[_KEPT:]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _roots() -> Iterator[Path]:

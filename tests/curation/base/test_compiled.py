@@ -48,6 +48,16 @@ def test_a_folder_that_is_named_is_taken_first(monkeypatch, anew, tmp_path):
     assert list(tmp_path.glob("kernels/kernels-*/*/*.nbi"))
 
 
+def test_of_old_states_only_the_newest_are_kept(monkeypatch, anew, tmp_path):
+    for age, name in enumerate(["kernels-a", "kernels-b", "kernels-c"]):
+        (tmp_path / name / "inside").mkdir(parents=True)
+        os.utime(tmp_path / name, (1_000_000 - age, 1_000_000 - age))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    current = kept_in()
+    assert current is not None
+    assert {path.name for path in tmp_path.iterdir()} == {"kernels-a", "kernels-b", current.name}
+
+
 def test_a_loop_of_another_file_that_changed_is_compiled_in_anew(tmp_path):
     """Numba alone keeps the caller, whose own file did not change, with the old loop within."""
     package = tmp_path / "curation"
