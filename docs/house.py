@@ -35,7 +35,7 @@ SINGLE = {
         "train": ("train",),
         "export": ("export", "push", "conversions", "model_card", "visualise", "sheet", "official"),
         "run": ("run", "page", "checkpoint", "log", "schedule", "health"),
-        "base": ("config", "errors", "signals", "distributed", "patience"),
+        "base": ("config", "device", "errors", "signals", "distributed", "patience"),
     },
 }
 """Rooms that are not folders: modules that lie side by side in the package."""

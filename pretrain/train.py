@@ -22,6 +22,7 @@ from pretrain.data.corpus import Corpus, SampleRule, content_fingerprint, descri
 from pretrain.data.noise import Purpose, bits, torch_uniform
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
+from pretrain.device import Mover, float32_products, mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.health import Unreadable, refuse_infinite_loss, refuse_to_save
@@ -40,6 +41,13 @@ FEW = 1_000
 
 Feed = Callable[..., Iterator[Batch]]
 """What makes the batches: :func:`pretrain.data.stream.batches`, or what takes the same arguments."""
+
+Mark = Callable[[str], None]
+"""Told the name of each part of a step when it ends: between, data, copy, forward, backward, optimiser."""
+
+
+def unmarked(part: str) -> None:
+    """Nobody measures the parts of a step."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ class _Run:
     observer: Observer
     unreadable: Unreadable
     feed: Feed
+    move: Mover
+    mark: Mark
 
     @property
     def per_epoch(self) -> int:
@@ -85,7 +95,13 @@ class _Run:
 
 
 def train(
-    config: TrainConfig, out: Path, observer: Observer, *, resume: bool = False, feed: Feed = batches
+    config: TrainConfig,
+    out: Path,
+    observer: Observer,
+    *,
+    resume: bool = False,
+    feed: Feed = batches,
+    mark: Mark = unmarked,
 ) -> TrainResult:
     """Train, or go on training, in the folder ``out``.
 
@@ -95,6 +111,7 @@ def train(
         observer: who is told.
         resume: whether to go on with a run that is not finished.
         feed: what makes the batches, where images do not come from tars.
+        mark: who measures the parts of a step.
 
     Raises:
         InputError: the config does not fit the data or the model; ``out`` holds an unfinished run and ``resume`` is
@@ -105,6 +122,8 @@ def train(
     folder = RunFolder(out)
     with ExitStack() as stack:
         team = stack.enter_context(distributed.joined(config.device))
+        config = settled(config, team.device)
+        stack.enter_context(float32_products(config, team.device))
         data = content_fingerprint(config.data.folders)
         if team.leads:
             stack.enter_context(hold(folder.path))
@@ -112,7 +131,7 @@ def train(
         if latest is not None and latest[1].step == latest[1].total_steps:
             return TrainResult(latest[1].step, latest[1].total_steps, worked=False)
         distributed.wait(team)  # nobody writes before everybody has read
-        run = _prepare(config, team, folder, data, observer, feed)
+        run = _prepare(config, team, folder, data, observer, feed, mark)
         start = _restore(run, latest[0] if latest else None)
         return _steps(run, start)
 
@@ -134,7 +153,9 @@ def _standing(
     return latest
 
 
-def _prepare(config: TrainConfig, team: Team, folder: RunFolder, data: str, observer: Observer, feed: Feed) -> _Run:
+def _prepare(
+    config: TrainConfig, team: Team, folder: RunFolder, data: str, observer: Observer, feed: Feed, mark: Mark
+) -> _Run:
     torch.manual_seed(config.seed)  # of the weights' start
     model = build_objective(config.objective, config.encoder).to(team.device)
     model.set_grad_checkpointing(config.grad_checkpointing)
@@ -144,11 +165,14 @@ def _prepare(config: TrainConfig, team: Team, folder: RunFolder, data: str, obse
         team.rank, team.world,
     )  # fmt: skip
     _check_sizes(config, corpus, plan)
-    stepped: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+    stepped = model.compiled(config.compile)
     optimizer = build_optimizer(model, config.optim)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)
     stepped = distributed.wrap(stepped, team)
-    run = _Run(config, team, folder, corpus, plan, model, stepped, optimizer, data, observer, unreadable, feed)
+    run = _Run(
+        config, team, folder, corpus, plan, model, stepped, optimizer, data, observer, unreadable, feed,
+        mover(team.device), mark,
+    )  # fmt: skip
     if team.leads:
         _announce(run)
     return run
@@ -258,29 +282,34 @@ def _step(run: _Run, stream: Iterator[Batch], step: int, meter: Meter) -> tuple[
     # Dropout in an encoder would otherwise draw from a generator whose state no checkpoint holds.
     torch.manual_seed(int(bits(config.seed, Purpose.STEP, step, team.rank, n=1)[0] >> 1))
     run.model.enter(step / run.total_steps)
+    run.mark("between")
     progress = torch.full((), step / run.total_steps, device=team.device)  # filled there: no copy waits
     for number in range(run.plan.micro_batches):
         batch = next(stream)
+        run.mark("data")
         run.unreadable.note(batch.unreadable)
         batch = _on_device(batch, run)
+        run.mark("copy")
         with distributed.accumulating(run.stepped, number == run.plan.micro_batches - 1):
             with torch.autocast(team.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 output = run.stepped(batch.images, batch.gsd, mask_noise(config.seed, run.model, batch), progress)
+            run.mark("forward")
             losses = torch.where(batch.weight > 0, batch.weight * output.loss_per_sample, 0.0)
             torch.autograd.backward(losses.sum() * (team.world / config.global_batch))
+        run.mark("backward")
         meter.add(losses, batch.weight)
     norm = None
     if config.optim.clip_grad is not None:
         norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.optim.clip_grad)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
+    run.mark("optimiser")
     return batch, norm
 
 
 def _on_device(batch: Batch, run: _Run) -> Batch:
     """Move a batch to the device and flip it there."""
-    moved = [value.to(run.team.device, non_blocking=True) for value in batch[:5]]
-    images, gsd, sample_id, epoch, weight = moved
+    images, gsd, sample_id, epoch, weight = run.move(batch[:5])
     noise = torch_uniform(run.config.seed, Purpose.FLIP, epoch, sample_id, 2)
     images = flip(images, noise, run.config.data.hflip, run.config.data.vflip)
     return Batch(images, gsd, sample_id, epoch, weight, batch.position, batch.unreadable)
@@ -312,7 +341,8 @@ def _write_log(run: _Run, meter: Meter, done: int, norm: Tensor | None, display:
 def _write_picture(run: _Run, batch: Batch, step: int) -> None:
     noise = mask_noise(run.config.seed, run.model, batch)[:_PICTURED]
     progress = torch.full((), step / run.total_steps, device=run.team.device)
-    picture = draw(run.model, batch.images[:_PICTURED], batch.gsd[:_PICTURED], noise, progress)
+    with torch.compiler.set_stance("force_eager"):  # eight images are not worth kernels of their own
+        picture = draw(run.model, batch.images[:_PICTURED], batch.gsd[:_PICTURED], noise, progress)
     write_picture(picture, run.folder.picture(step + 1))
 
 
