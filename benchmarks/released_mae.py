@@ -22,7 +22,7 @@ import numpy as np
 import timm.models.vision_transformer as vit
 import torch
 
-from pretrain.bench import KEEP_MEMORY, Contender, build, inputs, stepper
+from pretrain.bench.step import KEEP_MEMORY, Contender, build, inputs, stepper
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     rows = []
     for encoder in options.encoder:
         for precision in options.precision:
-            contender = Contender(encoder, "mae", 8, options.batch, precision, "cpu", compiled=False, threads=1)
+            contender = Contender(encoder, "mae", 8, options.batch, precision, "cpu", compiled="no", threads=1)
             row = compare(released, contender, options.repeats)
             rows.append({"encoder": encoder, "precision": precision, "batch": options.batch, **row})
             print(

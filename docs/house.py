@@ -20,7 +20,7 @@ FLOORS = {
         "cli", "pipeline", "start", "executor", "release", "report", "shards", "select", "scan", "imagery", "sources",
         "containers", "catalogue", "base",
     ),
-    "pretrain": ("cli", "evaluate", "train", "export", "run", "data", "models", "base"),
+    "pretrain": ("cli", "bench", "evaluate", "train", "export", "run", "data", "models", "base"),
 }  # fmt: skip
 """Rooms from top to bottom. A module imports from its own room and from those below."""
 
@@ -31,11 +31,11 @@ SINGLE = {
         "catalogue": ("catalogue", "record"),
     },
     "pretrain": {
-        "cli": ("cli", "evaluate_commands", "bench", "plot"),
+        "cli": ("cli", "evaluate_commands", "plot"),
         "train": ("train", "loop"),
         "export": ("export", "push", "conversions", "model_card", "visualise", "sheet", "official"),
         "run": ("run", "page", "checkpoint", "log", "schedule", "health"),
-        "base": ("config", "errors", "signals", "distributed", "patience"),
+        "base": ("config", "device", "errors", "signals", "distributed", "patience"),
     },
 }
 """Rooms that are not folders: modules that lie side by side in the package."""

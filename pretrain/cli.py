@@ -232,7 +232,10 @@ def _add_bench(commands: Commands) -> None:
     step.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     step.add_argument("--repeats", type=positive, default=5, help="rounds, of which the median counts (default 5)")
     step.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    step.add_argument("--compile", action="store_true", help="with torch.compile")
+    step.add_argument(
+        "--compile", nargs="?", const="blocks", default="no", choices=("no", "blocks", "model", "graphs"),
+        help="with torch.compile: block by block, the whole model, or that as CUDA graphs",
+    )  # fmt: skip
     step.add_argument("--threads", type=positive, default=1, help="of the CPU (default 1)")
     step.add_argument("--json", type=Path, help="file for the results")
     step.set_defaults(command=_bench_step)
@@ -241,7 +244,7 @@ def _add_bench(commands: Commands) -> None:
 def _bench_step(options: argparse.Namespace) -> None:
     import json
 
-    from pretrain.bench import format_table, step_bench
+    from pretrain.bench.step import format_table, step_bench
     from pretrain.run import writing
 
     rows = step_bench(

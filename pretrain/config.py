@@ -204,8 +204,11 @@ class TrainConfig(Strict):
     last_batch: Literal["drop"] = "drop"
     """What becomes of an epoch's last, smaller batch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto``: bf16 on a GPU that computes in it, else fp32. What it stood for when the run began is kept."""
+    compile: bool | Literal["auto", "model"] = "auto"
+    """Whether ``torch.compile`` makes kernels of the blocks, one by one, and of what lies between them; ``model``: of
+    the whole model at once. ``auto``: the blocks, on a GPU that computes in bf16."""
     grad_checkpointing: bool = False
     max_nonfinite: int = Field(10, ge=0)
     """Steps without a finite loss and gradient, which change nothing, that are borne before the run stops."""

@@ -113,6 +113,10 @@ class Training(ABC, Generic[B]):
         """More fields of a line of the log; asked on every process."""
         return {}
 
+    def mark(self, part: str) -> None:
+        """Told the name of each part of a step when it ends: between, forward, backward, optimiser."""
+        return
+
     def show(self, batch: B, done: int) -> None:
         """Told after each step, on the process that writes files, with its last micro-batch."""
         return
@@ -170,18 +174,22 @@ def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -
     # Dropout in an encoder would otherwise draw from a generator whose state no checkpoint holds.
     torch.manual_seed(int(bits(training.seed, Purpose.STEP, step, team.rank, n=1)[0] >> 1))
     training.enter(step)
+    training.mark("between")
     parts = list[Losses]()
     for number in range(pace.micro_batches):
         batch = next(stream)
         with distributed.accumulating(training.stepped, number == pace.micro_batches - 1):
             found = training.losses(batch, step)
+            training.mark("forward")
             torch.autograd.backward(found.weighted.sum() * (team.world / pace.batch))
+        training.mark("backward")
         parts.append(found._replace(weighted=found.weighted.detach()))
     weighted, weight, sample_id = (torch.cat(values) for values in zip(*parts, strict=True))
     norm = clip_gradient(training.model, pace.clip_grad)
     faulty = training.nonfinite.judge(step + 1, weighted, norm, sample_id, team)
     step_unless(faulty, training.optimizer)
     meter.add(torch.stack([weighted.sum().double(), weight.sum().double()]), faulty)
+    training.mark("optimiser")
     return batch, norm
 
 

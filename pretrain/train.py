@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from curation.base.locks import hold
 from curation.base.progress import Observer
@@ -20,6 +20,7 @@ from pretrain.data.corpus import Corpus, SampleRule, content_fingerprint, descri
 from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
+from pretrain.device import Mover, float32_products, mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.health import Nonfinite, Unreadable, way_back
@@ -38,6 +39,13 @@ FEW = 1_000
 Feed = Callable[..., Iterator[Batch]]
 """What makes the batches: :func:`pretrain.data.stream.batches`, or what takes the same arguments."""
 
+Mark = Callable[[str], None]
+"""Told the name of each part of a step when it ends: between, data, copy, forward, backward, optimiser."""
+
+
+def unmarked(part: str) -> None:
+    """Nobody measures the parts of a step."""
+
 
 @dataclass
 class Pretraining(Training[Batch]):
@@ -52,6 +60,12 @@ class Pretraining(Training[Batch]):
     observer: Observer
     unreadable: Unreadable
     source: Feed
+    move: Mover
+    told: Mark
+
+    def mark(self, part: str) -> None:
+        """Passed on."""
+        self.told(part)
 
     def feed(self, start: int) -> Iterator[Batch]:
         """Micro-batches on the device, flipped there."""
@@ -62,12 +76,14 @@ class Pretraining(Training[Batch]):
             workers, config.data.prefetch, pin=team.device.type == "cuda", retry_seconds=config.data.retry_seconds,
         )  # fmt: skip
         for batch in stream:
+            self.mark("data")
             self.unreadable.note(batch.unreadable)
-            yield self._on_device(batch)
+            moved = self._on_device(batch)
+            self.mark("copy")
+            yield moved
 
     def _on_device(self, batch: Batch) -> Batch:
-        moved = [value.to(self.team.device, non_blocking=True) for value in batch[:5]]
-        images, gsd, sample_id, epoch, weight = moved
+        images, gsd, sample_id, epoch, weight = self.move(batch[:5])
         noise = torch_uniform(self.seed, Purpose.FLIP, epoch, sample_id, 2)
         images = flip(images, noise, self.config.data.hflip, self.config.data.vflip)
         return Batch(images, gsd, sample_id, epoch, weight, batch.position, batch.unreadable)
@@ -106,11 +122,19 @@ class Pretraining(Training[Batch]):
         if every and (done % every == 0 or done == self.pace.total_steps):
             noise = mask_noise(self.seed, self.model, batch)[:_PICTURED]
             images, gsd = batch.images[:_PICTURED], batch.gsd[:_PICTURED]
-            write_picture(draw(self.model, images, gsd, noise, self._progress(done - 1)), self.folder.picture(done))
+            with torch.compiler.set_stance("force_eager"):  # eight images are not worth kernels of their own
+                picture = draw(self.model, images, gsd, noise, self._progress(done - 1))
+            write_picture(picture, self.folder.picture(done))
 
 
 def train(
-    config: TrainConfig, out: Path, observer: Observer, *, resume: bool = False, feed: Feed = batches
+    config: TrainConfig,
+    out: Path,
+    observer: Observer,
+    *,
+    resume: bool = False,
+    feed: Feed = batches,
+    mark: Mark = unmarked,
 ) -> TrainResult:
     """Train, or go on training, in the folder ``out``.
 
@@ -120,6 +144,7 @@ def train(
         observer: who is told.
         resume: whether to go on with a run that is not finished.
         feed: what makes the batches, where images do not come from tars.
+        mark: who measures the parts of a step.
 
     Raises:
         InputError: the config does not fit the data or the model; ``out`` holds an unfinished run and ``resume`` is
@@ -130,6 +155,8 @@ def train(
     folder = RunFolder(out)
     with ExitStack() as stack:
         team = stack.enter_context(distributed.joined(config.device))
+        config = settled(config, team.device)
+        stack.enter_context(float32_products(config, team.device))
         data = content_fingerprint(config.data.folders)
         if team.leads:
             stack.enter_context(hold(folder.path))
@@ -137,7 +164,7 @@ def train(
         if latest is not None and latest[1].step == latest[1].total_steps:
             return TrainResult(latest[1].step, latest[1].total_steps, worked=False)
         distributed.wait(team)  # nobody writes before everybody has read
-        run = _prepare(config, team, folder, data, observer, feed)
+        run = _prepare(config, team, folder, data, observer, feed, mark)
         return go_on(run, _restore(run, latest[0] if latest else None), observer)
 
 
@@ -159,7 +186,7 @@ def _standing(
 
 
 def _prepare(
-    config: TrainConfig, team: Team, folder: RunFolder, data: str, observer: Observer, feed: Feed
+    config: TrainConfig, team: Team, folder: RunFolder, data: str, observer: Observer, feed: Feed, mark: Mark
 ) -> Pretraining:
     torch.manual_seed(config.seed)  # of the weights' start
     model = build_objective(config.objective, config.encoder).to(team.device)
@@ -170,14 +197,14 @@ def _prepare(
         team.rank, team.world,
     )  # fmt: skip
     _check_sizes(config, corpus, plan)
-    stepped: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+    stepped = model.compiled(config.compile)
     optimizer = build_optimizer(model, config.optim)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)
     nonfinite = Nonfinite(config.max_nonfinite, corpus.place, folder, observer.say, lambda: way_back(folder))
     stepped = distributed.wrap(stepped, team)
     run = Pretraining(
         folder, team, model, stepped, optimizer, _pace(config, corpus, plan), config.seed, nonfinite,
-        config, corpus, plan, data, observer, unreadable, feed,
+        config, corpus, plan, data, observer, unreadable, feed, mover(team.device), mark,
     )  # fmt: skip
     if team.leads:
         _announce(run)

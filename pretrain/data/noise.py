@@ -17,6 +17,7 @@ from torch import Tensor
 
 from curation.base.arrays import Words
 from curation.base.splitmix import FIRST, GAMMA, SECOND, scramble
+from pretrain.device import fused
 
 _TWO24 = 2.0**-24
 
@@ -84,6 +85,10 @@ def torch_uniform(seed: int, purpose: int, epoch: Tensor, sample_id: Tensor, n: 
         n: numbers per sample.
         crop: number of the crop.
     """
+    return fused(_drawn, sample_id)(seed, int(purpose), epoch, sample_id, n, crop)
+
+
+def _drawn(seed: int, purpose: int, epoch: Tensor, sample_id: Tensor, n: int, crop: int) -> Tensor:
     key = torch.zeros_like(sample_id)
     for word in (seed, purpose, epoch, sample_id, crop):
         key = _torch_mix((key ^ word) + _signed(GAMMA))

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pretrain.device import fused
+
 BINS = 9
 _EDGES = [1 / math.tan(index * math.pi / BINS) for index in range(1, BINS)]
 """Column over row of a gradient at the start of bins 1 to 8."""
@@ -69,7 +71,7 @@ def hog_features(images: Tensor, patch_size: int) -> Tensor:
 def cell_histograms(images: Tensor, cell: int) -> Tensor:
     """Histograms of the cells of uint8 (B, C, H, W), values scaled to 0..1: (9, B, C, H/cell, W/cell) float32."""
     eager_cpu = images.device.type == "cpu" and not torch.compiler.is_compiling()
-    beyond = kernel_beyond(images, cell) if eager_cpu else tensor_beyond(images, cell)
+    beyond = kernel_beyond(images, cell) if eager_cpu else fused(tensor_beyond, images)(images, cell)
     return (beyond - F.pad(beyond[1:], (0, 0) * 4 + (0, 1))) / (255 * cell * cell)
 
 

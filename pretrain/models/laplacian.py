@@ -13,8 +13,10 @@ class LaplacianDecoder(nn.Module):
 
     def __init__(self, width: int, head_width: int, layers: int) -> None:
         super().__init__()
-        self.pyramid_low = doubling(width, width)
-        self.pyramid_high = nn.Sequential(doubling(width, width), ChannelNorm(width), nn.GELU(), doubling(width, width))
+        self.pyramid_low = Enlarging(width, width, 2)
+        self.pyramid_high = nn.Sequential(
+            Enlarging(width, width, 2), ChannelNorm(width), nn.GELU(), Enlarging(width, width, 2)
+        )
         self.head_low = UpsamplingHead(width, head_width, layers)
         self.head_high = UpsamplingHead(width, head_width, layers)
 
@@ -34,13 +36,13 @@ class UpsamplingHead(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(layers)))
         self.enlarge = nn.Sequential(
             ChannelNorm(width),
-            nn.ConvTranspose2d(width, half, 4, stride=4),
+            Enlarging(width, half, 4),
             nn.GELU(),
             nn.Conv2d(half, quarter, 3, padding=1, groups=quarter),
             nn.GELU(),
             nn.Conv2d(quarter, half, 1),
             nn.GELU(),
-            doubling(half, 3),
+            Enlarging(half, 3, 2),
         )
 
     def forward(self, plane: Tensor) -> Tensor:
@@ -78,6 +80,18 @@ class ChannelNorm(nn.LayerNorm):
         return lines.permute(0, 3, 1, 2)
 
 
-def doubling(inputs: int, outputs: int) -> nn.ConvTranspose2d:
-    """A transposed convolution that doubles both sides without overlap."""
-    return nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
+class Enlarging(nn.ConvTranspose2d):
+    """A transposed convolution without overlap: one matrix product, whose outputs are put beside each other."""
+
+    def __init__(self, inputs: int, outputs: int, factor: int) -> None:
+        super().__init__(inputs, outputs, factor, stride=factor)
+        self.factor = factor
+
+    def forward(self, plane: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, C, h, w) to (B, D, factor * h, factor * w), channels last in memory."""
+        batch, _, rows, columns = plane.shape
+        kernel = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
+        assert self.bias is not None
+        blocks = F.linear(plane.permute(0, 2, 3, 1), kernel, self.bias.repeat(self.factor**2))
+        blocks = blocks.view(batch, rows, columns, self.factor, self.factor, -1).transpose(2, 3)
+        return blocks.reshape(batch, rows * self.factor, columns * self.factor, -1).permute(0, 3, 1, 2)

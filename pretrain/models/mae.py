@@ -18,6 +18,7 @@ from pretrain.models.positions import sincos_2d
 class MAE(Objective):
     """Random masking per sample, a self-attention decoder over all positions, loss on the masked patches."""
 
+    parts = ("embed", "decoder_input", "predict", "pixel_loss")
     decoder_pos: Tensor
 
     def __init__(self, config: MaeObjective, encoder: EncoderConfig) -> None:
@@ -33,6 +34,10 @@ class MAE(Objective):
         for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
             initialise(part)
         nn.init.normal_(self.mask_token, std=0.02)
+
+    def blocks(self) -> list[nn.Module]:
+        """Of the encoder and the decoder."""
+        return [*self.encoder.blocks, *self.decoder_blocks]
 
     def forward(self, images: Tensor, gsd: Tensor, noise: Tensor, progress: Tensor) -> Output:
         """One pass over uint8 images (B, 3, H, W).
@@ -56,18 +61,20 @@ class MAE(Objective):
         Attention does not depend on the order of tokens, so visible and mask tokens are joined as they come instead of
         being put back into raster order; the prediction then needs no gather either.
         """
+        x = self.decoder_input(latent, visible, masked)
+        x = run_blocks(self.decoder_blocks, x, recompute=self.grad_checkpointing)
+        return self.predict(x, masked.shape[1])
+
+    def decoder_input(self, latent: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
+        """Encoded tokens, then mask tokens, with their positions: (B, P + N, W)."""
         seen = self.decoder_embed(latent)
         prefix = seen.shape[1] - visible.shape[1]
-        x = torch.cat(
-            [
-                seen[:, :prefix],
-                seen[:, prefix:] + self.decoder_pos[visible],
-                self.mask_token + self.decoder_pos[masked],
-            ],
-            dim=1,
-        )
-        x = run_blocks(self.decoder_blocks, x, recompute=self.grad_checkpointing)
-        prediction: Tensor = self.decoder_pred(self.decoder_norm(x[:, -masked.shape[1] :]))
+        queries = self.mask_token + self.decoder_pos[masked]
+        return torch.cat([seen[:, :prefix], seen[:, prefix:] + self.decoder_pos[visible], queries], dim=1)
+
+    def predict(self, x: Tensor, count: int) -> Tensor:
+        """The pixels (B, count, p*p*3) of the last ``count`` tokens."""
+        prediction: Tensor = self.decoder_pred(self.decoder_norm(x[:, -count:]))
         return prediction
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -23,10 +25,12 @@ class Objective(nn.Module):
         crop_ratio: least and greatest aspect ratio of the random crop.
         noise_size: columns of the uniform noise that ``forward`` takes.
         uses_gsd: whether ``forward`` reads ``gsd`` (then it must not be NaN).
+        parts: methods that are compiled on their own, beside the blocks.
     """
 
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     uses_gsd = False
+    parts: tuple[str, ...] = ("embed", "pixel_loss")
     mean: Tensor
     std: Tensor
 
@@ -55,6 +59,25 @@ class Objective(nn.Module):
         """Keep only the blocks' inputs for the backward pass, in the encoder and the decoder."""
         self.encoder.set_grad_checkpointing(enable)
         self.grad_checkpointing = enable
+
+    def blocks(self) -> list[nn.Module]:
+        """Modules that are compiled one by one; alike ones share their kernels."""
+        return list(self.encoder.blocks)
+
+    def compiled(self, how: bool | Literal["auto", "model"]) -> nn.Module:
+        """What a training loop calls: this, with its blocks and ``parts`` compiled in place, or the whole as one graph.
+
+        Blocks compile within seconds, whatever the depth, and gradients are exchanged while others are computed.
+        """
+        if how == "model":
+            whole: nn.Module = torch.compile(self, dynamic=False)  # type: ignore[assignment]
+            return whole
+        if how is True:
+            for block in self.blocks():
+                block.compile(dynamic=False, fullgraph=True)
+            for name in self.parts:
+                setattr(self, name, torch.compile(getattr(self, name), dynamic=False, fullgraph=True))
+        return self
 
     def patchify(self, images: Tensor) -> Tensor:
         """Cut (B, 3, H, W) into (B, N, 3*p*p), channel slowest (the order of the patch kernel), dtype kept.

@@ -24,6 +24,7 @@ class ScaleMAE(Objective):
 
     crop_ratio = (1.0, 1.0)  # one GSD describes square crops only
     uses_gsd = True
+    parts = ("band_loss",)
 
     def __init__(self, config: ScaleMaeObjective, encoder: EncoderConfig) -> None:
         super().__init__(encoder, norm_pix=False)
@@ -44,6 +45,10 @@ class ScaleMAE(Objective):
         for part in (self.decoder_embed, self.decoder_blocks):
             initialise(part)
         nn.init.normal_(self.mask_token, std=0.02)
+
+    def blocks(self) -> list[nn.Module]:
+        """Of the encoder and the decoder, and the parts of the Laplacian block."""
+        return [*self.encoder.blocks, *self.decoder_blocks, *self.laplacian.children()]
 
     def forward(self, images: Tensor, gsd: Tensor, noise: Tensor, progress: Tensor) -> Output:
         """One pass over uint8 target images (B, 3, S, S).
@@ -76,7 +81,7 @@ class ScaleMAE(Objective):
         seen = self.decoder_embed(latent)[:, -visible.shape[1] :] + gather_rows(positions, visible)
         x = scatter_rows(self.mask_token + positions, visible, seen)
         x = self.decoder_norm(run_blocks(self.decoder_blocks, x, recompute=self.grad_checkpointing))
-        plane = x.transpose(1, 2).unflatten(2, self.grid)
+        plane = x.unflatten(1, self.grid).permute(0, 3, 1, 2)  # channels last in memory
         low, high = self.laplacian(plane, recompute=self.grad_checkpointing)
         return low, high
 

@@ -22,6 +22,8 @@ from pretrain.models.selection import choose, expand, inverse_odds, mark
 class SelectiveMAE(Objective):
     """Few visible tokens chosen by richness and similarity; only part of the masked patches is rebuilt."""
 
+    parts = ("select", "embed", "pixel_loss", "hog_loss")
+
     def __init__(self, config: SelectiveMaeObjective, encoder: EncoderConfig) -> None:
         super().__init__(encoder, norm_pix=config.norm_pix)
         self.config = config
@@ -49,6 +51,10 @@ class SelectiveMAE(Objective):
         """Choose the numbers of tokens: in a compiled step the late ones make a second graph."""
         late = progress >= 1 - self.config.late_share
         self.seeds, self.added, self.target_count = self.late_counts if late else self.counts
+
+    def blocks(self) -> list[nn.Module]:
+        """Of the encoder and the decoder."""
+        return [*self.encoder.blocks, *self.decoder.blocks]
 
     def forward(self, images: Tensor, gsd: Tensor, noise: Tensor, progress: Tensor) -> Output:
         """One pass over uint8 images (B, 3, H, W).

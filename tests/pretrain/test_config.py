@@ -44,7 +44,7 @@ def test_published_numbers() -> None:
         ({"data": {"shards": "x", "wndow": 2}}, r"data.wndow: unknown key; did you mean 'window'\?"),
         ({"objective": {"name": "dino"}}, r"objective: .*'mae', 'selective_mae', 'scale_mae'"),
         ({"data": {}}, "data.shards: this key is required"),
-        ({"precision": "fp16"}, r"precision: Input should be 'fp32' or 'bf16' \(found 'fp16'\)"),
+        ({"precision": "fp16"}, r"precision: Input should be 'auto', 'fp32' or 'bf16' \(found 'fp16'\)"),
         ({"data": {"shards": "x", "crop_scale": [0.5, 0.2]}}, "crop_scale"),
         ({"global_batch": 30, "data": {"shards": "x", "groups": 4}}, "not a multiple of data.groups 4"),
         ({"epochs": 5}, "warmup_epochs 40 exceeds epochs 5"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from official import tiny_encoder
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from pretrain.config import MaeObjective, ScaleMaeObjective, SelectiveMaeObjective
-from pretrain.models import build_objective
+from pretrain.models import SelectiveMAE, build_objective
 
 SMALL = {"decoder_depth": 2, "decoder_dim": 32, "decoder_heads": 4}
 CONFIGS = {
@@ -45,6 +47,30 @@ def test_compiles_to_one_graph_once_for_all_stages(model):
         assert torch.allclose(plain.loss_per_sample, fast.loss_per_sample, atol=1e-5)
         fast.loss_per_sample.sum().backward()
     assert counter.frame_count == 1
+
+
+def test_compiled_in_parts_alike_blocks_share_a_graph(model, monkeypatch):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    plain = model(*batch(model))
+    plain.loss_per_sample.sum().backward()
+    expected = gradients(model)
+    model.zero_grad()
+    model.set_grad_checkpointing(isinstance(model, SelectiveMAE))
+    assert model.compiled(True) is model
+    for _ in range(2):  # nothing is compiled twice
+        model.zero_grad()
+        fast = model(*batch(model))
+        fast.loss_per_sample.sum().backward()
+    assert torch.equal(plain.visible_ids, fast.visible_ids) and torch.equal(plain.target_ids, fast.target_ids)
+    assert torch.allclose(plain.loss_per_sample, fast.loss_per_sample, atol=1e-5)
+    for name, gradient in gradients(model).items():
+        assert torch.allclose(gradient, expected[name], rtol=1e-4, atol=1e-5), name
+    kinds = {"MAE": 2, "SelectiveMAE": 2, "ScaleMAE": 2 + 4}[type(model).__name__]  # encoder, decoder; bands' parts
+    assert counter.frame_count == kinds + len(model.parts) - ("hog_loss" in model.parts)
+    assert len(model.blocks()) > kinds - 4
+    assert not any("orig_mod" in name for name in model.state_dict())
 
 
 def test_compiles_in_bf16_with_recomputation(model):

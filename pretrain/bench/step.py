@@ -19,14 +19,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain.config import EncoderConfig, MaeObjective, SelectiveMaeObjective
+from pretrain.bench.arithmetic import multiply_adds, peak_operations
+from pretrain.bench.clock import PartsClock
+from pretrain.config import EncoderConfig, ObjectiveConfig
 from pretrain.errors import WorkError
 from pretrain.models import Objective, SelectiveMAE, build_objective
 from pretrain.models.encoder import build_encoder
@@ -45,6 +47,14 @@ Steps = list[dict[str, float]]
 STAGE = 0.1
 """Share of training at which steps are timed: similarity decides, near tokens are added."""
 
+WARM_UP = 3
+"""Steps before the first that counts: kernels are compiled, chosen and loaded, and memory is taken."""
+
+TOGETHER = 10
+"""Steps of a GPU that are timed together, so that it never waits for the next one to be asked for."""
+
+LABELS = {"mae": "MAE", "selective_mae": "SelectiveMAE, {} blocks", "scale_mae": "Scale-MAE"}
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -56,13 +66,14 @@ class Contender:
     batch: int
     precision: str
     device: str
-    compiled: bool
-    threads: int
+    compiled: str = "no"
+    """``no``, ``blocks``, ``model`` or ``graphs`` (of the model, replayed as CUDA graphs)."""
+    threads: int = 1
 
     @property
     def label(self) -> str:
         """Name in tables."""
-        return "MAE" if self.objective == "mae" else f"SelectiveMAE, {self.decoder_depth} blocks"
+        return LABELS[self.objective].format(self.decoder_depth)
 
 
 def step_bench(
@@ -71,7 +82,7 @@ def step_bench(
     precisions: Sequence[str] = ("fp32", "bf16"),
     repeats: int = 5,
     device: str = "cpu",
-    compiled: bool = False,
+    compiled: str = "no",
     threads: int = 1,
 ) -> list[dict[str, Any]]:
     """Time MAE (8 blocks) and SelectiveMAE (12 and 8 blocks), interleaved, for every combination of the arguments.
@@ -80,8 +91,9 @@ def step_bench(
         One row per contender: its fields, ``seconds`` (median over rounds), ``fastest``, ``slowest``, ``optimiser``,
         ``selection`` (HOG and choosing), ``hog``, ``embedding`` (all patches, for similarity), ``compute`` (the rest),
         ``images_per_second``, ``peak_mib``, ``parameters``, ``gmac`` (forward multiply-adds per image in 10^9),
-        ``tflops`` (useful 10^12 operations per second: six for each of those) and ``speedup`` (median over rounds of
-        MAE's seconds over its own; None where MAE was left out).
+        ``tflops`` (10^12 operations per second, counted as in :mod:`pretrain.bench.arithmetic`), ``mfu`` (those over
+        what the GPU's large matrix products reach; None on a CPU) and ``speedup`` (median over rounds of MAE's seconds
+        over its own; None where MAE was left out).
 
     A contender whose process dies, for instance for lack of memory, is named in a warning and left out, so that batch
     sizes can be swept up to what the device holds.
@@ -111,9 +123,9 @@ def step_bench(
 def format_table(rows: Iterable[dict[str, Any]]) -> str:
     """Rows of :func:`step_bench` as a Markdown table; seconds, shares of the step, MiB."""
     lines = [
-        "| encoder | precision | batch | objective | s/step (min-max) | images/s | TFLOP/s | MAE / this | "
+        "| encoder | precision | batch | objective | s/step (min-max) | images/s | TFLOP/s | MFU | MAE / this | "
         "arithmetic | HOG | choosing | embedding | optimiser | peak MiB |",
-        "|" + 14 * "---|",
+        "|" + 15 * "---|",
     ]
     base: dict[str, Any] = {}
     for row in rows:
@@ -123,10 +135,11 @@ def format_table(rows: Iterable[dict[str, Any]]) -> str:
             against = [f"{row['speedup']:.2f}", f"{base['gmac'] / row['gmac']:.2f}"]
         shares = (row["hog"], row["selection"] - row["hog"], row["embedding"], row["optimiser"])
         percent = " | ".join(f"{100 * part / row['seconds']:.1f} %" for part in shares)
+        used = "-" if row["mfu"] is None else f"{100 * row['mfu']:.1f} %"
         lines.append(
             f"| {row['encoder']} | {row['precision']} | {row['batch']} | {row['label']} | "
-            f"{row['seconds']:.3f} ({row['fastest']:.3f}-{row['slowest']:.3f}) | {row['images_per_second']:.1f} | "
-            f"{row['tflops']:.3g} | {' | '.join(against)} | {percent} | "
+            f"{row['seconds']:.3g} ({row['fastest']:.3g}-{row['slowest']:.3g}) | {row['images_per_second']:.1f} | "
+            f"{row['tflops']:.3g} | {used} | {' | '.join(against)} | {percent} | "
             f"{row['peak_mib']:.0f} |"
         )
     return "\n".join(lines)
@@ -140,11 +153,11 @@ def _time_group(group: list[Contender], repeats: int) -> list[dict[str, Any]]:
 
 
 def _time_together(group: list[Contender], repeats: int) -> list[tuple[Contender, Steps, dict[str, float]]]:
-    """Steps of contenders that are alive together, and their summaries; the first step of each only warms up."""
+    """Steps of contenders that are alive together, and their summaries; the first steps of each only warm up."""
     with ExitStack() as stack:
         workers = {contender: stack.enter_context(_started(contender)) for contender in group}
         steps: dict[Contender, Steps] = {contender: [] for contender in group}
-        for question in ["step"] * (repeats + 1) + ["summary"]:
+        for question in ["step"] * (WARM_UP + repeats) + ["summary"]:
             for contender, worker in list(workers.items()):
                 try:
                     steps[contender].append(_ask(worker, question))
@@ -154,7 +167,7 @@ def _time_together(group: list[Contender], repeats: int) -> list[tuple[Contender
                         contender.encoder, contender.precision, contender.batch, contender.label, error,
                     )  # fmt: skip
                     del workers[contender]
-        return [(contender, steps[contender][1:-1], steps[contender][-1]) for contender in workers]
+        return [(contender, steps[contender][WARM_UP:-1], steps[contender][-1]) for contender in workers]
 
 
 def _row(contender: Contender, steps: Steps, summary: dict[str, float], base: Steps | None) -> dict[str, Any]:
@@ -163,10 +176,13 @@ def _row(contender: Contender, steps: Steps, summary: dict[str, float], base: St
     parts = {"optimiser": statistics.median(step["optimiser"] for step in steps), **summary}
     parts["compute"] = middle - parts["optimiser"] - parts["selection"] - parts["embedding"]
     ratios = [one["seconds"] / other for one, other in zip(base, seconds, strict=True)] if base else None
+    rate = parts.pop("operations") * contender.batch / middle
+    peak = parts.pop("peak")
     return {
         **asdict(contender), "label": contender.label, "seconds": middle, "fastest": min(seconds),
         "slowest": max(seconds), "images_per_second": contender.batch / middle, **parts,
-        "tflops": 6e-3 * summary["gmac"] * contender.batch / middle,
+        "tflops": rate / 1e12,
+        "mfu": rate / peak if peak else None,
         "speedup": statistics.median(ratios) if ratios else None,
     }  # fmt: skip
 
@@ -174,7 +190,7 @@ def _row(contender: Contender, steps: Steps, summary: dict[str, float], base: St
 @contextmanager
 def _started(contender: Contender) -> Iterator[subprocess.Popen[str]]:
     environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(contender.threads)}
-    command = [sys.executable, "-m", "pretrain.bench", json.dumps(asdict(contender))]
+    command = [sys.executable, "-m", "pretrain.bench.step", json.dumps(asdict(contender))]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -202,27 +218,50 @@ def _ask(worker: subprocess.Popen[str], question: str) -> dict[str, float]:
 
 def _serve(contender: Contender) -> None:
     """Answer questions from the parent until it closes the pipe."""
-    torch.set_num_threads(contender.threads)
-    torch.manual_seed(0)
-    model = build(contender)
-    forward = torch.compile(model, fullgraph=True) if contender.compiled else model
-    given = inputs(model, contender)
-    answers: dict[str, Callable[[], dict[str, float]]] = {
-        "step": stepper(model, lambda: forward(*given).loss_per_sample.mean(), contender),
-        "summary": lambda: _summary(model, contender),
-    }
+    model, step = prepared(contender)
+    answers: dict[str, Callable[[], dict[str, float]]] = {"step": step, "summary": lambda: _summary(model, contender)}
     for question in sys.stdin:
         sys.stdout.write(json.dumps(answers[question.strip()]()) + "\n")
         sys.stdout.flush()
 
 
+def time_here(contender: Contender, repeats: int) -> dict[str, Any]:
+    """One row of :func:`step_bench` measured in this process, without the ratio, the shares of selection and MFU.
+
+    Raises:
+        OutOfMemoryError: of torch, where the batch is too large.
+    """
+    if contender.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    model, step = prepared(contender)
+    steps = [step() for _ in range(WARM_UP + repeats)]
+    return _row(contender, steps[WARM_UP:], _summary(model, contender, detailed=False), None)
+
+
+def prepared(contender: Contender) -> tuple[Objective, Callable[[], dict[str, float]]]:
+    """A contender's model, and a function that does its steps."""
+    torch.set_num_threads(contender.threads)
+    torch.manual_seed(0)
+    model = build(contender)
+    forward = as_compiled(model, contender.compiled)
+    given = inputs(model, contender)
+    return model, stepper(model, lambda: forward(*given).loss_per_sample.mean(), contender)
+
+
+def as_compiled(model: Objective, how: str) -> nn.Module:
+    """The model as it is called: see :class:`Contender`."""
+    if how == "graphs":
+        graphs: nn.Module = torch.compile(model, dynamic=False, mode="reduce-overhead")  # type: ignore[assignment]
+        return graphs
+    return model.compiled("model" if how == "model" else how == "blocks")
+
+
 def build(contender: Contender) -> Objective:
     """The model of a contender, on its device."""
     width, heads = DECODERS.get(contender.encoder, (512, 16))
-    settings = {"decoder_depth": contender.decoder_depth, "decoder_dim": width, "decoder_heads": heads}
-    config: type[MaeObjective | SelectiveMaeObjective]
-    config = MaeObjective if contender.objective == "mae" else SelectiveMaeObjective
-    objective = config.model_validate({"name": contender.objective, **settings})
+    sizes = {"decoder_depth": contender.decoder_depth, "decoder_dim": width, "decoder_heads": heads}
+    settings = {"name": contender.objective, **sizes}
+    objective = TypeAdapter[ObjectiveConfig](ObjectiveConfig).validate_python(settings)
     return build_objective(objective, EncoderConfig(name=contender.encoder)).to(contender.device)
 
 
@@ -241,50 +280,55 @@ def stepper(model: nn.Module, loss: Callable[[], Tensor], contender: Contender) 
     """A function that does one training step on ``loss`` and says how long it took, all in all and in the optimiser."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=1e-4, betas=(0.9, 0.95), fused=True)
-    clock = _clock(contender)
+    clock = PartsClock(torch.device(contender.device), alone=contender.threads == 1)
 
-    def step() -> dict[str, float]:
-        start = clock()
+    def once() -> None:
+        clock("between")
+        if contender.compiled == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.autocast(contender.device, torch.bfloat16, enabled=contender.precision == "bf16"):
             value = loss()
         torch.autograd.backward(value)
-        middle = clock()
+        clock("model")
         optimiser.step()
         optimiser.zero_grad()
-        end = clock()
-        return {"seconds": end - start, "optimiser": end - middle}
+        clock("optimiser")
 
-    return step
+    def steps() -> dict[str, float]:
+        count = TOGETHER if contender.device == "cuda" else 1
+        for _ in range(count):
+            once()
+        took = clock.read()
+        optimising = sum(seconds for part, seconds in took if part == "optimiser") / count
+        return {"seconds": sum(seconds for _, seconds in took) / count, "optimiser": optimising}
+
+    return steps
 
 
-def _summary(model: Objective, contender: Contender) -> dict[str, float]:
-    """Peak memory so far, then what the step spends on selection, timed on its own."""
+def _summary(model: Objective, contender: Contender, detailed: bool = True) -> dict[str, float]:
+    """Peak memory so far, then (``detailed``) what the step spends on selection, timed on its own."""
     if contender.device == "cpu":
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     else:
         peak = torch.cuda.max_memory_allocated() / 2**20
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     times = {"selection": 0.0, "hog": 0.0, "embedding": 0.0}
-    if isinstance(model, SelectiveMAE):
+    if detailed and isinstance(model, SelectiveMAE):
         images, _, noise, progress = inputs(model, contender)
         patches = model.patchify(images)
-        as_timed: Callable[[Any], Any] = torch.compile if contender.compiled else lambda part: part
+        plain = contender.compiled == "no"
+        as_timed: Callable[[Any], Any] = (lambda part: part) if plain else partial(torch.compile, dynamic=False)
         tokens, hog, select = as_timed(model.tokens), as_timed(richness), as_timed(model.select)
         times["embedding"] = _median_time(lambda: tokens(patches), contender)
         times["hog"] = _median_time(lambda: hog(images, model.patch_size), contender)
         whole = _median_time(lambda: select(images, patches, noise, progress), contender)
         times["selection"] = whole - times["embedding"]
-    return {"peak_mib": peak, "parameters": float(parameters), "gmac": forward_gmac(model), **times}
-
-
-def forward_gmac(model: Objective) -> float:
-    """Multiply-adds of one image's forward pass in 10^9: matrix products and attention."""
-    device = model.mean.device
-    images = torch.zeros(1, 3, model.crop_size, model.crop_size, dtype=torch.uint8, device=device)
-    noise, gsd = torch.rand(1, model.noise_size, device=device), torch.ones(1, device=device)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(images, gsd, noise, torch.tensor(STAGE, device=device))
-    return float(counter.get_total_flops()) / 2e9
+    count, here = multiply_adds(model), torch.device(contender.device)
+    return {
+        "peak_mib": peak, "parameters": float(parameters), "gmac": sum(count) / 1e9,
+        "operations": count.training_operations,
+        "peak": peak_operations(here, contender.precision) if detailed and here.type == "cuda" else 0.0, **times,
+    }  # fmt: skip
 
 
 def _median_time(work: Callable[[], object], contender: Contender, repeats: int = 5) -> float:
