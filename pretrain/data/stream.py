@@ -142,7 +142,7 @@ def batches(
     # The loader draws a number when it starts. From torch's own generator that would change a resumed run's dropout.
     options["generator"] = torch.Generator()
     if workers:
-        options |= {"prefetch_factor": prefetch, "worker_init_fn": _start_worker}
+        options |= {"prefetch_factor": prefetch, "worker_init_fn": start_worker}
     feed: Any = _Sampler(corpus, plan, start, stop, retry_seconds)
     reader: Any = ShardReader(corpus.paths, rule)
     for served in DataLoader(reader, batch_sampler=feed, **options):
@@ -167,6 +167,7 @@ def _as_is(served: Batch | Request) -> Batch | Request:
     return served
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """What a reading process does first."""
     ignore_in_worker()
     torch.set_num_threads(1)  # workers are the parallelism; threads inside them would fight for the same cores

@@ -1,19 +1,18 @@
 """Fine-tuning for classification with the published recipe (MAE, He et al. 2022, appendix A.1, table 9) or a short one.
 
-Layer decay, mixup, cutmix, drop path, random augmentation are timm's; crops, flips and the order are functions of seed,
-epoch and image as in pretraining, so that a run that was stopped goes on exactly.
+Layer decay, mixup, cutmix, drop path, random augmentation are timm's, the loop is that of pretraining; crops, flips and
+the order are functions of seed, epoch and image as there, so that a run that was stopped goes on exactly.
 """
 
 from __future__ import annotations
 
 import random
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,21 +22,23 @@ from PIL import Image
 from pydantic import Field, model_validator
 from timm.data import Mixup
 from timm.data.auto_augment import rand_augment_transform
-from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 from curation.base.arrays import Ints
 from curation.base.settings import Strict
-from pretrain import checkpoint
 from pretrain.config import OptimConfig
 from pretrain.data.augment import NOISE_SIZE, CropRule, crop_and_resize, crop_box, resize_whole
 from pretrain.data.noise import Purpose, bits, drawn_permutation, uniform
-from pretrain.errors import InputError, WorkError
+from pretrain.errors import InputError
 from pretrain.evaluate.encoders import FrozenEncoder, Input, Pool, TimmEncoder, VitEncoder, normalised
 from pretrain.evaluate.held import Held
 from pretrain.evaluate.labelled import Divided, Labelled
+from pretrain.evaluate.tuning import Tuning, alone, loader, tune, tuning_folder
+from pretrain.loop import Pace
+from pretrain.run import RunFolder
 from pretrain.schedule import learning_rate
 
 SHORT = {
@@ -134,11 +135,10 @@ def finetune(
     torch.manual_seed(recipe.seed)  # of the head's start
     model = classifier(encoder, len(data.images.classes), recipe).to(device)
     job = _Job(model, images, data.images, encoder.input, recipe, device, workers)
-    start = time.perf_counter()
-    past = _train(job, train, folder)
-    guesses = _classify(job, test)
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tuning_folder(folder) as place:
+        past = tune(_training(job, train, place, keeps=folder is not None))
+        start = time.perf_counter()
+        guesses = _classify(job, test)
     seconds = past.seconds + time.perf_counter() - start
     unreadable = [data.images.places[row].name for row in sorted(images.bad)]
     return Tuned(guesses, test, len(train), unreadable, past.losses, seconds)
@@ -182,9 +182,9 @@ class _Job:
 class _Crops(Dataset[tuple[Tensor, int]]):
     """Random crops, mirrored and augmented, in the order of all epochs to come: uint8 (3, S, S) and the class."""
 
-    def __init__(self, job: _Job, rows: Ints, first_epoch: int) -> None:
+    def __init__(self, job: _Job, rows: Ints) -> None:
         self.images, self.labels, self.recipe = job.images, job.labelled.labels, job.recipe
-        self.rows, self.first = rows, first_epoch
+        self.rows = rows
         self.rule = CropRule(job.input.size, job.recipe.crop_scale, (3 / 4, 4 / 3), max_upsample=1e9)
         self.size = even_batch(job.recipe.batch, len(rows))
         self.per_epoch = len(rows) // self.size * self.size
@@ -194,10 +194,10 @@ class _Crops(Dataset[tuple[Tensor, int]]):
             self.augment = _augmentation(job.recipe.augment, job.input.size)
 
     def __len__(self) -> int:
-        return (self.recipe.epochs - self.first) * self.per_epoch
+        return self.recipe.epochs * self.per_epoch
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        seed, epoch = self.recipe.seed, self.first + number // self.per_epoch
+        seed, epoch = self.recipe.seed, number // self.per_epoch
         row = int(self.rows[self._order(epoch)[number % self.per_epoch]])
         rgb = self.images[row]
         crop = crop_box(rgb.shape[1], rgb.shape[0], self.rule, uniform(seed, Purpose.CROP, epoch, row, NOISE_SIZE))
@@ -246,71 +246,35 @@ def even_batch(batch: int, images: int) -> int:
     return min(batch, images) // 2 * 2
 
 
-class _Past(NamedTuple):
-    """What was done before: the losses of the epochs, and the seconds of earlier processes."""
-
-    losses: list[float]
-    seconds: float
-
-
-def _train(job: _Job, rows: Ints, folder: Path | None) -> _Past:
-    recipe, model, start = job.recipe, job.model, time.perf_counter()
+def _training(job: _Job, rows: Ints, folder: RunFolder, *, keeps: bool) -> Tuning:
+    recipe, crops = job.recipe, _Crops(job, rows)
+    size, steps = crops.size, crops.per_epoch // crops.size
     optimizer = create_optimizer_v2(
-        model, "adamw", lr=recipe.base_lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+        job.model, "adamw", lr=recipe.base_lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
     )
-    past = _restore(job, optimizer, folder)
-    crops = _Crops(job, rows, len(past.losses))
+    pace = Pace(recipe.epochs * steps, steps, size, log_every=steps, save_every=recipe.save_every * steps * keeps)
+    return Tuning(
+        folder, alone(job.device), job.model, job.model, optimizer, pace, recipe.seed,
+        batches=lambda start: loader(crops, size, range(start * size, len(crops)), job.workers),
+        loss=_mixed_loss(job),
+        rate_at=lambda step: learning_rate(recipe.rates, size, step, steps, recipe.epochs),
+        recipe=recipe.model_dump(mode="json"), advice="set base_lr of the recipe lower",
+    )  # fmt: skip
+
+
+def _mixed_loss(job: _Job) -> Callable[[Tensor, Tensor, int], Tensor]:
+    recipe, classes = job.recipe, len(job.labelled.classes)
     mixes = float(recipe.mixup + recipe.cutmix > 0)
-    classes = len(job.labelled.classes)
     mixup = Mixup(recipe.mixup, recipe.cutmix, prob=mixes, label_smoothing=recipe.smoothing, num_classes=classes)
-    loader: Iterator[list[Tensor]] = iter(())
-    if len(crops):
-        loader = iter(DataLoader(crops, crops.size, num_workers=job.workers))
-    for epoch in range(len(past.losses), recipe.epochs):
-        past.losses.append(_epoch(job, optimizer, loader, mixup, epoch, crops.per_epoch // crops.size))
-        if folder is not None and ((epoch + 1) % recipe.save_every == 0 or epoch + 1 == recipe.epochs):
-            told = past._replace(seconds=past.seconds + time.perf_counter() - start)._asdict()
-            state = checkpoint.TrainState(epoch + 1, recipe.epochs, "", told)
-            checkpoint.save(folder, model, optimizer, state, keep=1)
-    return past
 
-
-def _restore(job: _Job, optimizer: torch.optim.Optimizer, folder: Path | None) -> _Past:
-    """Load the newest checkpoint, if there is one."""
-    kept = checkpoint.found(folder) if folder is not None else []
-    if not kept:
-        return _Past([], 0.0)
-    checkpoint.load_model(kept[-1], job.model)
-    checkpoint.load_optimizer(kept[-1], job.model, optimizer)
-    return _Past(**checkpoint.read_state(kept[-1]).config)
-
-
-def _epoch(
-    job: _Job, optimizer: torch.optim.Optimizer, loader: Iterator[list[Tensor]], mixup: Mixup, epoch: int, steps: int
-) -> float:
-    """One epoch; returns the mean loss."""
-    recipe, loss_of = job.recipe, SoftTargetCrossEntropy()
-    job.model.train()
-    total = torch.zeros((), device=job.device)
-    for step in range(steps):
-        number = epoch * steps + step
-        images, labels = next(loader)
-        _seed(recipe.seed, number, len(labels))  # of mixup, cutmix and drop path
-        inputs, targets = mixup(normalised(images.to(job.device), job.input), labels.to(job.device))
-        rate = learning_rate(recipe.rates, even_batch(recipe.batch, len(labels)), number, steps, recipe.epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)
+    def loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
+        _seed(recipe.seed, step, len(labels))  # of mixup, cutmix and drop path
+        inputs, targets = mixup(normalised(images, job.input), labels)
         with torch.autocast(job.device.type, torch.bfloat16, enabled=job.device.type == "cuda"):
             logits = job.model(inputs)
-        loss = loss_of(logits.float(), targets)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        total += loss.detach()
-    mean = float(total) / steps
-    if not np.isfinite(mean):
-        raise WorkError(f"fine-tuning: the loss is no longer finite in epoch {epoch + 1}; set base_lr lower")
-    return mean
+        return F.cross_entropy(logits.float(), targets, reduction="none")
+
+    return loss
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -107,9 +108,8 @@ AnyAnswer = Answer | Segmented
 
 
 def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) -> Answer:
-    key = digest([encoder.identity, data.digest(), recipe.model_dump(mode="json")])
-    folder = work.cache / f"finetune-{key}" if work.cache is not None else None
-    tuned = finetune(encoder, data, recipe, work.torch_device, work.workers_for(len(data.images.places)), folder)
+    folder = _folder(encoder, data, recipe, work)
+    tuned = finetune(encoder, data, recipe, work.torch_device, work.workers_for(len(data)), folder)
     truth = data.images.labels[tuned.test]
     right = tuned.guesses == truth
     return Answer(
@@ -117,6 +117,12 @@ def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) 
         tuned.guesses.tolist(), tuned.train_images, len(truth), tuned.unreadable, 0.0,
         round(tuned.seconds, 2), {"losses": [round(loss, 4) for loss in tuned.losses]},
     )  # fmt: skip
+
+
+def _folder(encoder: FrozenEncoder, data: Divided | Masked, recipe: Finetune | Segment, work: Work) -> Path | None:
+    """Where a training keeps its checkpoints, under the hash of all that it depends on."""
+    key = digest([encoder.identity, data.digest(), recipe.model_dump(mode="json")])
+    return work.cache / f"{recipe.name}-{key}" if work.cache is not None else None
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,8 @@ def ask_any(
     if isinstance(data, Divided) and not isinstance(protocol, Segment):
         return ask(encoder, data, protocol, work)
     if isinstance(data, Masked) and isinstance(protocol, Segment):
-        answer = segment(encoder, data, protocol, work.torch_device, work.workers_for(len(data)))
+        folder = _folder(encoder, data, protocol, work)
+        answer = segment(encoder, data, protocol, work.torch_device, work.workers_for(len(data)), folder)
         work.done(len(data))
         return answer
     raise InputError(f"{protocol.name}: is no protocol of these images; segment needs masks, the others classes")

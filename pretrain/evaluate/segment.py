@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,13 +20,12 @@ from pydantic import Field
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from curation.base.arrays import Ints
 from curation.base.settings import Strict
 from pretrain.config import OptimConfig
 from pretrain.data.noise import Purpose, drawn_permutation
-from pretrain.errors import InputError, WorkError
+from pretrain.errors import InputError
 from pretrain.evaluate.encoders import FrozenEncoder, Pool, VitEncoder
 from pretrain.evaluate.held import HELD_BYTES, Held
 from pretrain.evaluate.masks import UNLABELLED, Masked
@@ -37,7 +37,10 @@ from pretrain.evaluate.score import (
     f1,
     intersection_over_union,
 )
+from pretrain.evaluate.tuning import Shown, Tuning, alone, loader, tune, tuning_folder
 from pretrain.evaluate.windows import MaskedWindow, MaskedWindows, windows
+from pretrain.loop import Pace
+from pretrain.run import RunFolder
 from pretrain.schedule import learning_rate
 
 
@@ -111,9 +114,14 @@ class Segmenter(nn.Module):
         if tune and self.vit.pos_embed is not None:
             self.vit.pos_embed.requires_grad_(encoder.vit.pos_embed.requires_grad)  # sin-cos tables stay
         self.encoder, self.tune = replace(encoder, vit=self.vit), tune
-        self.norm = nn.BatchNorm2d(self.vit.embed_dim, affine=False)
-        self.head = nn.Conv2d(self.vit.embed_dim, classes, 1)
-        nn.init.trunc_normal_(self.head.weight, std=0.01)
+        head = nn.Conv2d(self.vit.embed_dim, classes, 1)
+        nn.init.trunc_normal_(head.weight, std=0.01)
+        self.probe = nn.Sequential(nn.BatchNorm2d(self.vit.embed_dim, affine=False), head)
+
+    @property
+    def learned(self) -> nn.Module:
+        """What changes, and so what checkpoints hold."""
+        return self if self.tune else self.probe
 
     def train(self, mode: bool = True) -> Segmenter:
         """A frozen encoder is never in training mode."""
@@ -128,7 +136,7 @@ class Segmenter(nn.Module):
 
     def forward(self, maps: Tensor, side: int) -> Tensor:
         """Logits (B, C, side, side)."""
-        logits = self.head(self.norm(maps.float()))
+        logits = self.probe(maps.float())
         return F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
 
 
@@ -150,7 +158,8 @@ class _Job:
 
 
 def segment(
-    encoder: FrozenEncoder, data: Masked, recipe: Segment, device: torch.device, workers: int = 0
+    encoder: FrozenEncoder, data: Masked, recipe: Segment, device: torch.device, workers: int = 0,
+    folder: Path | None = None,
 ) -> Segmented:  # fmt: skip
     """Train a head, and the encoder with it where the recipe says so, and score it on the test images.
 
@@ -160,6 +169,7 @@ def segment(
         recipe: how.
         device: where to compute; in bfloat16 on a GPU.
         workers: decoding processes.
+        folder: for checkpoints, from which the same call goes on; removed at the end.
 
     Raises:
         InputError: the encoder has no patch features, or too few images can be read.
@@ -175,12 +185,15 @@ def segment(
     side = recipe.window or encoder.input.size
     gsd = data.gsd_m * side / encoder.input.size if data.gsd_m else 1.0
     torch.manual_seed(recipe.seed)  # of the head's start
-    start, job = time.perf_counter(), _Job(encoder, images, recipe, side, gsd, device, workers)
+    job = _Job(encoder, images, recipe, side, gsd, device, workers)
     model = Segmenter(encoder, len(data.classes), tune=recipe.tune).to(device)
-    losses = _train(job, model, windows(train, images.shapes, side))
-    tables = _tables(job, model, test, len(data.classes))
+    with tuning_folder(folder) as place:
+        past = tune(_training(job, model, windows(train, images.shapes, side), place, keeps=folder is not None))
+        start = time.perf_counter()
+        tables = _tables(job, model, test, len(data.classes))
     bad = [data.pairs[row].name for row in sorted(images.bad)]
-    return _answer(tables, len(train), bad, time.perf_counter() - start, {"losses": losses, "sides": [side]})
+    told = {"losses": [round(loss, 4) for loss in past.losses], "sides": [side]}
+    return _answer(tables, len(train), bad, past.seconds + time.perf_counter() - start, told)
 
 
 def _answer(tables: Ints, train: int, bad: list[str], seconds: float, details: dict[str, Any]) -> Segmented:
@@ -193,44 +206,36 @@ def _answer(tables: Ints, train: int, bad: list[str], seconds: float, details: d
     )  # fmt: skip
 
 
-def _train(job: _Job, model: Segmenter, chosen: list[MaskedWindow]) -> list[float]:
-    """Returns the mean loss of each epoch."""
+def _training(
+    job: _Job, model: Segmenter, chosen: list[MaskedWindow], folder: RunFolder, *, keeps: bool
+) -> Tuning:  # fmt: skip
     recipe = job.recipe
-    batch = min(recipe.batch, len(chosen))
+    size = min(recipe.batch, len(chosen))
+    steps = len(chosen) // size
     optimizer = torch.optim.AdamW(_groups(model, recipe), lr=0.0)
-    steps = len(chosen) // batch
-    losses, model = [], model.train()
-    batches = iter(_batches(job, model, chosen, batch))
-    for epoch in range(recipe.epochs):
-        total = torch.zeros((), device=job.device)
-        for step in range(steps):
-            rate = learning_rate(recipe.rates, 256, epoch * steps + step + 1, steps, recipe.epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
-            total += _step(job, model, optimizer, *next(batches))
-        losses.append(round(float(total) / steps, 4))
-        if not np.isfinite(losses[-1]):
-            raise WorkError(f"segmentation: the loss is no longer finite in epoch {epoch + 1}; set rate lower")
-    return losses
+    pace = Pace(recipe.epochs * steps, steps, size, log_every=steps, save_every=steps * keeps)
+    return Tuning(
+        folder, alone(job.device), model.learned, model, optimizer, pace, recipe.seed,
+        batches=lambda start: _batches(job, model, chosen, size, start),
+        loss=lambda shown, labels, step: _loss(job, model, shown, labels),
+        rate_at=lambda step: learning_rate(recipe.rates, 256, step + 1, steps, recipe.epochs),
+        recipe=recipe.model_dump(mode="json"), advice="set rate of the recipe lower",
+    )  # fmt: skip
 
 
 def _groups(model: Segmenter, recipe: Segment) -> list[dict[str, Any]]:
-    head = {"params": list(model.head.parameters()), "weight_decay": recipe.weight_decay}
+    head = {"params": list(model.probe.parameters()), "weight_decay": recipe.weight_decay}
     if not recipe.tune:
         return [head]
     undecayed = model.vit.no_weight_decay()
     return [head, *param_groups_layer_decay(model.vit, recipe.weight_decay, undecayed, layer_decay=recipe.layer_decay)]
 
 
-def _step(job: _Job, model: Segmenter, optimizer: torch.optim.Optimizer, shown: Tensor, labels: Tensor) -> Tensor:
-    labels = labels.to(job.device).long()
+def _loss(job: _Job, model: Segmenter, shown: Tensor, labels: Tensor) -> Tensor:
+    """Of each window (B,); their mean is the mean over all labelled pixels of the batch."""
     logits = model(_maps(job, model, shown), job.side)
-    entropy = F.cross_entropy(logits.float(), labels, ignore_index=UNLABELLED, reduction="sum")
-    loss = entropy / (labels != UNLABELLED).sum().clamp(min=1)
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    optimizer.step()
-    return loss.detach()
+    entropy = F.cross_entropy(logits.float(), labels.long(), ignore_index=UNLABELLED, reduction="none")
+    return entropy.sum((1, 2)) * (len(labels) / (labels != UNLABELLED).sum().clamp(min=1))
 
 
 def _maps(job: _Job, model: Segmenter, shown: Tensor) -> Tensor:
@@ -242,21 +247,20 @@ def _maps(job: _Job, model: Segmenter, shown: Tensor) -> Tensor:
         return model.maps(shown, job.gsd)
 
 
-def _batches(job: _Job, model: Segmenter, chosen: list[MaskedWindow], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of all epochs: images, or a frozen encoder's features where memory holds all; and labels."""
+def _batches(job: _Job, model: Segmenter, chosen: list[MaskedWindow], batch: int, start: int) -> Iterator[Shown]:
+    """Shuffled batches from a step on: images, or a frozen encoder's features where memory holds all; and labels."""
     orders = [_order(job.recipe, epoch, len(chosen), batch) for epoch in range(job.recipe.epochs)]
+    numbers = [epoch * len(chosen) + row for epoch, order in enumerate(orders) for row in order][start * batch :]
     size = model.vit.embed_dim * (job.encoder.input.size // job.encoder.input.patch) ** 2
     if job.recipe.tune or len(chosen) * (2 * size + job.side**2) > HELD_BYTES:
-        sampler = [epoch * len(chosen) + row for epoch, order in enumerate(orders) for row in order]
         shown = job.windows(chosen, job.recipe.seed if job.recipe.tune and job.recipe.flips else None)
-        yield from DataLoader(shown, batch, sampler=sampler, num_workers=job.workers)
+        yield from loader(shown, batch, numbers, job.workers)
         return
-    plain = DataLoader(job.windows(chosen), batch, num_workers=job.workers)
+    plain = loader(job.windows(chosen), batch, range(len(chosen)), job.workers)
     parts = [(_maps(job, model, shown).half().cpu(), labels) for shown, labels in plain]
     maps, labels = (torch.cat(each) for each in zip(*parts, strict=True))
-    for order in orders:
-        for rows in torch.tensor(order).view(-1, batch):
-            yield maps[rows], labels[rows]
+    for rows in (torch.tensor(numbers) % len(chosen)).view(-1, batch):
+        yield maps[rows], labels[rows]
 
 
 def _order(recipe: Segment, epoch: int, count: int, batch: int) -> list[int]:
@@ -271,7 +275,7 @@ def _tables(job: _Job, model: Segmenter, rows: Ints, classes: int) -> Ints:
     chosen = windows(rows, job.images.shapes, job.side)
     tables, place = np.zeros((len(rows), classes, classes), np.int64), {row: number for number, row in enumerate(rows)}
     done = iter(chosen)
-    for shown, labels in DataLoader(job.windows(chosen), job.recipe.batch, num_workers=job.workers):
+    for shown, labels in loader(job.windows(chosen), job.recipe.batch, range(len(chosen)), job.workers):
         guesses = model(_maps(job, model, shown), job.side).argmax(1).cpu().numpy()
         for guess, truth in zip(guesses, labels.numpy(), strict=True):
             scored = truth != UNLABELLED

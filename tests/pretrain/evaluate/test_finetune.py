@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from pretrain import checkpoint
 from pretrain.evaluate.encoders import EncoderSpec, open_encoder
 from pretrain.evaluate.finetune import Finetune, _augmentation, classifier, finetune
 from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
+from pretrain.run import RunFolder
 
 CPU = torch.device("cpu")
 ARGS = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2}
@@ -58,6 +63,29 @@ def test_a_run_that_was_stopped_goes_on_exactly(data: Divided, tmp_path: Path, m
     rest = finetune(VIT, data, RECIPE, CPU, workers=1, folder=tmp_path / "kept")
     assert (rest.losses, rest.guesses.tolist()) == (whole.losses, whole.guesses.tolist())
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_signal_in_an_epoch_saves_and_stops(data: Divided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = finetune(VIT, data, RECIPE, CPU)
+    calls = count(1)
+
+    def tell(*_: object) -> None:
+        if next(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def told_to_stop(*arguments: Any) -> torch.nn.Module:
+        model = classifier(*arguments)
+        model.register_forward_hook(tell)
+        return model
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pretrain.evaluate.finetune.classifier", told_to_stop)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(VIT, data, RECIPE, CPU, folder=tmp_path / "kept")
+    assert RunFolder(tmp_path / "kept").latest()[1].step == 5  # of three in an epoch
+    rest = finetune(VIT, data, RECIPE, CPU, folder=tmp_path / "kept")
+    assert rest.losses == pytest.approx(whole.losses, abs=1e-12)
+    assert rest.guesses.tolist() == whole.guesses.tolist()
 
 
 def test_the_short_recipe_is_what_the_documentation_says() -> None:

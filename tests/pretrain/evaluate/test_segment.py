@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from PIL import Image
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
 
 from curation.base.errors import InputError
+from pretrain import checkpoint
 from pretrain.evaluate.encoders import EncoderSpec, VitEncoder, open_encoder
 from pretrain.evaluate.masks import UNLABELLED, Masked, MaskSet, open_masks
 from pretrain.evaluate.score import bootstrap_classes, confusion, counted, f1, intersection_over_union
@@ -90,10 +96,46 @@ def test_features_that_memory_does_not_hold_are_computed_again(tmp_path: Path, m
     assert again.details["losses"] == pytest.approx(held.details["losses"], abs=2e-3)  # held in half precision
 
 
+def test_a_killed_cell_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, recipe = write(tmp_path / "towns", 16), Segment(tune=True, epochs=20, batch=2)
+    (tmp_path / "suite.yaml").write_text(json.dumps({
+        "encoders": {"vit": {"spec": "untrained:vit_tiny_patch16_224", "args": ARGS}},
+        "masks": {"towns": {"path": str(tmp_path / "towns"), "classes": data.values}},
+        "protocols": {"heads": recipe.model_dump(mode="json")}, "device": "cpu", "workers": 0,
+    }))  # fmt: skip
+    whole = segment(VIT, data, recipe, CPU)
+    command = [sys.executable, "-m", "pretrain", "evaluate", "suite", str(tmp_path / "suite.yaml")]
+    cell = subprocess.Popen([*command, "--out", str(tmp_path / "out")], stdout=subprocess.DEVNULL)
+    features = tmp_path / "out" / "features"
+    while not list(features.glob("segment-*/checkpoints/step-*/state.json")):
+        assert cell.poll() is None
+        time.sleep(0.005)
+    cell.kill()
+    cell.wait()
+    (folder,) = features.glob("segment-*")
+    reached = checkpoint.found(folder / "checkpoints")[-1]
+    first, steps = checkpoint.read_state(reached).step, []
+    save = checkpoint.save
+
+    def noting(*arguments: Any, **named: Any) -> None:
+        steps.append(arguments[3].step)
+        save(*arguments, **named)
+
+    monkeypatch.setattr(checkpoint, "save", noting)
+    rest = segment(VIT, data, recipe, CPU, folder=folder)
+    assert first < steps[0] <= steps[-1] == 20 * 16
+    assert (rest.details, rest.confusion) == (whole.details, whole.confusion)
+    assert not folder.exists()
+
+
 def test_what_is_trained(tmp_path: Path) -> None:
     assert isinstance(VIT, VitEncoder)
     frozen, tuned = (Segmenter(VIT, 3, tune=tune) for tune in (False, True))
-    assert {name for name, each in frozen.named_parameters() if each.requires_grad} == {"head.weight", "head.bias"}
+    assert {name for name, each in frozen.named_parameters() if each.requires_grad} == {
+        "probe.1.weight",
+        "probe.1.bias",
+    }
+    assert not any("vit" in name for name in frozen.learned.state_dict())  # checkpoints of a head are small
     fixed = {name for name, each in tuned.named_parameters() if not each.requires_grad}
     assert fixed == {"vit.pos_embed"}  # the sin-cos table
     assert not frozen.train().vit.training
