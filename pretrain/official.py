@@ -19,14 +19,13 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from pretrain.config import EncoderConfig
 from pretrain.errors import InputError
 from pretrain.models.encoder import build_encoder, position_table
-from pretrain.models.positions import is_sincos
+from pretrain.models.positions import on_grid
 from pretrain.run import RunFolder
 
 _KEPT = ("cls_token", "reg_token", "pos_embed", "patch_embed.", "blocks.", "norm.", "norm_pre.")
@@ -162,10 +161,7 @@ def _positions(vit: VisionTransformer, released: Released) -> Tensor:
     prefix = found.shape[1] - side**2
     if found.shape[2] != own.shape[2] or prefix != own.shape[1] - vit.patch_embed.num_patches:
         return found  # another architecture: its shape is told
-    if is_sincos(found[0, prefix:], (side, side)):
-        return own
-    resampled: Tensor = resample_abs_pos_embed(found, grid, (side, side), num_prefix_tokens=prefix)
-    return resampled
+    return on_grid(found, (side, side), grid, prefix)
 
 
 def _file_of(path: Path) -> Path:

@@ -42,7 +42,7 @@ class Comparison:
         return [
             f"{some.train_images:,} training and {some.test_images:,} test images in {len(self.data.classes)} "
             f"classes{left_out if some.unreadable else ''}",
-            *([self.data.one_sided] if isinstance(self.data, Divided) and self.data.one_sided else []),
+            *([self.data.one_sided] if self.data.one_sided else []),
             *(
                 f"{each.name}: {self._shown(each, answers)}"
                 for each, answers in zip(self.encoders, self.answers, strict=True)

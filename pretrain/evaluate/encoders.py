@@ -16,7 +16,6 @@ import timm
 import torch
 from pydantic import model_validator
 from timm.data import resolve_model_data_config
-from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -28,7 +27,7 @@ from pretrain.export import card_of, load_export
 from pretrain.model_card import Card
 from pretrain.models.encoder import build_encoder, encode, patch_positions
 from pretrain.models.objective import IMAGENET_MEAN, IMAGENET_STD
-from pretrain.models.positions import gsd_sincos_2d, is_sincos, sincos_2d
+from pretrain.models.positions import gsd_sincos_2d, on_grid
 from pretrain.official import load_released
 from pretrain.run import load_run
 
@@ -144,16 +143,11 @@ class VitEncoder:
         return encode(self.vit, tokens + self.positions(grid, gsd)), grid
 
     def positions(self, grid: tuple[int, int], gsd: Tensor) -> Tensor:
-        """Positions (B or 1, N, D) of a grid: in metres, recomputed where the table is sin-cos, else resampled."""
+        """Positions (B or 1, N, D) of a grid, in metres for an encoder that was trained so."""
         table, native = patch_positions(self.vit), self.vit.patch_embed.grid_size
         if self.gsd_aware:
             return gsd_sincos_2d(grid, table.shape[1], gsd)
-        if grid == native:
-            return table[None]
-        if is_sincos(table, native):
-            return sincos_2d(grid, table.shape[1]).to(table)[None]
-        resampled: Tensor = resample_abs_pos_embed(table[None], grid, native, num_prefix_tokens=0)
-        return resampled
+        return on_grid(table[None], native, grid)
 
 
 @dataclass(frozen=True)

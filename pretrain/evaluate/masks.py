@@ -107,6 +107,11 @@ class Masked:
         """Names of the classes, by their number."""
         return [self.values[value] for value in sorted(self.values)]
 
+    @property
+    def one_sided(self) -> str:
+        """Nothing: which classes occur is known when the masks are decoded."""
+        return ""
+
     def __len__(self) -> int:
         return len(self.pairs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ from pretrain.evaluate.knn import Votes, knn_scores
 from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
 from pretrain.evaluate.linear import RATES, Classifier, fit_lars, fit_swept, swept
 from pretrain.evaluate.masks import Masked, MaskSet, open_masks
+from pretrain.evaluate.outcome import Outcome
 from pretrain.evaluate.score import Interval, bootstrap, per_class
 from pretrain.evaluate.segment import Segment, Segmented, segment
 
@@ -64,26 +65,17 @@ AnyProtocol = Classifies | Segment
 Protocol = Annotated[AnyProtocol, Field(discriminator="name")]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What one encoder answered on one data set."""
+@dataclass(frozen=True, kw_only=True)
+class Answer(Outcome):
+    """What one encoder answered on labelled images."""
 
     accuracy: Interval
-    """Of the test images that could be read, with the 95 % interval of a bootstrap over them."""
-    per_class: list[float | None]
+    """Of the test images that could be read."""
     right: list[float]
     """Per test image that could be read: whether it was classified rightly; the share of the scales where there are
     several."""
     guesses: list[int]
     """Their classes, at the last scale."""
-    train_images: int
-    test_images: int
-    unreadable: list[str]
-    """Names of the images that were left out on both sides."""
-    feature_seconds: float
-    """What computing the features cost, also where they came from the cache."""
-    classifier_seconds: float
-    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def scores(self) -> dict[str, Interval]:
@@ -96,7 +88,7 @@ class Answer:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"accuracy": self.accuracy._asdict()}
+        return super().as_json() | {"accuracy": self.accuracy._asdict()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Answer:
@@ -113,9 +105,10 @@ def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) 
     truth = data.images.labels[tuned.test]
     right = tuned.guesses == truth
     return Answer(
-        bootstrap(right), per_class(tuned.guesses, truth, len(data.images.classes)), right.astype(float).tolist(),
-        tuned.guesses.tolist(), tuned.train_images, len(truth), tuned.unreadable, 0.0,
-        round(tuned.seconds, 2), {"losses": [round(loss, 4) for loss in tuned.losses]},
+        accuracy=bootstrap(right), right=right.astype(float).tolist(), guesses=tuned.guesses.tolist(),
+        per_class=per_class(tuned.guesses, truth, len(data.classes)), train_images=tuned.train_images,
+        test_images=len(truth), unreadable=tuned.unreadable, feature_seconds=0.0,
+        classifier_seconds=round(tuned.seconds, 2), details={"losses": [round(loss, 4) for loss in tuned.losses]},
     )  # fmt: skip
 
 
@@ -182,10 +175,12 @@ def ask(encoder: FrozenEncoder, data: Divided, protocol: Classifies, work: Work 
     if len(asked) > 1:
         details["scales"] = {each.view.scale: float((each.guesses == each.sides.truth).mean()) for each in asked}
     return Answer(
-        bootstrap(right), per_class(last.guesses, last.sides.truth, last.sides.classes), right.tolist(),
-        last.guesses.tolist(), len(last.sides.labels), len(last.sides.truth),
-        [data.images.places[row].name for row in last.features.unreadable],
-        round(sum(each.features.seconds for each in asked), 2), round(sum(each.seconds for each in asked), 2), details,
+        accuracy=bootstrap(right), right=right.tolist(), guesses=last.guesses.tolist(),
+        per_class=per_class(last.guesses, last.sides.truth, last.sides.classes),
+        train_images=len(last.sides.labels), test_images=len(last.sides.truth),
+        unreadable=[data.images.places[row].name for row in last.features.unreadable],
+        feature_seconds=round(sum(each.features.seconds for each in asked), 2),
+        classifier_seconds=round(sum(each.seconds for each in asked), 2), details=details,
     )  # fmt: skip
 
 

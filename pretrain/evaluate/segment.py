@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +29,7 @@ from pretrain.errors import InputError
 from pretrain.evaluate.encoders import FrozenEncoder, Pool, VitEncoder
 from pretrain.evaluate.held import HELD_BYTES, Held
 from pretrain.evaluate.masks import UNLABELLED, Masked
+from pretrain.evaluate.outcome import Outcome
 from pretrain.evaluate.score import (
     Interval,
     bootstrap_classes,
@@ -71,28 +72,20 @@ class Segment(Strict):
         return OptimConfig(base_lr=self.rate or (1e-4 if self.tune else 1e-3), warmup_epochs=self.epochs / 10)
 
 
-@dataclass(frozen=True)
-class Segmented:
+@dataclass(frozen=True, kw_only=True)
+class Segmented(Outcome):
     """What one encoder answered on images with masks."""
 
     scores: dict[str, Interval]
-    """``mIoU`` and ``mF1``: means over the classes that occur, with 95 % intervals of a bootstrap over the images."""
-    per_class: list[float | None]
-    """Intersection over union."""
+    """``mIoU`` and ``mF1``: means over the classes that occur."""
     counts: list[list[list[int]]]
     """(N, 3, C) per test image: pixels recognised, of the class, taken for it."""
     confusion: list[list[int]]
     """(C, C) pixels of a class (row) that were taken for a class (column)."""
-    train_images: int
-    test_images: int
-    unreadable: list[str]
-    feature_seconds: float
-    classifier_seconds: float
-    details: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"scores": {name: score._asdict() for name, score in self.scores.items()}}
+        return super().as_json() | {"scores": {name: score._asdict() for name, score in self.scores.items()}}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Segmented:
@@ -201,8 +194,10 @@ def _answer(tables: Ints, train: int, bad: list[str], seconds: float, details: d
     scores = {"mIoU": bootstrap_classes(counts, intersection_over_union), "mF1": bootstrap_classes(counts, f1)}
     shares = intersection_over_union(counts.sum(0)).tolist()
     return Segmented(
-        scores, [None if share != share else share for share in shares], counts.astype(int).tolist(),
-        tables.sum(0).tolist(), train, len(tables), bad, 0.0, round(seconds, 2), details,
+        scores=scores, counts=counts.astype(int).tolist(), confusion=tables.sum(0).tolist(),
+        per_class=[None if share != share else share for share in shares], train_images=train,
+        test_images=len(tables), unreadable=bad, feature_seconds=0.0, classifier_seconds=round(seconds, 2),
+        details=details,
     )  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def run_suite(config: Suite, out: Path, observer: Observer) -> list[Path]:
     with hold(out):
         data = {name: open_any(each) for name, each in (config.datasets | config.masks).items()}
         for name, opened in data.items():
-            if isinstance(opened, Divided) and opened.one_sided:
+            if opened.one_sided:
                 observer.say(f"{name}: {opened.one_sided}")
         for question in _questions(config, data):
             where = f"{question.dataset}, {question.encoder}, {question.protocol}"
@@ -131,13 +131,13 @@ def _answer(question: _Question, folder: Path, work: Work) -> tuple[Cell, bool]:
     path = folder / f"{digest(asked)}.json"
     named, picture = (question.encoder, question.dataset, question.protocol), path.with_suffix(".png")
     if path.is_file() and picture.is_file():
-        return Cell(*named, _read(path, question.how), picture), False
+        return Cell(*named, _read(path, question.how), picture, question.data.one_sided), False
     answer = ask_any(encoder, question.data, question.how, work)
     title = f"{question.encoder}, {question.dataset}, {question.protocol}: {in_short(answer)}"
     draw_confusion(_confused(question.data, answer), question.data.classes, title, picture)
     with writing(path) as aside:
         aside.write_text(json.dumps(asked | _in_words(question, encoder) | {"answer": answer.as_json()}) + "\n")
-    return Cell(*named, answer, picture), True
+    return Cell(*named, answer, picture, question.data.one_sided), True
 
 
 def _confused(data: Divided | Masked, answer: AnyAnswer) -> Ints:

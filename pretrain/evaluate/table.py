@@ -23,6 +23,8 @@ class Cell(NamedTuple):
     answer: AnyAnswer
     picture: Path
     """Of its confusion matrix."""
+    one_sided: str = ""
+    """In words, which classes of the data set are in one part alone."""
 
 
 def percent(interval: Interval) -> str:
@@ -110,11 +112,12 @@ def _sections(cells: Sequence[Cell], baseline: str | None) -> Iterator[dict[str,
 
 
 def _about(cells: Sequence[Cell]) -> str:
-    answer = cells[0].answer
+    answer, one_sided = cells[0].answer, cells[0].one_sided
     named = f": {', '.join(answer.unreadable[:5])}" if answer.unreadable else ""
+    told = f"; {one_sided}" if one_sided else ""
     return (
         f"{answer.train_images:,} training and {answer.test_images:,} test images; {len(answer.unreadable)} could not "
-        f"be read{named}. In brackets the 95 % interval of a bootstrap over the test images."
+        f"be read{named}{told}. In brackets the 95 % interval of a bootstrap over the test images."
     )
 
 

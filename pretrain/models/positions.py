@@ -7,6 +7,7 @@ sines come before all cosines; frequency ``k`` of ``D/4`` is ``10000 ** (-k / (D
 from __future__ import annotations
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 
@@ -32,6 +33,23 @@ def is_sincos(table: Tensor, grid: tuple[int, int]) -> bool:
     if table.shape[1] % 4:
         return False
     return bool((table - sincos_2d(grid, table.shape[1]).to(table)).abs().max() < 1e-4)
+
+
+def on_grid(table: Tensor, grid: tuple[int, int], to: tuple[int, int], prefix: int = 0) -> Tensor:
+    """Positions of one grid on another: a sin-cos table is computed anew, a learned one resampled as timm does.
+
+    Args:
+        table: (1, P + N, D).
+        grid: rows and columns of its last N.
+        to: rows and columns that are wanted.
+        prefix: P, rows of class and register tokens; they stay.
+    """
+    if grid == to:
+        return table
+    if is_sincos(table[0, prefix:], grid):
+        return torch.cat([table[:, :prefix], sincos_2d(to, table.shape[2]).to(table)[None]], dim=1)
+    resampled: Tensor = resample_abs_pos_embed(table, to, grid, num_prefix_tokens=prefix)
+    return resampled
 
 
 def gsd_sincos_2d(grid: tuple[int, int], dim: int, gsd: Tensor) -> Tensor:

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 import timm
-import torch
 import yaml
+from exported_demo import TIMM_ALONE, demo_run, same_features
 from imagery import MakeShards
 from safetensors.torch import load_file
 from small_run import Quiet, config
 
 from curation.base.errors import FormatVersionError, InputError
 from pretrain.export import export, load_export
-from pretrain.run import load_run
 from pretrain.train import train
 
 
@@ -27,26 +26,12 @@ def run(make_shards: MakeShards, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-_TIMM_ALONE = """
-import sys, timm, torch
-model = timm.create_model("local-dir:encoder", pretrained=True).eval()
-data = timm.data.resolve_model_data_config(model)
-assert (data["input_size"], data["interpolation"], data["crop_pct"]) == ((3, 32, 32), "bicubic", 1.0), data
-assert tuple(data["mean"]) == (0.485, 0.456, 0.406), data
-torch.save(model(torch.load("images.pt")), "features.pt")
-larger = timm.create_model("local-dir:encoder", pretrained=True, img_size=48)
-assert larger.pos_embed.shape[1] == 37
-assert not {"pretrain", "curation"} & sys.modules.keys()
-"""
-
-
-def test_timm_alone_loads_the_folder(run: Path, tmp_path: Path) -> None:
-    export(run, tmp_path / "encoder")
-    images = torch.randn(2, 3, 32, 32)
-    torch.save(images, tmp_path / "images.pt")
-    subprocess.run([sys.executable, "-I", "-c", _TIMM_ALONE], cwd=tmp_path, check=True)
-    trained, _, _ = load_run(run)
-    torch.testing.assert_close(torch.load(tmp_path / "features.pt"), trained.encoder(images), atol=1e-6, rtol=0)
+def test_timm_alone_loads_the_demo_s_encoder(make_shards: MakeShards, tmp_path: Path) -> None:
+    """In a process in which nothing of this project can be imported."""
+    run = demo_run(make_shards([6], side=(80, 90)), tmp_path)
+    script = "import sys\nsys.modules['pretrain'] = sys.modules['curation'] = None\n" + TIMM_ALONE
+    subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, check=True)
+    same_features(run, tmp_path)
     loaded = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True)
     assert loaded.state_dict().keys() == load_file(tmp_path / "encoder" / "model.safetensors").keys()
     assert load_export(tmp_path / "encoder")[1].parameters == sum(each.numel() for each in loaded.parameters())

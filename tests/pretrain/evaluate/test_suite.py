@@ -143,6 +143,11 @@ def test_a_class_of_one_image_is_told(config: Path, tmp_path: Path, capsys: pyte
     quiet = Quiet()
     run_suite(load(Suite, config, ["encoders={colours: {spec: histogram}}", "baseline=null"]), tmp_path / "out", quiet)
     assert quiet.said[0] == f"tiny: {told}"
+    for name in ("table.md", "table.html"):
+        assert (
+            "0 could not be read; only in one part, to train on or to test on: lonely. In"
+            in (tmp_path / "out" / name).read_text()
+        )
 
 
 def test_a_config_that_is_wrong_is_told(config: Path) -> None:
