@@ -79,7 +79,7 @@ class Nonfinite:
 
     def __init__(
         self, limit: int, place: Callable[[int], str], run: RunFolder, say: Callable[[str], None],
-        way_out: Callable[[], str],
+        way_out: Callable[[], str], ends: str = "",
     ) -> None:  # fmt: skip
         """Start with none.
 
@@ -89,8 +89,10 @@ class Nonfinite:
             run: where they are written down.
             say: is told.
             way_out: what the user can do when there are too many.
+            ends: why so many end a training; by default what ``max_nonfinite`` allows.
         """
         self.limit, self.place, self.run, self.say, self.way_out = limit, place, run, say, way_out
+        self.ends = ends or f"more than max_nonfinite={limit} allows; their samples are in {run.nonfinite}"
         self.count = 0
         self.faulty: Tensor | None = None
         self.recent: list[_Judged] = []
@@ -133,10 +135,7 @@ class Nonfinite:
             self.count += 1
             self._tell(step, team)
         if self.count > self.limit:
-            raise WorkError(
-                f"{self.count} steps were not finite and changed nothing, more than max_nonfinite={self.limit} allows; "
-                f"their samples are in {self.run.nonfinite}; {self.way_out()}"
-            )
+            raise WorkError(f"{self.count} steps were not finite and changed nothing, {self.ends}; {self.way_out()}")
         return self.count
 
     def _tell(self, step: _Judged, team: Team) -> None:

@@ -36,7 +36,7 @@ from pretrain.errors import InputError
 from pretrain.evaluate.encoders import FrozenEncoder, Input, Pool, TimmEncoder, VitEncoder, normalised
 from pretrain.evaluate.held import Held
 from pretrain.evaluate.labelled import Divided, Labelled
-from pretrain.evaluate.tuning import Tuning, alone, loader, tune, tuning_folder
+from pretrain.evaluate.tuning import Tuning, alone, loader, no_nonfinite, tune, tuning_folder
 from pretrain.loop import Pace
 from pretrain.run import RunFolder
 from pretrain.schedule import learning_rate
@@ -124,7 +124,7 @@ def finetune(
 
     Raises:
         InputError: the encoder has no weights, or too few images can be read.
-        WorkError: the loss is no longer finite.
+        WorkError: a loss, gradient or weight is no longer finite.
     """
     if not isinstance(encoder, VitEncoder | TimmEncoder):
         raise InputError(f"{encoder.name}: cannot be fine-tuned; leave it out of this protocol")
@@ -179,8 +179,8 @@ class _Job:
     workers: int
 
 
-class _Crops(Dataset[tuple[Tensor, int]]):
-    """Random crops, mirrored and augmented, in the order of all epochs to come: uint8 (3, S, S) and the class."""
+class _Crops(Dataset[tuple[Tensor, int, int]]):
+    """Random crops, mirrored and augmented, in the order of all epochs: uint8 (3, S, S), the class, and the row."""
 
     def __init__(self, job: _Job, rows: Ints) -> None:
         self.images, self.labels, self.recipe = job.images, job.labelled.labels, job.recipe
@@ -196,7 +196,7 @@ class _Crops(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return self.recipe.epochs * self.per_epoch
 
-    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+    def __getitem__(self, number: int) -> tuple[Tensor, int, int]:
         seed, epoch = self.recipe.seed, number // self.per_epoch
         row = int(self.rows[self._order(epoch)[number % self.per_epoch]])
         rgb = self.images[row]
@@ -208,7 +208,7 @@ class _Crops(Dataset[tuple[Tensor, int]]):
             image = torch.from_numpy(np.array(self.augment(pixels))).permute(2, 0, 1)
         across, down = uniform(seed, Purpose.FLIP, epoch, row, 2) < (self.recipe.hflip, self.recipe.vflip)
         axes = [axis for axis, wanted in ((2, across), (1, down)) if wanted]
-        return image.flip(axes).contiguous(), int(self.labels[row])
+        return image.flip(axes).contiguous(), int(self.labels[row]), row
 
     def _order(self, epoch: int) -> Ints:
         if self._known[0] != epoch:
@@ -250,15 +250,17 @@ def _training(job: _Job, rows: Ints, folder: RunFolder, *, keeps: bool) -> Tunin
     recipe, crops = job.recipe, _Crops(job, rows)
     size, steps = crops.size, crops.per_epoch // crops.size
     optimizer = create_optimizer_v2(
-        job.model, "adamw", lr=recipe.base_lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
-    )
+        job.model, "adamw", lr=recipe.base_lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay,
+        fused=True,
+    )  # fmt: skip
+    nonfinite = no_nonfinite(folder, lambda row: job.labelled.places[row].name, "set base_lr of the recipe lower")
     pace = Pace(recipe.epochs * steps, steps, size, log_every=steps, save_every=recipe.save_every * steps * keeps)
     return Tuning(
-        folder, alone(job.device), job.model, job.model, optimizer, pace, recipe.seed,
+        folder, alone(job.device), job.model, job.model, optimizer, pace, recipe.seed, nonfinite,
         batches=lambda start: loader(crops, size, range(start * size, len(crops)), job.workers),
         loss=_mixed_loss(job),
         rate_at=lambda step: learning_rate(recipe.rates, size, step, steps, recipe.epochs),
-        recipe=recipe.model_dump(mode="json"), advice="set base_lr of the recipe lower",
+        recipe=recipe.model_dump(mode="json"),
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from pretrain.evaluate.score import (
     f1,
     intersection_over_union,
 )
-from pretrain.evaluate.tuning import Shown, Tuning, alone, loader, tune, tuning_folder
+from pretrain.evaluate.tuning import Shown, Tuning, alone, loader, no_nonfinite, tune, tuning_folder
 from pretrain.evaluate.windows import MaskedWindow, MaskedWindows, windows
 from pretrain.loop import Pace
 from pretrain.run import RunFolder
@@ -136,6 +136,7 @@ class Segmenter(nn.Module):
 @dataclass
 class _Job:
     encoder: VitEncoder
+    data: Masked
     images: Held
     recipe: Segment
     side: int
@@ -166,7 +167,7 @@ def segment(
 
     Raises:
         InputError: the encoder has no patch features, or too few images can be read.
-        WorkError: the loss is no longer finite.
+        WorkError: a loss, gradient or weight is no longer finite.
     """
     if not isinstance(encoder, VitEncoder):
         raise InputError(f"{encoder.name}: has no features of patches, which segmentation needs; leave it out")
@@ -178,7 +179,7 @@ def segment(
     side = recipe.window or encoder.input.size
     gsd = data.gsd_m * side / encoder.input.size if data.gsd_m else 1.0
     torch.manual_seed(recipe.seed)  # of the head's start
-    job = _Job(encoder, images, recipe, side, gsd, device, workers)
+    job = _Job(encoder, data, images, recipe, side, gsd, device, workers)
     model = Segmenter(encoder, len(data.classes), tune=recipe.tune).to(device)
     with tuning_folder(folder) as place:
         past = tune(_training(job, model, windows(train, images.shapes, side), place, keeps=folder is not None))
@@ -207,14 +208,15 @@ def _training(
     recipe = job.recipe
     size = min(recipe.batch, len(chosen))
     steps = len(chosen) // size
-    optimizer = torch.optim.AdamW(_groups(model, recipe), lr=0.0)
+    optimizer = torch.optim.AdamW(_groups(model, recipe), lr=0.0, fused=True)
     pace = Pace(recipe.epochs * steps, steps, size, log_every=steps, save_every=steps * keeps)
+    nonfinite = no_nonfinite(folder, lambda row: job.data.pairs[row].name, "set rate of the recipe lower")
     return Tuning(
-        folder, alone(job.device), model.learned, model, optimizer, pace, recipe.seed,
+        folder, alone(job.device), model.learned, model, optimizer, pace, recipe.seed, nonfinite,
         batches=lambda start: _batches(job, model, chosen, size, start),
         loss=lambda shown, labels, step: _loss(job, model, shown, labels),
         rate_at=lambda step: learning_rate(recipe.rates, 256, step + 1, steps, recipe.epochs),
-        recipe=recipe.model_dump(mode="json"), advice="set rate of the recipe lower",
+        recipe=recipe.model_dump(mode="json"),
     )  # fmt: skip
 
 
@@ -252,10 +254,10 @@ def _batches(job: _Job, model: Segmenter, chosen: list[MaskedWindow], batch: int
         yield from loader(shown, batch, numbers, job.workers)
         return
     plain = loader(job.windows(chosen), batch, range(len(chosen)), job.workers)
-    parts = [(_maps(job, model, shown).half().cpu(), labels) for shown, labels in plain]
-    maps, labels = (torch.cat(each) for each in zip(*parts, strict=True))
-    for rows in (torch.tensor(numbers) % len(chosen)).view(-1, batch):
-        yield maps[rows], labels[rows]
+    parts = [(_maps(job, model, shown).half().cpu(), labels, rows) for shown, labels, rows in plain]
+    maps, labels, rows = (torch.cat(each) for each in zip(*parts, strict=True))
+    for places in (torch.tensor(numbers) % len(chosen)).view(-1, batch):
+        yield maps[places], labels[places], rows[places]
 
 
 def _order(recipe: Segment, epoch: int, count: int, batch: int) -> list[int]:
@@ -270,7 +272,7 @@ def _tables(job: _Job, model: Segmenter, rows: Ints, classes: int) -> Ints:
     chosen = windows(rows, job.images.shapes, job.side)
     tables, place = np.zeros((len(rows), classes, classes), np.int64), {row: number for number, row in enumerate(rows)}
     done = iter(chosen)
-    for shown, labels in loader(job.windows(chosen), job.recipe.batch, range(len(chosen)), job.workers):
+    for shown, labels, _ in loader(job.windows(chosen), job.recipe.batch, range(len(chosen)), job.workers):
         guesses = model(_maps(job, model, shown), job.side).argmax(1).cpu().numpy()
         for guess, truth in zip(guesses, labels.numpy(), strict=True):
             scored = truth != UNLABELLED

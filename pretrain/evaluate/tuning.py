@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import time
@@ -20,12 +21,14 @@ from curation.base.locks import hold
 from pretrain.checkpoint import TrainState
 from pretrain.data.stream import start_worker
 from pretrain.distributed import Team
+from pretrain.health import Nonfinite
 from pretrain.log import Log
 from pretrain.loop import Losses, Training, go_on, restore
 from pretrain.run import RunFolder
 
 Shown = Sequence[Tensor]
-"""Images or features (B, ...) and answers (B, ...)."""
+"""Images or features (B, ...), answers (B, ...), rows of the images (B,)."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,8 +42,6 @@ class Tuning(Training[Shown]):
     rate_at: Callable[[int], float]
     """Learning rate of a step."""
     recipe: dict[str, Any]
-    advice: str
-    """Where numbers are no longer finite."""
     since: float = field(default_factory=time.perf_counter)
 
     def feed(self, start: int) -> Iterator[Shown]:
@@ -50,8 +51,9 @@ class Tuning(Training[Shown]):
 
     def losses(self, batch: Shown, step: int) -> Losses:
         """All samples weigh alike."""
-        losses = self.loss(batch[0], batch[1], step)
-        return Losses(losses, torch.ones_like(losses))
+        shown, answers, rows = batch
+        losses = self.loss(shown, answers, step)
+        return Losses(losses, torch.ones_like(losses), rows)
 
     def rate(self, step: int) -> float:
         """As the recipe has it."""
@@ -60,10 +62,6 @@ class Tuning(Training[Shown]):
     def state(self, done: int) -> TrainState:
         """With the recipe."""
         return TrainState(done, self.pace.total_steps, "", self.recipe)
-
-    def way_out(self) -> str:
-        """Another recipe."""
-        return self.advice
 
     def facts(self) -> dict[str, Any]:
         """Seconds since the last line, so that those of a process that was killed count."""
@@ -83,6 +81,17 @@ class Past(NamedTuple):
 def alone(device: torch.device) -> Team:
     """A team of one: cells of a table are tuned by one process."""
     return Team(0, 1, 1, device)
+
+
+def no_nonfinite(folder: RunFolder, place: Callable[[int], str], advice: str) -> Nonfinite:
+    """A single step that is not finite ends a tuning: a cell of a table is not to differ by steps left out.
+
+    Args:
+        folder: of the training.
+        place: name of an image, from its row.
+        advice: what to change.
+    """
+    return Nonfinite(0, place, folder, _log.warning, lambda: advice, "which ends a tuning")
 
 
 @contextmanager

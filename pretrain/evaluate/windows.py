@@ -45,8 +45,8 @@ def _starts(length: int, side: int) -> Iterator[tuple[int, int]]:
         yield start, planned - start
 
 
-class MaskedWindows(Dataset[tuple[Tensor, Tensor]]):
-    """Windows of all epochs to come: uint8 (3, S, S), and class numbers (W, W).
+class MaskedWindows(Dataset[tuple[Tensor, Tensor, int]]):
+    """Windows of all epochs to come: uint8 (3, S, S), class numbers (W, W), and the image's row.
 
     Args:
         images: (H, W, 4) each, the last band the class numbers.
@@ -64,7 +64,7 @@ class MaskedWindows(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, int]:
         epoch, place = divmod(number, len(self.chosen))
         pixels = torch.from_numpy(self._cut(self.chosen[place])).permute(2, 0, 1)
         if self.seed is not None:
@@ -74,7 +74,7 @@ class MaskedWindows(Dataset[tuple[Tensor, Tensor]]):
         if self.side != self.size:
             size = (self.size, self.size)
             rgb = F.interpolate(rgb[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0]
-        return rgb.contiguous(), labels
+        return rgb.contiguous(), labels, self.chosen[place].row
 
     def _cut(self, window: MaskedWindow) -> Bytes:
         row, top, left, seen_down, seen_across = window

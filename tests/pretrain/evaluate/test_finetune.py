@@ -15,9 +15,8 @@ from imagery import encode, picture
 from PIL import Image
 from timm.optim import create_optimizer_v2
 
-from curation.base.errors import InputError
+from curation.base.errors import InputError, WorkError
 from curation.base.settings import validate
-from pretrain import checkpoint
 from pretrain.evaluate.encoders import EncoderSpec, open_encoder
 from pretrain.evaluate.finetune import Finetune, _augmentation, classifier, finetune
 from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
@@ -48,24 +47,9 @@ def test_it_learns_and_leaves_out_what_cannot_be_read(data: Divided) -> None:
     assert tuned.losses[-1] < tuned.losses[0]
 
 
-def test_a_run_that_was_stopped_goes_on_exactly(data: Divided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = finetune(VIT, data, RECIPE, CPU)
-    save = checkpoint.save
-
-    def stopping(*args: object, **named: object) -> None:
-        save(*args, **named)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "save", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(VIT, data, RECIPE, CPU, folder=tmp_path / "kept")
-    rest = finetune(VIT, data, RECIPE, CPU, workers=1, folder=tmp_path / "kept")
-    assert (rest.losses, rest.guesses.tolist()) == (whole.losses, whole.guesses.tolist())
-    assert not (tmp_path / "kept").exists()
-
-
-def test_a_signal_in_an_epoch_saves_and_stops(data: Divided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_in_an_epoch_saves_and_the_rest_is_exact(
+    data: Divided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = finetune(VIT, data, RECIPE, CPU)
     calls = count(1)
 
@@ -83,9 +67,19 @@ def test_a_signal_in_an_epoch_saves_and_stops(data: Divided, tmp_path: Path, mon
         with pytest.raises(KeyboardInterrupt):
             finetune(VIT, data, RECIPE, CPU, folder=tmp_path / "kept")
     assert RunFolder(tmp_path / "kept").latest()[1].step == 5  # of three in an epoch
-    rest = finetune(VIT, data, RECIPE, CPU, folder=tmp_path / "kept")
+    rest = finetune(VIT, data, RECIPE, CPU, workers=1, folder=tmp_path / "kept")
     assert rest.losses == pytest.approx(whole.losses, abs=1e-12)
     assert rest.guesses.tolist() == whole.guesses.tolist()
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_rate_that_is_too_high_is_told(data: Divided, caplog: pytest.LogCaptureFixture) -> None:
+    wild = RECIPE.model_copy(update={"base_lr": 1e30, "warmup_epochs": 0})
+    with pytest.raises(
+        WorkError, match="steps were not finite .* which ends a tuning; set base_lr of the recipe lower"
+    ):
+        finetune(VIT, data, wild, CPU)
+    assert "not finite: step" in caplog.text
 
 
 def test_the_short_recipe_is_what_the_documentation_says() -> None:

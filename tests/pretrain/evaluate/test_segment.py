@@ -24,6 +24,7 @@ from pretrain.evaluate.masks import UNLABELLED, Masked, MaskSet, open_masks
 from pretrain.evaluate.score import bootstrap_classes, confusion, counted, f1, intersection_over_union
 from pretrain.evaluate.segment import Segment, Segmented, Segmenter, segment
 from pretrain.evaluate.windows import windows
+from pretrain.loop import restore
 
 CPU = torch.device("cpu")
 ARGS = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2}
@@ -113,17 +114,17 @@ def test_a_killed_cell_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
     cell.kill()
     cell.wait()
     (folder,) = features.glob("segment-*")
-    reached = checkpoint.found(folder / "checkpoints")[-1]
-    first, steps = checkpoint.read_state(reached).step, []
-    save = checkpoint.save
+    reached = checkpoint.read_state(checkpoint.found(folder / "checkpoints")[-1]).step
+    assert reached < 20 * 16, "it was to be killed before its end"
+    starts = []
 
-    def noting(*arguments: Any, **named: Any) -> None:
-        steps.append(arguments[3].step)
-        save(*arguments, **named)
+    def noting(*arguments: Any) -> int:
+        starts.append(restore(*arguments))
+        return starts[-1]
 
-    monkeypatch.setattr(checkpoint, "save", noting)
+    monkeypatch.setattr("pretrain.evaluate.tuning.restore", noting)
     rest = segment(VIT, data, recipe, CPU, folder=folder)
-    assert first < steps[0] <= steps[-1] == 20 * 16
+    assert starts == [reached]
     assert (rest.details, rest.confusion) == (whole.details, whole.confusion)
     assert not folder.exists()
 
