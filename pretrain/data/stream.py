@@ -6,6 +6,7 @@ order. A stream can start at any step and gives what an uninterrupted one would 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -169,4 +170,5 @@ def _as_is(served: Batch | Request) -> Batch | Request:
 
 def _start_worker(_: int) -> None:
     ignore_in_worker()
+    gc.enable()
     torch.set_num_threads(1)  # workers are the parallelism; threads inside them would fight for the same cores
