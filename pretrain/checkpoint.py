@@ -68,7 +68,7 @@ class Writer:
     def start(self, tensors: Snapshot, state: TrainState) -> None:
         """Begin to write, as :func:`save`; what was begun before must have been waited for."""
         assert self._last is None, "two checkpoints at once"
-        self._last = self._thread.submit(_save, self.folder, tensors, state, self.keep)
+        self._last = self._thread.submit(save, self.folder, tensors, state, keep=self.keep)
 
     def failed(self) -> bool:
         """Whether the last one is known not to have been written."""
@@ -80,16 +80,12 @@ class Writer:
         return None if last is None else last.exception()
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, *, keep: int) -> Path:
+def save(folder: Path, tensors: Snapshot, state: TrainState, *, keep: int) -> Path:
     """Write a checkpoint atomically, then drop all but the newest ``keep``.
 
     Raises:
         WorkError: it cannot be written, for instance because the disk is full; nothing of it remains.
     """
-    return _save(folder, snapshot(model, optimizer), state, keep)
-
-
-def _save(folder: Path, tensors: Snapshot, state: TrainState, keep: int) -> Path:
     target = folder / f"step-{state.step:08d}"
     for left in folder.glob(".step-*.part"):  # of a process that was killed while it wrote or deleted
         shutil.rmtree(left)

@@ -271,7 +271,7 @@ def _train(job: _Job, rows: Ints, folder: Path | None) -> _Past:
         if folder is not None and ((epoch + 1) % recipe.save_every == 0 or epoch + 1 == recipe.epochs):
             told = past._replace(seconds=past.seconds + time.perf_counter() - start)._asdict()
             state = checkpoint.TrainState(epoch + 1, recipe.epochs, "", told)
-            checkpoint.save(folder, model, optimizer, state, keep=1)
+            checkpoint.save(folder, checkpoint.snapshot(model, optimizer), state, keep=1)
     return past
 
 
