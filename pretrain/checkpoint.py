@@ -10,9 +10,10 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -44,32 +45,70 @@ class TrainState:
     format_version: int = FORMAT_VERSION
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState, *, keep: int) -> Path:
-    """Write a checkpoint atomically, then drop all but the newest ``keep``."""
+class Snapshot(NamedTuple):
+    """Copies of all tensors, on the CPU."""
+
+    model: dict[str, Tensor]
+    moments: dict[str, Tensor]
+
+
+def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
+    """Copy weights and moments, so that training may go on while they are written; waits for the device."""
+    return Snapshot(_copied(model.state_dict()), _copied(_moments(model, optimizer)))
+
+
+class Writer:
+    """Writes checkpoints beside the training, never two at once."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._last: Future[Path] | None = None
+
+    def start(self, tensors: Snapshot, state: TrainState) -> None:
+        """Begin to write, as :func:`save`; what was begun before must have been waited for."""
+        assert self._last is None, "two checkpoints at once"
+        self._last = self._thread.submit(save, self.folder, tensors, state, keep=self.keep)
+
+    def failed(self) -> bool:
+        """Whether the last one is known not to have been written."""
+        return self._last is not None and self._last.done() and self._last.exception() is not None
+
+    def wait(self) -> BaseException | None:
+        """Wait until the last one is written; returns what prevented it."""
+        last, self._last = self._last, None
+        return None if last is None else last.exception()
+
+
+def save(folder: Path, tensors: Snapshot, state: TrainState, *, keep: int) -> Path:
+    """Write a checkpoint atomically, then drop all but the newest ``keep``.
+
+    Raises:
+        WorkError: it cannot be written, for instance because the disk is full; nothing of it remains.
+    """
     target = folder / f"step-{state.step:08d}"
     for left in folder.glob(".step-*.part"):  # of a process that was killed while it wrote or deleted
         shutil.rmtree(left)
     aside = folder / f".{target.name}.part"  # the run's folder is held by one process
-    aside.mkdir(parents=True)
     try:
-        _write(aside, model, optimizer, state)
+        aside.mkdir(parents=True)
+        _write(aside, tensors, state)
         os.replace(aside, target)
+        sync(folder)
+    except (OSError, SafetensorError) as error:
+        raise WorkError(
+            f"{folder}: a checkpoint cannot be written ({error}); make room, and --resume goes on from the last"
+        ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # of a disk that was full, nothing is to remain
-    sync(folder)
     for old in found(folder)[:-keep]:
         shutil.rmtree(old.rename(folder / f".{old.name}.part"))  # killed half-way, it must not look whole
     return target
 
 
-def _write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
-    try:
-        save_file(_packed(model.state_dict()), folder / _MODEL)
-        save_file(_packed(_moments(model, optimizer)), folder / _OPTIMIZER)
-    except SafetensorError as error:
-        raise WorkError(
-            f"{folder.parent}: a checkpoint cannot be written ({error}); make room, and --resume goes on from the last"
-        ) from None
+def _write(folder: Path, tensors: Snapshot, state: TrainState) -> None:
+    save_file(tensors.model, folder / _MODEL)
+    save_file(tensors.moments, folder / _OPTIMIZER)
     (folder / _STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
     for path in (*folder.iterdir(), folder):
         sync(path)
@@ -201,8 +240,8 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
     }
 
 
-def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -146,7 +146,7 @@ class DataConfig(Strict):
     """Share of samples that may turn out unreadable before the run stops."""
     retry_seconds: float = Field(120, ge=0)
     """How long to wait for a shard that cannot be read (a file system that is away) before the run stops. Less than
-    the ten minutes for which the other GPUs wait for this one."""
+    ``timeout_minutes``, for which the other processes wait for this one."""
     workers: int | None = Field(None, ge=0)
     """Processes that read and decode, per GPU. By default as many as there are cores, at most eight, and one where the
     CPU computes as well."""
@@ -212,6 +212,8 @@ class TrainConfig(Strict):
     grad_checkpointing: bool = False
     max_nonfinite: int = Field(10, ge=0)
     """Steps without a finite loss and gradient, which change nothing, that are borne before the run stops."""
+    timeout_minutes: float = Field(10, gt=0)
+    """How long the processes of a run wait for each other, for instance for one that waits for a shard."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of the log; between them nothing waits for the GPU."""
     save_every: int = Field(1000, ge=1)
@@ -234,8 +236,8 @@ class TrainConfig(Strict):
 
 MAY_CHANGE = frozenset(
     {"data.shards", "data.max_unreadable", "data.retry_seconds", "data.workers", "data.prefetch", "max_batch_per_gpu",
-     "max_nonfinite", "device", "compile", "grad_checkpointing", "log_every", "save_every", "keep_checkpoints",
-     "picture_every"}
+     "max_nonfinite", "timeout_minutes", "device", "compile", "grad_checkpointing", "log_every", "save_every",
+     "keep_checkpoints", "picture_every"}
 )  # fmt: skip
 """Fields that a resumed run may change: where and how it runs, what it writes and what it bears, not what it computes.
 ``data.shards`` may move; the checkpoint compares what is in it."""

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from inspect import signature
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -17,7 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain.errors import InputError
+from pretrain.errors import InputError, WorkError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Team:
     local_world: int
     """Processes on this machine."""
     device: torch.device
+    host: dist.ProcessGroup | None = None
+    """Where numbers are exchanged between CPUs, so that no device is waited for; None alone."""
 
     @property
     def cores(self) -> int:
@@ -50,32 +57,88 @@ class Team:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Team]:
+def joined(device: str, timeout_minutes: float = 10) -> Iterator[Team]:
     """Join the processes that torchrun started, or be alone.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``; auto takes a GPU where there is one.
+        timeout_minutes: how long processes wait for each other.
 
     Raises:
         InputError: ``cuda`` was asked for and there is none.
+        WorkError: another process has ended, or did not answer for so long.
     """
     world, rank, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
     here = _device(device, local)
-    if world > 1:
-        if here.type == "cuda":
-            torch.cuda.set_device(here)
-        dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
-    team = Team(rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)), here)
     threads = torch.get_num_threads()
-    if here.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        # Threads that wait for a core that a reading process holds cost more than they give.
-        torch.set_num_threads(max(1, team.cores - 1))
-    try:
+    with ExitStack() as stack:
+        group = stack.enter_context(_groups(here, timedelta(minutes=timeout_minutes))) if world > 1 else None
+        team = Team(rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)), here, group)
+        stack.callback(torch.set_num_threads, threads)
+        if here.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            # Threads that wait for a core that a reading process holds cost more than they give.
+            torch.set_num_threads(max(1, team.cores - 1))
         yield team
+
+
+@contextmanager
+def _groups(device: torch.device, timeout: timedelta) -> Iterator[dist.ProcessGroup]:
+    """Join the others, watch them, and say in one line when one of them is gone."""
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+        with _watched(_host_group(timeout)):
+            yield _host_group(timeout)
+        dist.destroy_process_group()  # after an error others may be gone, and it would wait for them
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in ("gloo", "NCCL")):
+            raise
+        raise WorkError(_LOST + f" ({' '.join(str(error).split())[:150]})") from None
+
+
+def _host_group(timeout: timedelta) -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup), "every process is in it"
+    return group
+
+
+_LOST = (
+    "another process of this run has ended, or did not answer for timeout_minutes; its own message says why; "
+    "--resume goes on from the last checkpoint"
+)
+_PULSE_SECONDS, _GRACE_SECONDS = 2.0, 20.0
+
+
+@contextmanager
+def _watched(group: dist.ProcessGroup) -> Iterator[None]:
+    """End this process when another one dies while a device waits for it: from that wait no exception returns.
+
+    A thread exchanges a number with the others every two seconds. What fails in it fails, as a rule, also in the main
+    thread, which then has twenty seconds to say so.
+    """
+    over, ended = Event(), Event()
+
+    def pulse() -> None:
+        try:
+            going = 1
+            while going:
+                here = torch.tensor(int(not over.wait(_PULSE_SECONDS)))
+                dist.all_reduce(here, group=group)
+                going = int(here)
+        except RuntimeError:
+            if not over.is_set() and not ended.wait(_GRACE_SECONDS):
+                _log.error(_LOST)
+                os._exit(1)
+
+    thread = Thread(target=pulse, name="pulse", daemon=True)
+    thread.start()
+    try:
+        yield
+        over.set()
+        thread.join()
     finally:
-        torch.set_num_threads(threads)
-        if world > 1:
-            dist.destroy_process_group()
+        ended.set()
 
 
 _ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
@@ -139,6 +202,33 @@ def united(values: set[int], team: Team) -> set[int]:
     everyones = [torch.empty_like(own) for _ in range(team.world)]
     dist.all_gather(everyones, own)
     return set(torch.cat(everyones).tolist()) - {-1}
+
+
+class Vote:
+    """Each step's most urgent wish of any process, known to all of them at the same later step."""
+
+    def __init__(self, team: Team) -> None:
+        self._team = team
+        self._sent: tuple[Tensor, Any] | None = None
+
+    def cast(self, wish: int) -> int:
+        """Give this step's wish; returns the greatest of the step before (alone: of this one).
+
+        Numbers travel between the CPUs while the step is computed, so that nobody waits, least of all for a device.
+        """
+        if self._team.world == 1:
+            return wish
+        result, number = self.settle(), torch.tensor(wish)
+        self._sent = number, dist.all_reduce(number, dist.ReduceOp.MAX, group=self._team.host, async_op=True)
+        return result
+
+    def settle(self) -> int:
+        """The greatest wish of the last vote; none is under way afterwards."""
+        if self._sent is None:
+            return 0
+        (number, work), self._sent = self._sent, None
+        work.wait()
+        return int(number)
 
 
 def wait(team: Team) -> None:

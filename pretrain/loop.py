@@ -7,6 +7,7 @@ stopping and going on are here, once.
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from curation.base.progress import Observer, Progress
 from pretrain import checkpoint, distributed
 from pretrain.data.noise import Purpose, bits
-from pretrain.distributed import Team
+from pretrain.distributed import Team, Vote
+from pretrain.errors import WorkError
 from pretrain.health import Nonfinite, refuse_to_save
 from pretrain.log import Log, Meter
 from pretrain.run import RunFolder
@@ -139,32 +141,50 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
     """Do the steps from ``start`` to the last, or until a signal asks to stop.
 
     Raises:
-        WorkError: a weight or moment is no longer finite, or too many steps were not.
+        WorkError: a weight or moment is no longer finite, too many steps were not, or a checkpoint cannot be written.
     """
     pace, team = training.pace, training.team
-    stream, meter = training.feed(start), Meter(team.device)
+    stream, meter, vote = training.feed(start), Meter(team.device), Vote(team)
+    writer = checkpoint.Writer(training.folder.checkpoints, pace.keep)
     training.stepped.train()
-    due = False
-    with asked_to_stop() as stop, _display(training, start, observer) as display:
+    due, done = False, start
+    with asked_to_stop() as stop, _collecting_garbage_at_log_steps(), _display(training, start, observer) as display:
         for step in range(start, pace.total_steps):
             batch, norm = _step(training, stream, step, meter)
             done = step + 1
-            last, stopping = done == pace.total_steps, stop.asked and team.world == 1
-            if done % pace.log_every == 0 or last or stopping:
+            last = done == pace.total_steps
+            wish = vote.cast(_FAILED if writer.failed() else _STOP if stop.asked else _GO_ON)
+            if done % pace.log_every == 0 or last or wish == _STOP:
                 _write_log(training, meter, done, norm, display)
-                stopping = bool(distributed.summed(torch.tensor(float(stop.asked), device=team.device), team))
+                gc.collect()
             if team.leads:
                 training.show(batch, done)
             due = due or (pace.save_every > 0 and done % pace.save_every == 0)
             # Weights that give no finite gradient are not to push out the checkpoint before them.
-            if pace.save_every > 0 and (last or stopping or (due and not training.nonfinite.last())):
-                _save(training, done)
+            if pace.save_every > 0 and (wish != _GO_ON or last or (due and not training.nonfinite.last())):
+                _save(training, done, writer)
                 due = False
             if display is not None:
                 display.advance(1)
-            if stopping:
-                return TrainResult(done, pace.total_steps, worked=True)
-    return TrainResult(pace.total_steps, pace.total_steps, worked=True)
+            if wish == _STOP:
+                break
+        vote.settle()
+        _written(training, writer)
+    return TrainResult(done, pace.total_steps, worked=True)
+
+
+_GO_ON, _STOP, _FAILED = range(3)
+"""What a process may wish for; the greatest wins."""
+
+
+@contextmanager
+def _collecting_garbage_at_log_steps() -> Iterator[None]:
+    """Keep Python from pausing one process, and with it all, at a step of its own choice."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -> tuple[B, Tensor]:
@@ -208,13 +228,28 @@ def _write_log(training: Training[B], meter: Meter, done: int, norm: Tensor, dis
         display.advance(0, loss=loss)
 
 
-def _save(training: Training[B], done: int) -> None:
-    model, optimizer, folder = training.model, training.optimizer, training.folder
+def _save(training: Training[B], done: int, writer: checkpoint.Writer) -> None:
+    """Copy what a checkpoint holds, and have it written while training goes on."""
+    model, optimizer = training.model, training.optimizer
+    _written(training, writer)
     training.nonfinite.report(training.team)  # of steps that no resumed training will do again
     refuse_to_save(model, optimizer, done, training.nonfinite.way_out, training.team)
     if training.team.leads:
-        checkpoint.save(folder.checkpoints, model, optimizer, training.state(done), keep=training.pace.keep)
-    distributed.wait(training.team)
+        writer.start(checkpoint.snapshot(model, optimizer), training.state(done))
+
+
+def _written(training: Training[B], writer: checkpoint.Writer) -> None:
+    """Wait for the checkpoint that is being written.
+
+    Raises:
+        WorkError: it could not be; raised on every process.
+    """
+    error = writer.wait()
+    agreed = distributed.agreed(error is None, training.team)
+    if error is not None:
+        raise error
+    if not agreed:
+        raise WorkError("the first process could not write a checkpoint; it says why")
 
 
 @contextmanager

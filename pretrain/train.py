@@ -154,7 +154,7 @@ def train(
     """
     folder = RunFolder(out)
     with ExitStack() as stack:
-        team = stack.enter_context(distributed.joined(config.device))
+        team = stack.enter_context(distributed.joined(config.device, config.timeout_minutes))
         config = settled(config, team.device)
         stack.enter_context(float32_products(config, team.device))
         data = content_fingerprint(config.data.folders)
@@ -234,6 +234,11 @@ def _check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
         raise InputError(
             f"global_batch: {config.global_batch} is less than one image for each of {plan.world} processes; start "
             f"{config.global_batch} at most"
+        )
+    if plan.world > 1 and config.data.retry_seconds >= 60 * config.timeout_minutes:
+        raise InputError(
+            f"data.retry_seconds: {config.data.retry_seconds:g} is not less than timeout_minutes="
+            f"{config.timeout_minutes:g}, after which the other processes give this one up; raise timeout_minutes"
         )
     if config.data.groups > len(corpus.paths):
         raise InputError(f"data.groups: {config.data.groups} groups cannot share {len(corpus.paths)} shards")

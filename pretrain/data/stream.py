@@ -6,6 +6,7 @@ order. A stream can start at any step and gives what an uninterrupted one would 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -170,4 +171,5 @@ def _as_is(served: Batch | Request) -> Batch | Request:
 def start_worker(_: int) -> None:
     """What a reading process does first."""
     ignore_in_worker()
+    gc.enable()
     torch.set_num_threads(1)  # workers are the parallelism; threads inside them would fight for the same cores
