@@ -51,7 +51,7 @@ NOT_TYPED = {
     r"^energon ": "of a library that is not installed; tests/curation/shards/test_consume.py tries it where it is",
     r"^rs-curate COMMAND|^rs-pretrain COMMAND": "stands for every command; test_messages.py asks each for its help",
     r"^rs-pretrain evaluate suite benchmarks/": "wants weights of 2 GB that others released, and hours",
-    r"^python (-m )?benchmarks": "measures for minutes to hours, with data sets of gigabytes; test_docs.py asks for options",
+    r"^python (-m )?benchmarks": "measures for minutes to hours, on gigabytes; test_docs.py asks for its options",
     r"^torchrun --nproc-per-node=8 ": "wants eight GPUs; docs/cluster.md has the line that is typed",
 }
 """Commands that no test types, and why."""
