@@ -14,7 +14,7 @@ from typing import Any
 from curation.base.columns import number, table
 from curation.base.errors import InputError
 from curation.sources.fetch import FetchResult, instructions
-from curation.sources.inventory import SourceListing, list_images
+from curation.sources.inventory import SourceListing, list_images, taken_by
 from curation.sources.probe import Probe, Standing, standing
 from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, load_recipe, resolve
 from curation.sources.source import BY_SCRIPT, Benchmark, Source, as_typed, load_benchmark, load_source, shipped
@@ -232,7 +232,7 @@ def check(sources: Sequence[ResolvedSource]) -> list[CheckRow]:
         listing = SourceListing(resolved.id)
         row = CheckRow(resolved.id, expected=resolved.source.expected_images)
         try:
-            for _ in list_images(resolved.source, resolved.root, listing):
+            for _ in list_images(resolved.source, resolved.root, listing, taken_by(sources, resolved)):
                 pass
         except InputError as error:
             row.error = str(error)
