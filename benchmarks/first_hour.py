@@ -1,9 +1,9 @@
-"""A newcomer's first hour, timed: a clone of this repository, the demo, and six kinds of folders from ``init`` to ``verify``.
+"""A newcomer's first hour, timed: a clone of this repository, its demo, and six kinds of folders from init to verify.
 
     python benchmarks/first_hour.py [--count 60] [--data DIR] [--files 1e6] [--json FILE]
 
 The clone runs with the libraries of this Python. Each folder is made of generated ground, or with ``--data`` of real
-imagery below DIR; nothing is told to the commands but the folder. ``--files`` has ``init`` look at so many files as well,
+imagery below DIR; nothing is told to the commands but the folder. ``--files`` has ``init`` look at so many files too,
 links to a few dozen images in the folder for temporary files. A step that fails ends the script with what it printed.
 """
 
