@@ -1,9 +1,10 @@
-"""What a newcomer's folders become, and how long each step takes: six kinds of folders, from ``init`` to ``verify``.
+"""A newcomer's first hour, timed: a clone of this repository, its demo, and six kinds of folders from init to verify.
 
-    python benchmarks/first_hour.py [--count 60] [--json FILE]
+    python benchmarks/first_hour.py [--count 60] [--data DIR] [--files 1e6] [--json FILE]
 
-Each folder is made of generated ground; nothing is told to the commands but the folder. A step that fails ends the
-script with what it printed.
+The clone runs with the libraries of this Python. Each folder is made of generated ground, or with ``--data`` of real
+imagery below DIR; nothing is told to the commands but the folder. ``--files`` has ``init`` look at so many files too,
+links to a few dozen images in the folder for temporary files. A step that fails ends the script with what it printed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,35 +32,89 @@ from rasterio.transform import from_origin
 from scan import ground
 
 SIDE = 192
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=60, help="images in each folder")
+    parser.add_argument("--count", type=int, default=60, help="images in each folder that is made")
+    parser.add_argument("--data", type=Path, help="real imagery: folders named as in REAL")
+    parser.add_argument("--files", type=float, help="let init look at a folder of so many files as well")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name, make in KINDS.items():
-            root = Path(scratch) / name
-            root.mkdir()
-            make(root / "raw", options.count)
-            rows.append({"folder": name, **hour(root)})
+        first = fresh_clone(Path(scratch))
+        kinds = {name: partial(make, count=options.count) for name, make in KINDS.items()}
+        if options.data:
+            kinds = {name: partial(make, options.data.resolve() / below) for name, (make, below) in REAL.items()}
+        rows = [{"folder": name, **hour(Path(scratch) / name, make)} for name, make in kinds.items()]
+        if options.files:
+            first["init of many"] = look_at_many(Path(scratch) / "many", int(options.files))
+    for step, seconds in first.items():
+        print(f"{step}: {seconds:.1f} s")
+    show(rows)
+    if options.json:
+        options.json.write_text(json.dumps({"first": first, "folders": rows}, indent=1))
+
+
+def show(rows: list[dict[str, float]]) -> None:
     steps = [key for key in rows[0] if key not in ("folder", "kept", "listed")]
-    print(
-        "| folder | listed | kept | " + " | ".join(f"{step}, s" for step in steps) + " |\n|" + "---|" * (len(steps) + 3)
-    )
+    heads = " | ".join(f"{step}, s" for step in steps)
+    print(f"\n| folder | listed | kept | {heads} |\n|" + "---|" * (len(steps) + 3))
     for row in rows:
         times = " | ".join(f"{row[step]:.1f}" for step in steps)
-        print(f"| {row['folder']} | {row['listed']} | {row['kept']} | {times} |")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        print(f"| {row['folder']} | {row['listed']:,} | {row['kept']:,} | {times} |")
 
 
-def hour(root: Path) -> dict[str, float]:
-    """Seconds of each command on ``root/raw``, and what came out."""
+def timed(root: Path, *words: str) -> float:
+    """Seconds of a command in a folder."""
+    start = time.perf_counter()
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{root.name}: {' '.join(words)}\n{done.stdout}{done.stderr}")
+    return time.perf_counter() - start
+
+
+def fresh_clone(scratch: Path) -> dict[str, float]:
+    """Seconds of the clone and of its demo; from then on its code is what runs."""
+    clone = scratch / "rscorpus"
+    taken = {"git clone": timed(scratch, "git", "clone", "--quiet", str(REPOSITORY), str(clone))}
+    os.environ["PYTHONPATH"] = str(clone)
+    commands = scratch / "bin"
+    commands.mkdir()
+    for name, module in (("rs-curate", "curation"), ("rs-pretrain", "pretrain")):
+        (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        (commands / name).chmod(0o755)
+    (commands / "python").symlink_to(sys.executable)
+    os.environ["PATH"] = f"{commands}:{os.environ['PATH']}"
+    for step in ("demo", "demo again"):
+        taken[step] = timed(clone, "bash", "docs/demo.sh", "demo")
+    return taken
+
+
+def look_at_many(root: Path, files: int) -> float:
+    """Seconds of ``init`` on hard links to 48 images, a thousand in a folder."""
+    images = root / "images"
+    images.mkdir(parents=True)
+    for number in range(48):
+        Image.fromarray(ground(SIDE, number)).save(images / f"{number}.{('jpg', 'png', 'tif')[number % 3]}")
+    chosen = sorted(images.iterdir())
+    for number in range(files):
+        folder, name = divmod(number, 1000)
+        if name == 0:
+            place = root / f"raw/region_{folder // 50:03d}/batch_{folder:04d}"
+            place.mkdir(parents=True)
+        source = chosen[number % 48]
+        os.link(source, place / f"tile_{number:07d}{source.suffix}")
+    return timed(root, "rs-curate", "init", "raw")
+
+
+def hour(root: Path, make: Callable[[Path], Path | None]) -> dict[str, float]:
+    """Seconds of each command on a folder, and what came out."""
+    root.mkdir()
+    raw = str(make(root / "raw") or "raw")
     steps = {
-        "init": ["init", "raw"],
+        "init": ["init", raw],
         "dry run": ["run", "recipe.yaml", "--out", "corpus", "--dry-run"],
         "run": ["run", "recipe.yaml", "--out", "corpus"],
         "again": ["run", "recipe.yaml", "--out", "corpus"],
@@ -66,15 +122,7 @@ def hour(root: Path) -> dict[str, float]:
         "groups": ["groups", "corpus", "--csv"],
         "verify": ["verify", "corpus/shards"],
     }
-    taken = {}
-    for step, words in steps.items():
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "curation", *words], cwd=root, capture_output=True, text=True, check=False
-        )
-        taken[step] = time.perf_counter() - start
-        if done.returncode:
-            raise SystemExit(f"{root.name}: rs-curate {' '.join(words)}\n{done.stdout}{done.stderr}")
+    taken = {step: timed(root, "rs-curate", *words) for step, words in steps.items()}
     rows = pq.read_table(root / "corpus/catalogue.parquet", columns=["kind", "verdict"]).to_pylist()
     found = {
         "listed": sum(row["kind"] == "image" for row in rows),
@@ -147,6 +195,35 @@ def repeated(folder: Path, count: int) -> None:
 KINDS: dict[str, Callable[[Path, int], None]] = {
     "chips": chips, "16-bit stacks": stacks, "zip": zipped, "masks beside": masked, "links": linked, "series": repeated,
 }  # fmt: skip
+
+
+def in_place(source: Path, folder: Path) -> Path:
+    """The folder as it lies there."""
+    return source
+
+
+def as_zip(source: Path, folder: Path) -> None:
+    """Its files in one zip."""
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            archive.write(path, path.relative_to(source).as_posix())
+
+
+def as_links(source: Path, folder: Path) -> None:
+    """Its files behind links, as a snapshot of the Hub has them."""
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        link = folder / path.relative_to(source)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+
+
+REAL: dict[str, tuple[Callable[[Path, Path], Path | None], str]] = {
+    "chips": (in_place, "classification/RSSCN7_256"), "16-bit stacks": (in_place, "rasters/landsat8"),
+    "zip": (as_zip, "classification/UCMerced_256"), "masks beside": (in_place, "segmentation/LEVIR_CD_samples"),
+    "links": (as_links, "duplicates/generated_RSSCN7"), "series": (in_place, "rasters/landsat_timeseries"),
+}  # fmt: skip
+"""Kinds of ``--data``: how the folder is made, and of what below DIR."""
 
 
 if __name__ == "__main__":

@@ -160,6 +160,14 @@ def africa(pixels: np.ndarray) -> dict[str, list[tuple[int, int]]]:
     return {label: corners for label, corners in found.items()}
 
 
+def leaks(out: Path) -> None:
+    """Write two labelled chips among the chips of the web, as a scraped set holds an evaluation set's images."""
+    turned = Image.open(out / "labelled/forest/forest_010.jpg").transpose(Image.Transpose.ROTATE_90)
+    save_jpeg(turned, out / "neon_chips/web/pines_turned.jpg", 80)
+    part = Image.open(out / "labelled/meadow/meadow_023.jpg").crop((4, 8, 90, 94))
+    save_jpeg(part, out / "neon_chips/web/grass_part.jpg", 85)
+
+
 def main() -> None:
     """Make the whole tree."""
     wheels, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -168,6 +176,7 @@ def main() -> None:
     chips(deepforest, out)
     world(basemap, out)
     labelled(deepforest, basemap, out)
+    leaks(out)
     files = [path for path in out.rglob("*") if path.is_file()]
     print(f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB in {out}")
 

@@ -197,7 +197,7 @@ def _check(options: argparse.Namespace) -> int:
 def _add_fingerprint(commands: Commands) -> None:
     prints = commands.add_parser("fingerprint", help="fingerprint an evaluation set, so that runs keep it out")
     prints.add_argument(
-        "--benchmark", required=True, help="id of a shipped benchmark, or a YAML file that describes one"
+        "--benchmark", required=True, nargs="+", help="id of a shipped benchmark, or a YAML file that describes one"
     )
     prints.add_argument("--data", type=Path, required=True, help="folder that holds the benchmark's folder")
     prints.add_argument("--recipe", help="a recipe whose grid cuts images that are larger than a tile")
@@ -212,13 +212,14 @@ def _fingerprint(options: argparse.Namespace) -> None:
     from curation.sources.recipe import load_recipe
     from curation.sources.source import load_benchmark
 
-    benchmark = load_benchmark(options.benchmark)
+    benchmarks = [load_benchmark(name) for name in options.benchmark]
     slices = load_recipe(options.recipe).slice if options.recipe else None
     folder = options.out or options.data / ".fingerprints"
-    out = folder / f"{benchmark.id}.parquet"
     with Executor(options.workers, None, folder / ".workers") as executor:
-        summary = fingerprint_benchmark(benchmark, options.data / benchmark.id, out, slices, executor.map_parts)
-    print(f"{out}: {summary}")
+        for benchmark in benchmarks:
+            out = folder / f"{benchmark.id}.parquet"
+            summary = fingerprint_benchmark(benchmark, options.data / benchmark.id, out, slices, executor.map_parts)
+            print(f"{out}: {summary}")
 
 
 def _add_benchmark(commands: Commands) -> None:

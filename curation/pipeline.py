@@ -110,7 +110,7 @@ def _inventory(state: Run) -> dict[str, Path]:
         path = state.stage(f"inventory.{source.id}", key) / "images.parquet"
         if state.options.relist or not is_whole(path):
             state.worked.append("inventory")
-            for listing in write_inventory([source], path, strict=state.options.strict):
+            for listing in write_inventory([source], path, strict=state.options.strict, others=state.sources):
                 state.observer.say(str(listing))
                 for warning in listing.warnings:
                     state.observer.say(f"warning: {warning}")

@@ -21,7 +21,10 @@ once() {
     fi
 }
 
-step rs-curate run manifests/recipes/demo.yaml --data manifests/demo --out "$out/corpus"
+[ -e "$out/fingerprints/labelled.parquet" ] ||
+    step rs-curate fingerprint --benchmark manifests/demo/labelled.yaml --data manifests/demo --out "$out/fingerprints"
+step rs-curate run manifests/recipes/demo.yaml --data manifests/demo --fingerprints "$out/fingerprints" \
+    --out "$out/corpus"
 step rs-pretrain train pretrain/configs/demo.yaml "data.shards=$out/corpus/shards" --out "$out/run" --resume
 once "$out/reconstructions.png" rs-pretrain visualise --run "$out/run" --out "$out/reconstructions.png"
 once "$out/loss.png" rs-pretrain plot --run "$out/run" --out "$out/loss.png"

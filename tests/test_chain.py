@@ -36,7 +36,10 @@ def made(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = repository / "manifests/demo"
     run, corpus = ["--run", str(out / "run")], str(out / "corpus")
     recipe, config = str(repository / "manifests/recipes/demo.yaml"), str(repository / "pretrain/configs/demo.yaml")
-    assert rs_curate(["run", recipe, "--data", str(data), "--out", corpus, "--workers", "1"]) == 0
+    guarded, prints = str(data / "labelled.yaml"), str(out / "fingerprints")
+    here = ["--data", str(data), "--workers", "1"]
+    assert rs_curate(["fingerprint", "--benchmark", guarded, "--out", prints, *here]) == 0
+    assert rs_curate(["run", recipe, "--fingerprints", prints, "--out", corpus, *here]) == 0
     assert rs_pretrain(["train", config, f"data.shards={corpus}/shards", *SMALL, "--out", str(out / "run")]) == 0
     labelled, report = str(data / "labelled"), str(out / "evaluation.json")
     assert rs_pretrain(["evaluate", *run, "--data", labelled, "--out", report]) == 0
@@ -60,6 +63,9 @@ def test_every_planted_fault_is_caught_with_its_reason(made: Path) -> None:
     assert rows["neon_chips", "labels/yell_020_mask.png", "image"]["verdict"] == "not_optical"
     assert rows["neon_chips", "labels/yell_020_mask.jpg", "image"]["verdict"] == "not_optical"
     assert rows["blue_marble", "relief/etopo1_andes_grey.png", "image"]["verdict"] == "not_optical"
+    for image, shown in (("pines_turned", "forest/forest_010"), ("grass_part", "meadow/meadow_023")):
+        leak = rows["neon_chips", f"web/{image}.jpg", "tile"]
+        assert (leak["verdict"], leak["subject"]) == ("leak", "labelled") and f"{shown}.jpg" in leak["detail"]
     verdicts = ledger(catalogue)
     assert verdicts["neon_16bit"]["tile"]["nodata"] > 0
     assert verdicts["blue_marble"]["tile"]["blank"] > 0
@@ -68,7 +74,7 @@ def test_every_planted_fault_is_caught_with_its_reason(made: Path) -> None:
 def test_the_demo_says_what_it_found_and_that_nothing_else_was_left_out(made: Path, repository: Path) -> None:
     line = [sys.executable, str(repository / "docs/demo_faults.py"), str(made / "corpus/catalogue.parquet")]
     told = subprocess.run(line, capture_output=True, text=True, check=True).stdout
-    assert "Planted faults: 7 of 7 found" in told
+    assert "Planted faults: 9 of 9 found" in told
     assert "Wrongly left out: none of the other 47 images" in told
 
 

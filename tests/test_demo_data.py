@@ -23,6 +23,8 @@ PLANTED = {
     "neon_chips/labels/yell_020_mask.png": "not_optical",
     "neon_chips/web/yell_007.jpg": "duplicate",
     "neon_chips/web/yell_020_turned.jpg": "duplicate",
+    "neon_chips/web/pines_turned.jpg": "leak",
+    "neon_chips/web/grass_part.jpg": "leak",
     "blue_marble/relief/etopo1_andes_grey.png": "not_optical",
 }
 """What SOURCES.md promises for files that become one row."""
@@ -44,7 +46,7 @@ def test_every_file_is_documented(demo: Path) -> None:
     patterns += [re.compile(rf"labelled/{label}/{label}_\d+\.jpg") for label in CLASSES]
     for path in sorted(demo.rglob("*")):
         name = path.relative_to(demo).as_posix()
-        if path.is_file() and name not in ("SOURCES.md", "planted.csv"):
+        if path.is_file() and name not in ("SOURCES.md", "planted.csv", "labelled.yaml"):
             assert any(pattern.fullmatch(name) for pattern in patterns), name
 
 
@@ -97,6 +99,15 @@ def test_copies_are_copies_by_their_hash(demo: Path) -> None:
     assert _phash(chips / "YELL/yell_020.jpg") - _phash(chips / "web/yell_020_turned.jpg") > 20
 
 
+def test_leaks_show_chips_of_the_evaluation_set(demo: Path) -> None:
+    turned, part = demo / "neon_chips/web/pines_turned.jpg", demo / "neon_chips/web/grass_part.jpg"
+    assert _phash(demo / "labelled/forest/forest_010.jpg") - _phash(turned, turn=-90) <= 4
+    with Image.open(demo / "labelled/meadow/meadow_023.jpg") as whole, Image.open(part) as cut:
+        assert cut.size == (86, 86)
+        same = np.asarray(whole.crop((4, 8, 90, 94)), float) - np.asarray(cut, float)
+    assert np.abs(same).mean() < 6  # grey levels; two JPEGs of grass
+
+
 def _phash(path: Path, turn: int = 0) -> imagehash.ImageHash:
     with Image.open(path) as image:
         return imagehash.phash(image.convert("RGB").rotate(turn))
@@ -123,8 +134,11 @@ def test_labelled_chips_are_balanced(demo: Path) -> None:
 
 @pytest.mark.slow
 def test_the_recipe_catches_every_planted_fault(demo: Path, tmp_path: Path) -> None:
-    recipe = demo.parent / "recipes" / "demo.yaml"
-    assert main(["run", str(recipe), "--data", str(demo), "--out", str(tmp_path / "corpus"), "--workers", "1"]) == 0
+    recipe, prints = str(demo.parent / "recipes" / "demo.yaml"), ["--data", str(demo), "--workers", "1"]
+    shown = ["fingerprint", "--benchmark", str(demo / "labelled.yaml"), "--out", str(tmp_path / "prints")]
+    assert main([*shown, *prints]) == 0
+    guard = ["--fingerprints", str(tmp_path / "prints")]
+    assert main(["run", recipe, "--out", str(tmp_path / "corpus"), *prints, *guard]) == 0
     rows = pq.read_table(tmp_path / "corpus/catalogue.parquet").to_pylist()
     against = {(f"{row['source']}/{row['image']}", row["verdict"]) for row in rows}
     assert set(PLANTED.items()) <= against

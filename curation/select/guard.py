@@ -25,7 +25,7 @@ from curation.select.deduplicate import Matches, compare_looks, load_looks, text
 from curation.select.rows import CatalogueRows, fixed_bytes, numbers, read_codes
 from curation.select.views import without_crop
 from curation.sources.recipe import DeduplicateRules, Recipe
-from curation.sources.source import shipped
+from curation.sources.source import as_typed
 
 if TYPE_CHECKING:
     from curation.select.second_opinion import Looks
@@ -61,11 +61,6 @@ class BenchmarkPrints:
         return f"{self.names[self.benchmark[entry]]}/{self.image[entry]}"
 
 
-def _named(benchmark: str) -> str:
-    """How a benchmark is named on the command line: one of one's own by the file that describes it."""
-    return benchmark if benchmark in shipped("benchmarks") else f"{benchmark}.yaml"
-
-
 def fingerprint_files(recipe: Recipe, folder: Path | None, unguarded: Sequence[str] = ()) -> dict[str, Path]:
     """The fingerprint file of every benchmark that the recipe guards.
 
@@ -84,18 +79,17 @@ def fingerprint_files(recipe: Recipe, folder: Path | None, unguarded: Sequence[s
             raise InputError(f"--unguarded {name}: the recipe guards {', '.join(wanted) or 'no benchmark'}")
     if recipe.guard.fingerprints is not None and folder is None:
         folder = Path(recipe.guard.fingerprints).expanduser()
-    found = {}
-    for name in wanted:
-        if name in unguarded:
-            continue
-        path = None if folder is None else folder / f"{name}.parquet"
-        if path is None or not path.is_file():
-            raise InputError(
-                f"guard.benchmarks: no fingerprints of {name} ({path or 'no folder is set'}); make them with "
-                f"`rs-curate fingerprint --benchmark {_named(name)} --data DIR`, or do without: --unguarded {name}"
-            )
+    guarded = [name for name in wanted if name not in unguarded]
+    found = {} if folder is None else {name: folder / f"{name}.parquet" for name in guarded}
+    absent = [name for name in guarded if name not in found or not found[name].is_file()]
+    if absent:
+        raise InputError(
+            f"guard.benchmarks: no fingerprints of {', '.join(absent)} ({folder or 'no folder is set'}); make them "
+            f"with `rs-curate fingerprint --benchmark {' '.join(as_typed(absent))} --data DIR`, or do without: "
+            f"{' '.join(f'--unguarded {name}' for name in absent)}"
+        )
+    for name, path in found.items():
         _check_version(name, path)
-        found[name] = path
     return found
 
 
@@ -104,7 +98,7 @@ def _check_version(name: str, path: Path) -> None:
         open_table(path, "tiles").close()
     except FormatVersionError as error:
         told = str(error).partition(";")[0]
-        again = f"rs-curate fingerprint --benchmark {_named(name)} --data DIR"
+        again = f"rs-curate fingerprint --benchmark {as_typed([name])[0]} --data DIR"
         raise FormatVersionError(f"{told}; make the fingerprints again with `{again}`") from None
 
 

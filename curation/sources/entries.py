@@ -102,6 +102,8 @@ class FolderWalk:
     found: WalkFindings
     linked: Path | None = None
     """Folder outside of ``root`` into which links are followed."""
+    elsewhere: Callable[[str], bool] = lambda path: False
+    """Whether another source of the recipe takes a file."""
 
     def leaves(self, path: str) -> bool:
         """Whether a glob leaves this file; a glob that does for the first time is no more unused."""
@@ -112,12 +114,14 @@ class FolderWalk:
         return True
 
     def wants(self, path: str) -> bool:
-        """Whether a file becomes an image; what no glob names is counted."""
+        """Whether a file becomes an image; what no glob of any source names is counted."""
         if self.leaves(path):
             self.found.left += 1
             return False
         if self.takes(path):
             return True
+        if self.elsewhere(path):
+            return False
         suffix = PurePosixPath(path).suffix.lower()
         self.found.unlisted[suffix] += 1
         self.found.examples.setdefault(suffix, path)

@@ -79,13 +79,16 @@ class SourceListing:
 # ------------------------------------------------------------------------------------------------ the table
 
 
-def write_inventory(sources: Sequence[ResolvedSource], out: Path, *, strict: bool = False) -> list[SourceListing]:
+def write_inventory(
+    sources: Sequence[ResolvedSource], out: Path, *, strict: bool = False, others: Sequence[ResolvedSource] = ()
+) -> list[SourceListing]:
     """Write ``images.parquet`` of all sources, in their order, and say what was found of each.
 
     Args:
         sources: A recipe's sources.
         out: Parquet file to write, atomically.
         strict: Make every warning an error.
+        others: Further sources of the recipe; what one takes is not told as taken by no rule of another.
 
     Raises:
         InputError: a folder is missing or holds no image, or anything was warned of under ``strict``.
@@ -99,7 +102,8 @@ def write_inventory(sources: Sequence[ResolvedSource], out: Path, *, strict: boo
     with atomic(out) as aside, pq.ParquetWriter(aside, schema_of("images"), compression="zstd") as writer:
         for resolved in sources:
             listing = SourceListing(resolved.id)
-            for batch in _batches(list_images(resolved.source, resolved.root, listing), 65_536):
+            elsewhere = taken_by([*sources, *others], resolved)
+            for batch in _batches(list_images(resolved.source, resolved.root, listing, elsewhere), 65_536):
                 writer.write_table(table_from_rows("images", batch))
             listings.append(listing)
             if strict and listing.warnings:
@@ -118,13 +122,37 @@ def _batches(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[st
         yield batch
 
 
-def list_images(source: Source, root: Path, listing: SourceListing | None = None) -> Iterator[dict[str, Any]]:
+def taken_by(sources: Sequence[ResolvedSource], mine: ResolvedSource) -> Callable[[str], bool]:
+    """Whether another of the sources takes a file, by its path in the folder of this one."""
+    here = f"{mine.root.resolve()}{os.sep}"
+    rivals = [(f"{one.root.resolve()}{os.sep}", one.source) for one in sources if one.id != mine.id]
+    rivals = [(root, source) for root, source in rivals if root.startswith(here) or here.startswith(root)]
+    asked = [(root, source, compile_globs(patterns_of(source)), compile_globs(source.leave)) for root, source in rivals]
+
+    def is_taken(path: str) -> bool:
+        place = here + path
+        for root, source, takes, leaves in asked:
+            theirs = place.removeprefix(root)
+            if place.startswith(root) and not leaves(theirs) and (takes(theirs) or opened_in_place(source, theirs)):
+                return True
+        return False
+
+    return is_taken
+
+
+def list_images(
+    source: Source,
+    root: Path,
+    listing: SourceListing | None = None,
+    elsewhere: Callable[[str], bool] = lambda path: False,
+) -> Iterator[dict[str, Any]]:
     """List a source's images as rows of the images table, sorted by path.
 
     Args:
         source: Its manifest.
         root: Its folder.
         listing: Filled with counts and warnings as the rows are taken, when given.
+        elsewhere: Whether another source takes a file; such files are not counted as taken by none.
 
     Raises:
         InputError: the folder is missing or empty, or no image was found in it; after the last row.
@@ -135,7 +163,7 @@ def list_images(source: Source, root: Path, listing: SourceListing | None = None
     found = WalkFindings(listing.warnings, listing.unread, listing.unlisted, listing.examples, unused=set(source.leave))
     leave = {glob: compile_globs([glob]) for glob in source.leave}
     taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
-    walk = FolderWalk(source, root.resolve(), taken, left, leave, found, source.linked(root))
+    walk = FolderWalk(source, root.resolve(), taken, left, leave, found, source.linked(root), elsewhere)
     entries = _select(source, list_entries(walk), listing)
     rows = _group(source.bands_in_files, entries, listing) if source.bands_in_files else _single(entries)
     split_of = _splitter(source.splits)

@@ -14,10 +14,10 @@ from typing import Any
 from curation.base.columns import number, table
 from curation.base.errors import InputError
 from curation.sources.fetch import FetchResult, instructions
-from curation.sources.inventory import SourceListing, list_images
+from curation.sources.inventory import SourceListing, list_images, taken_by
 from curation.sources.probe import Probe, Standing, standing
 from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, load_recipe, resolve
-from curation.sources.source import BY_SCRIPT, Benchmark, Source, load_benchmark, load_source, shipped
+from curation.sources.source import BY_SCRIPT, Benchmark, Source, as_typed, load_benchmark, load_source, shipped
 
 TILE_SIDE = 512
 """Side of a tile in the prediction of the shards' bytes."""
@@ -62,6 +62,8 @@ class RecipePlan:
     """Whether a source's folder is relative to ``--data``."""
     left_out: tuple[str, ...] = ()
     """Sources that the recipe leaves out, each with the reason."""
+    guarded: tuple[str, ...] = ()
+    """Evaluation sets that it guards, one of one's own as the file that describes it."""
 
     @property
     def gigabytes(self) -> float:
@@ -187,7 +189,7 @@ def make_plan(recipe: Recipe, data: Path | None = None, probe: Probe | None = No
     return RecipePlan(
         recipe.name, tuple(rows), tiles, math.ceil(tiles / samples), tiles * bytes_per_tile / 1e9, TILE_SIDE**2,
         relative or bool(recipe.guard.benchmarks),
-        tuple(f"{name} ({why})" for name, why in recipe.left_out.items()),
+        tuple(f"{name} ({why})" for name, why in recipe.left_out.items()), as_typed(recipe.guard.benchmarks),
     )  # fmt: skip
 
 
@@ -230,7 +232,7 @@ def check(sources: Sequence[ResolvedSource]) -> list[CheckRow]:
         listing = SourceListing(resolved.id)
         row = CheckRow(resolved.id, expected=resolved.source.expected_images)
         try:
-            for _ in list_images(resolved.source, resolved.root, listing):
+            for _ in list_images(resolved.source, resolved.root, listing, taken_by(sources, resolved)):
                 pass
         except InputError as error:
             row.error = str(error)
@@ -326,12 +328,14 @@ def _today(plan: RecipePlan) -> list[str]:
 def _steps(plan: RecipePlan, word: str, data: Path | None, own: bool) -> list[str]:
     """Commands to type next, of which each works as it stands once DATA and OUT are names."""
     where = f" --data {shlex.quote(str(data)) if data else 'DATA'}" if plan.needs_data else ""
-    check = f"rs-curate check {word}{where}     counts what is there"
+    run = f"rs-curate run {word}{where} --out OUT"
+    steps = [f"rs-curate check {word}{where}     counts what is there"]
+    if plan.guarded:
+        steps.append(f"rs-curate fingerprint --benchmark {' '.join(plan.guarded)}{where}     so that they are kept out")
     if own:
-        return [check, f"rs-curate run {word}{where} --out OUT --dry-run", f"rs-curate run {word}{where} --out OUT"]
+        return [*steps, f"{run} --dry-run", run]
     automatic = sum(row.standing.state == "automatic" for row in plan.rows)
-    fetch = f"rs-curate fetch {word}{where}     fetches {automatic}, explains the others"
-    return [fetch, check, f"rs-curate run {word}{where} --out OUT"]
+    return [f"rs-curate fetch {word}{where}     fetches {automatic}, explains the others", *steps, run]
 
 
 def format_probe(rows: Sequence[tuple[str, Standing]], width: int | None = None) -> str:

@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -288,6 +289,12 @@ def load_benchmark(name: str) -> Benchmark:
         InputError: no such benchmark, or the file is wrong.
     """
     return load(Benchmark, Path(name) if Path(name).suffix in {".yaml", ".yml"} else shipped_path("benchmarks", name))
+
+
+def as_typed(benchmarks: Sequence[str]) -> tuple[str, ...]:
+    """How benchmarks are named on the command line: one of one's own by the file that describes it."""
+    known = shipped("benchmarks")
+    return tuple(name if name in known else f"{name}.yaml" for name in benchmarks)
 
 
 def shipped_path(kind: Literal["sources", "benchmarks", "recipes"], name: str) -> Path:

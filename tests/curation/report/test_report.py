@@ -156,6 +156,7 @@ document.title = JSON.stringify(result)
 </script>"""
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
 def test_in_a_browser_filters_stories_and_sliders_work_without_an_error(out: Path) -> None:
     rows = read_table(out / "catalogue.parquet", "catalogue").to_pylist()

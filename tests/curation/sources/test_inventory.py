@@ -19,7 +19,7 @@ from curation.base.errors import InputError, UnreadableImage
 from curation.catalogue import read_table
 from curation.containers import read_member
 from curation.sources.inventory import SourceListing, list_images, write_inventory
-from curation.sources.recipe import ExcludeRules, ResolvedSource, SliceRules
+from curation.sources.recipe import ExcludeRules, Recipe, ResolvedSource, SliceRules, resolve
 from curation.sources.source import IMAGE_SUFFIXES, Source
 
 
@@ -169,6 +169,26 @@ def test_images_in_an_archive_that_is_not_read_are_told(tmp_path: Path) -> None:
     listing = SourceListing("s")
     assert len(list(list_images(Source(id="s", container="zip"), tmp_path, listing))) == 3
     assert not listing.warnings and str(listing) == "s: 3 images listed; taken by no rule: 1 .txt"
+
+
+def test_what_another_source_of_the_folder_takes_is_not_told_as_taken_by_none(tmp_path: Path) -> None:
+    grow(tmp_path, "all/x.jpg", "all/y.heic", "all/deep/z.xyz", "all/deep/q.xyz", "all/w.heic")
+    with zipfile.ZipFile(tmp_path / "all/a.zip", "w") as archive:
+        archive.writestr("1.jpg", b"1")
+    chosen = {
+        "loose": {"path": "all"},
+        "packed": {"path": "all", "container": "zip", "images": ("**/*.zip/**",)},
+        "deep": {"path": "all/deep", "images": ("*.xyz",), "leave": ("q.xyz",)},
+        "phone": {"path": "all", "images": ("y.heic",)},
+    }
+    entries = [{"id": name, **fields} for name, fields in chosen.items()]
+    sources = resolve(Recipe.model_validate({"name": "r", "sources": entries}), tmp_path)
+    told = {listing.id: listing for listing in write_inventory(sources, tmp_path / "images.parquet")}
+    assert {name: listing.found for name, listing in told.items()} == {"loose": 1, "packed": 1, "deep": 1, "phone": 1}
+    assert dict(told["loose"].unlisted) == {".heic": 1, ".xyz": 1}  # w.heic, and what the third source leaves
+    assert str(told["deep"]) == "deep: 1 images listed; 1 files match leave"
+    alone = write_inventory(sources[:1], tmp_path / "images.parquet")[0]
+    assert dict(alone.unlisted) == {".heic": 2, ".xyz": 2, ".zip": 1}
 
 
 def test_globs_that_leave_nothing_are_told(tmp_path: Path) -> None:
