@@ -106,7 +106,8 @@ def _inventory(state: Run) -> dict[str, Path]:
 
     listings = {}
     for source in state.sources:
-        key = keys.key("inventory", key_fields.listing(source.source), str(source.root.resolve()))
+        seed = [] if source.source.remote is None else [source.seed]
+        key = keys.key("inventory", key_fields.listing(source.source), str(source.root.resolve()), *seed)
         path = state.stage(f"inventory.{source.id}", key) / "images.parquet"
         if state.options.relist or not is_whole(path):
             state.worked.append("inventory")

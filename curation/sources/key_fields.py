@@ -13,13 +13,16 @@ from curation.sources.source import Source
 LISTING = frozenset(
     {
         "id", "files", "container", "image_column", "images", "leave", "follow_links", "splits", "label_from",
-        "bands_in_files",
+        "bands_in_files", "columns", "array", "remote",
     }
 )  # fmt: skip
 """What images there are, and where: the inventory. Of ``files``, only names and folders."""
 
 PIXELS = frozenset({"id", "bands", "nodata", "stretch", "trim", "gsd_m"})
 """How an image is read and measured: the scan. What the listing says of an image is compared image by image."""
+
+_UNSET_BEFORE = frozenset({"columns", "array"})
+"""Fields that are in the key only where they are set, so that listings from before they were there stay."""
 
 NEITHER = frozenset(
     {
@@ -33,8 +36,12 @@ NEITHER = frozenset(
 
 def listing(source: Source) -> dict[str, Any]:
     """What a source's listing depends on beside its folder, as JSON values."""
-    fields = source.model_dump(mode="json", include=set(LISTING - {"files"}))
-    return fields | {"files": [(file.name, file.into) for file in source.files]}
+    fields = source.model_dump(mode="json", include=set(LISTING - {"files", "remote"} - _UNSET_BEFORE))
+    fields |= {"files": [(file.name, file.into) for file in source.files]}
+    newer = source.model_dump(mode="json", include=set(_UNSET_BEFORE), exclude_none=True)
+    if source.remote is not None:
+        newer["remote"] = source.remote.model_dump(mode="json", exclude={"connections", "spool_gigabytes"})
+    return fields | newer
 
 
 def pixels(source: Source) -> dict[str, Any]:

@@ -335,6 +335,8 @@ class ResolvedSource:
     slice: SliceRules
     priority: int
     cap: int | None
+    seed: int = 0
+    """The recipe's: what is drawn when it is listed follows from it."""
 
     @property
     def id(self) -> str:
@@ -385,5 +387,6 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
             if data is None:
                 raise InputError(f"source {entry.id}: its folder {root} is relative; say where with --data DIR")
             root = data / root
-        resolved.append(ResolvedSource(source, root, entry.slice or recipe.slice, entry.priority, entry.cap))
+        rules = entry.slice or recipe.slice
+        resolved.append(ResolvedSource(source, root, rules, entry.priority, entry.cap, recipe.seed))
     return resolved

@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, field_validator,
 from curation.base.errors import InputError
 from curation.base.settings import Strict, load
 from curation.containers import CONTAINERS
+from curation.remote.access import RemoteImagery
 
 
 def slug(name: str, between: str) -> str:
@@ -74,7 +75,7 @@ EVERY_IMAGE = f"**/*.{{{','.join(IMAGE_SUFFIXES)}}}"
 if TYPE_CHECKING:
     ContainerName = str
 else:
-    ContainerName = Literal[("folder", *CONTAINERS, "other")]
+    ContainerName = Literal[("folder", *CONTAINERS, "remote", "other")]
 
 
 class RemoteFile(Strict):
@@ -160,6 +161,35 @@ class BandFiles(Strict):
         return _with_a_group(key, "key", "(.*)_B[0-9]+")
 
 
+class BandColumns(Strict):
+    """Columns of a Parquet table that hold the numbers of a band each."""
+
+    red: str = Field(min_length=1)
+    green: str = Field(min_length=1)
+    blue: str = Field(min_length=1)
+
+
+class ArrayLayout(Strict):
+    """How numbers in a Parquet column are an image: nested lists, one flat list, or raw bytes."""
+
+    axes: Literal["yx", "yxb", "byx", "tyx", "tbyx"] | None = None
+    """Outermost first: time, band, row, column. Null: by the number of axes yx, byx (of ``columns``: tyx), tbyx."""
+    shape: tuple[Counted, ...] | None = None
+    """Lengths of the axes; null: those of nested lists."""
+    dtype: Literal["uint8", "uint16", "int16", "float32"] | None = None
+    """Of raw bytes, little-endian; null: the column's own numbers."""
+    frame: int = Field(0, ge=0)
+    """The one that is taken of axis t."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> ArrayLayout:
+        if self.shape is not None and self.axes is not None and len(self.shape) != len(self.axes):
+            raise ValueError(f"axes: {self.axes} are {len(self.axes)}, shape names {len(self.shape)}")
+        if self.dtype is not None and self.shape is None:
+            raise ValueError("raw bytes (dtype) need shape")
+        return self
+
+
 class Examples(Strict):
     """Real paths as the cited source shows them: what the globs must take and leave."""
 
@@ -198,6 +228,12 @@ class Source(Strict):
     container: ContainerName = "folder"
     image_column: str | None = None
     """Column (Parquet) or dataset (HDF5) that holds the images."""
+    columns: BandColumns | None = None
+    """Of a Parquet table with a column per band, in place of ``image_column``."""
+    array: ArrayLayout | None = None
+    """Set where ``image_column`` or ``columns`` hold numbers and not encoded images."""
+    remote: RemoteImagery | None = None
+    """Of ``container: remote``: where the imagery lies that is read without downloading it."""
     readable: bool = True
     """False when the images come in a container that this project does not read."""
     images: tuple[str, ...] = (EVERY_IMAGE,)
@@ -239,6 +275,16 @@ class Source(Strict):
         if value == 0 or not 0 < low <= high:
             raise ValueError("metres per pixel must be above 0, a range [low, high] in that order")
         return value
+
+    @model_validator(mode="after")
+    def _fits_its_container(self) -> Source:
+        if (self.container == "remote") != (self.remote is not None):
+            raise ValueError("container: remote and the block remote go together")
+        if self.columns is not None and self.image_column is not None:
+            raise ValueError("give image_column or columns, not both")
+        if (self.columns or self.array) and self.container not in ("parquet", "remote"):
+            raise ValueError(f"columns and array are those of a Parquet table, not of container: {self.container}")
+        return self
 
     def linked(self, root: Path) -> Path | None:
         """The folder of ``follow_links``, without symbolic links."""

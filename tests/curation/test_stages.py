@@ -60,7 +60,8 @@ CHANGED: dict[str, Any] = {
 
 UNTRIED = {
     "sources.id", "sources.path", "sources.files", "sources.container", "sources.image_column", "sources.readable",
-    "sources.bands_in_files", "sources.follow_links",  # each asks for other files
+    "sources.bands_in_files", "sources.follow_links", "sources.columns", "sources.array", "sources.remote",
+    # each of these asks for other files
     "left_out",  # asks for a second source
     "guard.benchmarks", "guard.fingerprints",  # ask for a benchmark's fingerprints
 }  # fmt: skip
