@@ -107,7 +107,8 @@ def _inventory(state: Run) -> dict[str, Path]:
     listings = {}
     for source in state.sources:
         seed = [] if source.source.remote is None else [source.seed]
-        key = keys.key("inventory", key_fields.listing(source.source), str(source.root.resolve()), *seed)
+        listed = key_fields.listing(source.source, source.subset)
+        key = keys.key("inventory", listed, str(source.root.resolve()), *seed)
         path = state.stage(f"inventory.{source.id}", key) / "images.parquet"
         if state.options.relist or not is_whole(path):
             state.worked.append("inventory")

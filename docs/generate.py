@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from curation.base.columns import number
-from curation.sources.plan import gsd
 from curation.sources.recipe import Recipe
+from curation.sources.say import gsd
 from curation.sources.source import Benchmark, Source, load_benchmark, load_source, shipped
 
 DOCS = Path(__file__).parent

@@ -6,9 +6,11 @@ is forgotten would leave results as they are that it should have changed.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from curation.sources.source import Source
+from curation.sources.subset import ALL, Subset
 
 LISTING = frozenset(
     {
@@ -27,20 +29,22 @@ _UNSET_BEFORE = frozenset({"columns", "array"})
 NEITHER = frozenset(
     {
         "name", "kind", "task", "year", "citation", "homepage", "licence", "redistributable", "obtain", "readable",
-        "listed_megabytes", "expected_images", "shares_images_with", "examples", "verified",
+        "listed_megabytes", "listed_files", "expected_images", "shares_images_with", "examples", "verified",
         "facts",
     }
 )  # fmt: skip
 """What is told to people, asked by later stages, or asked by rules whose answer is in the key (licences)."""
 
 
-def listing(source: Source) -> dict[str, Any]:
+def listing(source: Source, subset: Subset = ALL) -> dict[str, Any]:
     """What a source's listing depends on beside its folder, as JSON values."""
     fields = source.model_dump(mode="json", include=set(LISTING - {"files", "remote"} - _UNSET_BEFORE))
     fields |= {"files": [(file.name, file.into) for file in source.files]}
     newer = source.model_dump(mode="json", include=set(_UNSET_BEFORE), exclude_none=True)
     if source.remote is not None:
         newer["remote"] = source.remote.model_dump(mode="json", exclude={"connections", "spool_gigabytes"})
+    if not subset.is_all:
+        newer["subset"] = asdict(subset)
     return fields | newer
 
 

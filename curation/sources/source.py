@@ -260,6 +260,8 @@ class Source(Strict):
     """Metres per pixel, or a range; null: from the file."""
     listed_megabytes: float | None = Field(None, gt=0)
     """Download volume as lists of datasets print it, where the sizes of the files are not known."""
+    listed_files: int | None = Field(None, gt=0)
+    """Files of the repository that are wanted, where ``files`` does not name them."""
     expected_images: int | None = Field(None, ge=0)
     shares_images_with: tuple[Identifier, ...] = ()
     examples: Examples = Examples()

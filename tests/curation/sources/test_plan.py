@@ -10,17 +10,9 @@ import pytest
 from curation.base.columns import table
 from curation.base.errors import InputError
 from curation.sources.fetch import FetchResult
-from curation.sources.plan import (
-    check,
-    format_check,
-    format_fetch,
-    format_plan,
-    format_sources,
-    list_sources,
-    make_plan,
-    targets,
-)
+from curation.sources.plan import check, list_sources, make_plan, targets
 from curation.sources.recipe import Recipe, load_recipe
+from curation.sources.say import format_check, format_fetch, format_plan, format_sources
 from curation.sources.source import Source
 
 
