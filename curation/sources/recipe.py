@@ -132,6 +132,8 @@ class BalanceRules(Strict):
     per_source: int | None = Field(None, ge=1)
     per_place: int | None = Field(None, ge=1)
     """Kept tiles per raw image."""
+    per_cell: int | None = Field(None, ge=1)
+    """Kept tiles per degree of latitude and longitude, of all sources together; where a tile's place is known."""
     total: int | None = Field(None, ge=1)
     """The light version: a deterministic subset of this size."""
 

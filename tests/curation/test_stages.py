@@ -53,7 +53,7 @@ CHANGED: dict[str, Any] = {
     "deduplicate.crops": False,
     "deduplicate.confirm": 0.8, "deduplicate.soft_ac_energy": 4, "deduplicate.soft_radius": 9,
     "deduplicate.min_ac_energy": 0.6, "deduplicate.keep": ["area", "priority"], "guard.radius": 3, "guard.crops": False,
-    "balance.per_source": 5, "balance.per_place": 2, "balance.total": 6,
+    "balance.per_source": 5, "balance.per_place": 2, "balance.per_cell": 2, "balance.total": 6,
     "shards.max_samples": 3, "shards.max_bytes": 2 << 20, "shards.run": 5, "shards.pass_through": False,
     "shards.bytes_per_pixel": 0.7, "shards.encoder": "png", "shards.quality": 70,
 }  # fmt: skip
