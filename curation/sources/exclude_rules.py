@@ -35,8 +35,8 @@ class ExcludeRules(Strict):
     )
     """Fields that the scan itself reads; all others are judged from what it measured."""
 
-    splits: tuple[str, ...] = ()
-    """Splits to leave out."""
+    splits: tuple[str, ...] = ("test",)
+    """Splits to leave out, of the sources that have them."""
     licences: tuple[str, ...] | None = None
     """Licences to take; null: all."""
     redistributable_only: bool = False

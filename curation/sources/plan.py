@@ -13,6 +13,7 @@ from curation.sources.fetch import instructions
 from curation.sources.inventory import SourceListing, list_images
 from curation.sources.probe import Probe, Standing, standing
 from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, load_recipe, resolve
+from curation.sources.refuse import held_out
 from curation.sources.source import BY_SCRIPT, Benchmark, Source, load_benchmark, load_source, shipped
 
 TILE_SIDE = 512
@@ -60,6 +61,8 @@ class RecipePlan:
     """Whether a source's folder is relative to ``--data``."""
     left_out: tuple[str, ...] = ()
     """Sources that the recipe leaves out, each with the reason."""
+    held_out: str = ""
+    """Splits that it leaves out."""
 
     @property
     def gigabytes(self) -> float:
@@ -169,10 +172,8 @@ def make_plan(recipe: Recipe, data: Path | None = None, probe: Probe | None = No
     """
     where = data or Path("DATA")
     entries = {entry.id: entry for entry in recipe.sources}
-    rows = [
-        _row(one.source, one.root, entries[one.id].predicted_tiles, one.cap, probe, _drawn(one))
-        for one in resolve(recipe, where)
-    ]
+    sources = resolve(recipe, where)
+    rows = [_row(one.source, one.root, entries[one.id].predicted_tiles, one.cap, probe, _drawn(one)) for one in sources]
     rows += [_row(one, where / one.id, None, None, probe) for one in _guarded(recipe)]
     tiles = sum(row.tiles_there for row in rows)
     if recipe.balance.total is not None:
@@ -183,7 +184,7 @@ def make_plan(recipe: Recipe, data: Path | None = None, probe: Probe | None = No
     return RecipePlan(
         recipe.name, tuple(rows), tiles, math.ceil(tiles / samples), tiles * bytes_per_tile / 1e9, TILE_SIDE**2,
         relative or bool(recipe.guard.benchmarks),
-        tuple(f"{name} ({why})" for name, why in recipe.left_out.items()),
+        tuple(f"{name} ({why})" for name, why in recipe.left_out.items()), held_out(recipe, sources),
     )  # fmt: skip
 
 

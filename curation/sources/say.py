@@ -75,6 +75,7 @@ def format_plan(plan: RecipePlan, typed: str = "", data: Path | None = None, wid
         sums = [sums[0], "nothing to download: the folders are your own; `run --dry-run` says what they give"]
     drawn = [f"{row.id} {row.drawn}" for row in plan.rows if row.drawn]
     sums += [f"drawn by the seed: {'; '.join(drawn)}"] if drawn else []
+    sums += [plan.held_out] if plan.held_out else []
     sums += [f"left out: {', '.join(plan.left_out)}"] if plan.left_out else []
     parts = [table(header, rows, (5, 6, 7), width), "\n".join(sums)]
     steps = _steps(plan, shlex.quote(typed or plan.name), data, own)

@@ -40,7 +40,7 @@ CHANGED: dict[str, Any] = {
     "sources.redistributable": "yes", "sources.licence": "CC0-1.0",
     "slice.mode": "random", "slice.tile": 100, "slice.overlap": 9, "slice.remainder": "drop", "slice.whole_up_to": 99,
     "slice.min_side": 48, "slice.max_side": 80, "slice.density": 2.0, "slice.max_iou": 0.5,
-    "exclude.splits": ["test"], "exclude.licences": ["MIT"], "exclude.redistributable_only": True,
+    "exclude.splits": [], "exclude.licences": ["MIT"], "exclude.redistributable_only": True,
     "exclude.max_pixels": 100_000, "exclude.max_bytes": 1_000_000, "exclude.max_unreadable": 0.9,
     "exclude.min_side": 60, "exclude.max_aspect": 7, "exclude.min_valid": 0.4, "exclude.min_std": 1.5,
     "exclude.min_coloured": 0.02, "exclude.max_flat": 0.7, "exclude.min_gentle": 0.6,
