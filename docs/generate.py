@@ -65,7 +65,7 @@ def _table(sources: Sequence[Source]) -> str:
             source.task,
             number(source.expected_images),
             gsd(source),
-            source.licence,
+            source.licence.pixels,
             source.redistributable,
             source.obtain.via + ("" if source.readable else ", not read here"),
             "yes" if source.verified else "",

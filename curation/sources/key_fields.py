@@ -28,8 +28,8 @@ _UNSET_BEFORE = frozenset({"columns", "array"})
 
 NEITHER = frozenset(
     {
-        "name", "kind", "task", "year", "citation", "homepage", "licence", "redistributable", "obtain", "readable",
-        "listed_megabytes", "listed_files", "expected_images", "shares_images_with", "examples", "verified",
+        "name", "kind", "task", "year", "citation", "homepage", "provider", "licence", "redistributable", "obtain",
+        "readable", "listed_megabytes", "listed_files", "expected_images", "shares_images_with", "examples", "verified",
         "facts",
     }
 )  # fmt: skip

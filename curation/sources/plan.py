@@ -121,7 +121,7 @@ def list_sources(
         for source in sources
         if task in (None, source.task)
         and obtain in (None, source.obtain.via)
-        and (licence or "").lower() in source.licence.lower()
+        and (licence or "").lower() in source.licence.pixels.lower()
         and (not redistributable or source.redistributable == "yes")
     ]
 
@@ -195,7 +195,7 @@ def _row(
     by_hand = via not in BY_SCRIPT and via != "local"
     return PlanRow(
         source.id,
-        source.licence,
+        source.licence.pixels,
         source.redistributable,
         via,
         by_hand,

@@ -25,7 +25,7 @@ def format_sources(sources: Sequence[Source], as_json: bool = False, width: int 
             source.task,
             number(source.expected_images),
             gsd(source),
-            source.licence,
+            source.licence.pixels,
             source.redistributable,
             source.obtain.via,
             "yes" if source.verified else "",

@@ -10,12 +10,15 @@ import difflib
 import math
 import re
 import unicodedata
+from datetime import date
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, StringConstraints, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from curation.base.errors import InputError
 from curation.base.settings import Strict, load
@@ -92,6 +95,14 @@ class RemoteFile(Strict):
     """Folder below the source's root that the archive's members are listed under, unpacked or read in place alike."""
 
 
+class Reported(Strict):
+    """What others found of a source's files that nobody here could ask for."""
+
+    state: Literal["gone", "doubtful"]
+    on: date
+    why: str = Field(min_length=1)
+
+
 class Obtain(Strict):
     """How a person or a script gets the files."""
 
@@ -106,6 +117,8 @@ class Obtain(Strict):
     """Commit, tag or branch of the Hugging Face dataset; null: its newest commit when the fetch began."""
     wanted: tuple[str, ...] = ()
     """Globs on the repository's files; empty: the files that the image globs take, else its archives and tables."""
+    reported: Reported | None = None
+    """What is known of the files until a probe knows better."""
 
     @model_validator(mode="after")
     def _revision_of_a_repository(self) -> Obtain:
@@ -197,6 +210,24 @@ class Examples(Strict):
     leave: tuple[RelativePath, ...] = ()
 
 
+class Licence(Strict):
+    """SPDX identifiers where the licences have one, else the words the source uses. A plain text is the pixels'."""
+
+    pixels: str = "unknown"
+    labels: str = "unknown"
+    """Of annotations, which no shard holds; ``none`` where there are none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_pixels(cls, data: object) -> object:
+        return {"pixels": data} if isinstance(data, str) else data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Editors take the text alone as well."""
+        return {"anyOf": [handler(schema), {"type": "string"}]}
+
+
 Task = Literal[
     "classification",
     "detection",
@@ -220,9 +251,11 @@ class Source(Strict):
     year: int | None = None
     citation: str = ""
     homepage: str | None = None
-    licence: str = "unknown"
-    """SPDX identifier where the licence has one, else the words the source uses."""
-    redistributable: Annotated[Literal["yes", "no", "unknown"], BeforeValidator(_yes_no)] = "unknown"
+    provider: str = ""
+    """Whose pixels they are, where that is another than who made the set: Google Earth, Maxar, USDA NAIP."""
+    licence: Licence = Licence()
+    redistributable: Annotated[Literal["yes", "noncommercial", "no", "unknown"], BeforeValidator(_yes_no)] = "unknown"
+    """Whether tiles may be published; ``noncommercial``: by whom and for whom it is no business."""
     obtain: Obtain = Obtain()
     files: tuple[RemoteFile, ...] = ()
     container: ContainerName = "folder"

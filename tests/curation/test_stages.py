@@ -37,7 +37,7 @@ CHANGED: dict[str, Any] = {
     "sources.label_from": "parent", "sources.bands": [3, 2, 1], "sources.nodata": 7,
     "sources.stretch": {"how": "fixed", "fixed": [0, 200]}, "sources.trim": [1, 1, 1, 1], "sources.gsd_m": 2,
     "sources.slice": {"tile": 64, "whole_up_to": 64}, "sources.kind": "grey", "sources.priority": 3, "sources.cap": 4,
-    "sources.redistributable": "yes", "sources.licence": "CC0-1.0",
+    "sources.redistributable": "yes", "sources.licence": {"pixels": "CC0-1.0"}, "sources.provider": "someone",
     "slice.mode": "random", "slice.tile": 100, "slice.overlap": 9, "slice.remainder": "drop", "slice.whole_up_to": 99,
     "slice.min_side": 48, "slice.max_side": 80, "slice.density": 2.0, "slice.max_iou": 0.5,
     "exclude.splits": [], "exclude.licences": ["MIT"], "exclude.redistributable_only": True,

@@ -129,7 +129,8 @@ def test_a_broken_archive_keeps_its_row(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of("1.png", "2.png")[:700])
     (tmp_path / "b.tar").write_bytes(tar_of("1.png", "2.png"))
     source = Source(id="s", container="tar")
-    rows = listed(ResolvedSource(source, tmp_path, SliceRules(), 0, None, subset=Subset(None, 1)), tmp_path / "out.parquet")
+    resolved = ResolvedSource(source, tmp_path, SliceRules(), 0, None, subset=Subset(None, 1))
+    rows = listed(resolved, tmp_path / "out.parquet")
     assert len(rows) == 2 and "a.tar/*" in rows
 
 
