@@ -29,7 +29,7 @@ _UNSET_BEFORE = frozenset({"columns", "array"})
 NEITHER = frozenset(
     {
         "name", "kind", "task", "year", "citation", "homepage", "provider", "licence", "redistributable", "obtain",
-        "readable", "listed_megabytes", "listed_files", "expected_images", "shares_images_with", "examples", "verified",
+        "readable", "land", "listed_megabytes", "listed_files", "expected_images", "uncounted", "shares_images_with", "examples", "verified",
         "facts",
     }
 )  # fmt: skip

@@ -242,6 +242,11 @@ Task = Literal[
 ]
 
 
+Land = Literal[
+    "africa", "antarctica", "asia", "europe", "north_america", "oceania", "south_america", "worldwide"
+]  # fmt: skip
+
+
 class Source(Strict):
     """One public dataset. Globs are POSIX, case-insensitive, relative to the source's root; ``**`` spans folders."""
 
@@ -291,11 +296,15 @@ class Source(Strict):
     """Pixels to cut from left, top, right, bottom: painted borders."""
     gsd_m: float | tuple[float, float] | None = None
     """Metres per pixel, or a range; null: from the file."""
+    land: Land | None = None
+    """Where most of it was taken; null: not told."""
     listed_megabytes: float | None = Field(None, gt=0)
     """Download volume as lists of datasets print it, where the sizes of the files are not known."""
     listed_files: int | None = Field(None, gt=0)
     """Files of the repository that are wanted, where ``files`` does not name them."""
     expected_images: int | None = Field(None, ge=0)
+    uncounted: str = ""
+    """Why ``expected_images`` is not given."""
     shares_images_with: tuple[Identifier, ...] = ()
     examples: Examples = Examples()
     verified: bool = False

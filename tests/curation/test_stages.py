@@ -29,7 +29,7 @@ CHANGED: dict[str, Any] = {
     "name": "other", "description": "words", "seed": 1, "fingerprint.extra": ["dhash"],
     "sources.name": "Mine", "sources.task": "detection", "sources.year": 2020, "sources.citation": "someone",
     "sources.homepage": "https://example.org", "sources.obtain": {"via": "manual"},
-    "sources.listed_megabytes": 1.5, "sources.listed_files": 3, "sources.expected_images": 5,
+    "sources.listed_megabytes": 1.5, "sources.listed_files": 3, "sources.land": "asia", "sources.uncounted": "nobody did", "sources.expected_images": 5,
     "sources.sample": 4, "sources.max_images": 3,
     "sources.shares_images_with": ["aid"], "sources.examples": {"take": ["a.jpg"]}, "sources.verified": True,
     "sources.facts": "a page", "sources.predicted_tiles": 9,

@@ -31,7 +31,7 @@ CHANGES: dict[str, Any] = {
     "bands_in_files": {"r": "*4", "g": "*3", "b": "*2", "key": "(.*)"}, "bands": [3, 2, 1], "kind": "grey", "nodata": 0,
     "stretch": {"how": "fixed", "fixed": [0, 10]}, "trim": [1, 1, 1, 1], "gsd_m": 0.5, "name": "n", "task": "change",
     "year": 2020, "citation": "c", "homepage": "h", "licence": "MIT", "provider": "p", "redistributable": "yes",
-    "obtain": {"via": "manual"}, "readable": False, "listed_megabytes": 1, "listed_files": 3,
+    "obtain": {"via": "manual"}, "readable": False, "listed_megabytes": 1, "listed_files": 3, "land": "asia", "uncounted": "u",
     "expected_images": 5, "shares_images_with": ["other"], "examples": {"take": ["a"]}, "verified": True, "facts": "f",
     "columns": {"red": "B4", "green": "B3", "blue": "B2"}, "array": {"axes": "byx"},
     "remote": {"urls": ["https://example.org/b.tif"]},
