@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -9,6 +11,11 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from curation.base.settings import Strict
+
+MOST_NUMBERED = 100_000
+"""URLs that one with numbers in braces may stand for."""
+
+_NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 MOST_REQUESTS = 16
 """Requests in flight per host, over all workers of a machine."""
@@ -34,6 +41,7 @@ class RemoteImagery(Strict):
     """
 
     urls: tuple[Url, ...] = ()
+    """``{00000..00606}`` in one stands for all numbers from the first to the last, written as wide."""
     url_list: str | None = Field(None, min_length=1)
     """Text file with a URL a line, relative to the source's folder, or itself a URL."""
     stac: Url | None = None
@@ -45,6 +53,8 @@ class RemoteImagery(Strict):
     assets: tuple[str, ...] = ()
     """Keys of a STAC item's assets, of which the first that is there is taken; empty: ``visual``, else the asset of
     role ``visual`` or ``data`` that is a TIFF or JPEG 2000."""
+    licences: tuple[str, ...] = ()
+    """Of STAC items: those whose licence, or else their collection's, is one of these; empty: all."""
     bbox: tuple[Degrees, Degrees, Degrees, Degrees] | None = None
     """West, south, east, north in degrees; scenes that lie outside are left."""
     datetime: str | None = None
@@ -74,12 +84,24 @@ class RemoteImagery(Strict):
         given = [name for name in ("urls", "url_list", "stac", "prefix") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(f"give one of urls, url_list, stac and prefix, not {' and '.join(given) or 'none'}")
-        asked = [name for name in ("collections", "assets", "bbox", "datetime") if getattr(self, name)]
+        asked = [name for name in ("collections", "assets", "licences", "bbox", "datetime") if getattr(self, name)]
         if asked and self.stac is None:
             raise ValueError(f"{asked[0]} is asked of a STAC catalogue: give stac")
         if self.requester_pays and self.credentials == "none":
             raise ValueError("requester_pays needs credentials: own, since nobody else pays")
         return self
+
+    @property
+    def every_url(self) -> tuple[str, ...]:
+        """``urls``, numbers written out."""
+        return tuple(each for url in self.urls for each in numbered(url))
+
+    @field_validator("urls")
+    @classmethod
+    def _few_enough(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            next(iter(numbered(url)))
+        return value
 
     @field_validator("url_list")
     @classmethod
@@ -101,6 +123,23 @@ class RemoteImagery(Strict):
     def megabyte_range(self) -> int:
         """Bytes of a drawn range."""
         return int(self.range_megabytes * 1e6)
+
+
+def numbered(url: str) -> Iterator[str]:
+    """The URLs that one with ``{first..last}`` stands for; one without stands for itself.
+
+    Raises:
+        ValueError: the last number is lower than the first, or there are more than ``MOST_NUMBERED``.
+    """
+    found = _NUMBERS.search(url)
+    if found is None:
+        yield url
+        return
+    first, last, width = int(found[1]), int(found[2]), len(found[1])
+    if not 0 <= last - first < MOST_NUMBERED:
+        raise ValueError(f"{found[0]} must go up, over at most {MOST_NUMBERED:,} numbers")
+    for number in range(first, last + 1):
+        yield f"{url[: found.start()]}{number:0{width}d}{url[found.end() :]}"
 
 
 def between(asked: str) -> tuple[datetime | None, datetime | None]:

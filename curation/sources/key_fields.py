@@ -29,8 +29,8 @@ _UNSET_BEFORE = frozenset({"columns", "array"})
 NEITHER = frozenset(
     {
         "name", "kind", "task", "year", "citation", "homepage", "provider", "licence", "redistributable", "obtain",
-        "readable", "land", "listed_megabytes", "listed_files", "expected_images", "uncounted", "shares_images_with", "examples", "verified",
-        "facts",
+        "readable", "land", "listed_megabytes", "listed_files", "expected_images", "uncounted", "shares_images_with",
+        "examples", "verified", "facts",
     }
 )  # fmt: skip
 """What is told to people, asked by later stages, or asked by rules whose answer is in the key (licences)."""

@@ -52,6 +52,9 @@ def narrow(source: Source, subset: Subset) -> tuple[Source, Subset]:
     Where only a number of images is asked for, enough archives are taken for it by the manifest's ``expected_images``.
     Archives that are not taken are left where they lie.
     """
+    if source.remote is not None and subset.files is not None:
+        access = source.remote.model_copy(update={"files": subset.files})
+        return source.model_copy(update={"remote": access, "expected_images": None}), replace(subset, files=None)
     if subset.files is not None and not source.files:
         return _narrow_repository(source, subset.files), subset
     if subset.is_all or not source.files:

@@ -64,3 +64,18 @@ def test_times_as_stac_writes_them(asked: str, first: datetime | None, last: dat
 def test_a_source_that_contradicts_itself_is_refused(given: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         Source.model_validate({"id": "s", **given})
+
+
+def test_numbers_in_a_url_are_written_out() -> None:
+    access = RemoteImagery(urls=("https://example.org/part-{08..11}-of-12.parquet", "https://example.org/a.tif"))
+    assert access.every_url == (
+        *(f"https://example.org/part-{number}-of-12.parquet" for number in ("08", "09", "10", "11")),
+        "https://example.org/a.tif",
+    )
+    with pytest.raises(ValueError, match=r"\{9\.\.3\} must go up, over at most 100,000 numbers"):
+        RemoteImagery(urls=("https://example.org/part-{9..3}.tif",))
+
+
+def test_licences_are_asked_of_a_catalogue() -> None:
+    with pytest.raises(ValueError, match="licences is asked of a STAC catalogue: give stac"):
+        RemoteImagery(urls=("https://example.org/a.tif",), licences=("CC-BY-4.0",))
