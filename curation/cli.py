@@ -91,7 +91,8 @@ def _add_sources(commands: Commands) -> None:
 
 
 def _sources(options: argparse.Namespace) -> None:
-    from curation.sources.plan import format_sources, list_sources
+    from curation.sources.plan import list_sources
+    from curation.sources.say import format_sources
 
     found = list_sources(options.task, options.licence, options.redistributable, options.obtain)
     print(format_sources(found, options.json, width()))
@@ -108,9 +109,10 @@ def _add_plan(commands: Commands) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from curation.sources.plan import as_rows, format_plan, make_plan
+    from curation.sources.plan import as_rows, make_plan
     from curation.sources.probe import read_probe
     from curation.sources.recipe import load_recipe
+    from curation.sources.say import format_plan
 
     answers = read_probe(options.probe) if options.probe else None
     plan = make_plan(load_recipe(options.recipe, options.assignments), options.data, answers)
@@ -135,8 +137,9 @@ byte. Exit code 1 where anything is gone. `rs-curate plan RECIPE --probe FILE` r
 
 def _probe(options: argparse.Namespace) -> int:
     from curation.sources.hosts import Endpoints
-    from curation.sources.plan import every_manifest, format_probe, targets
+    from curation.sources.plan import every_manifest, targets
     from curation.sources.probe import Probe, probe, read_probe, standing, write_probe
+    from curation.sources.say import format_probe
 
     before = read_probe(options.out) if options.out.exists() else Probe()
     asked = [each.source for each in targets(options.target, Path("DATA"))] if options.target else every_manifest()
@@ -163,7 +166,8 @@ def _add_fetch(commands: Commands) -> None:
 def _fetch(options: argparse.Namespace) -> int:
     from curation.base.progress import FileProgress
     from curation.sources.fetch import Event, FetchOptions, fetch
-    from curation.sources.plan import format_fetch, targets
+    from curation.sources.plan import targets
+    from curation.sources.say import format_fetch
 
     wanted = targets(options.target, options.data)
     how = FetchOptions(options.connections, options.unpack, keep_archives=not options.remove_archives)
@@ -187,7 +191,8 @@ def _add_check(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from curation.sources.plan import as_rows, check, format_check, targets
+    from curation.sources.plan import as_rows, check, targets
+    from curation.sources.say import format_check
 
     rows = check(targets(options.target, options.data))
     print(json.dumps(as_rows(rows), indent=2) if options.json else format_check(rows))

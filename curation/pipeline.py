@@ -31,7 +31,7 @@ from curation.shards.format import read_checksums
 from curation.shards.shard_folder import REPLACE, ShardFolder
 from curation.sources.left_out import leave_out
 from curation.sources.recipe import Recipe, ResolvedSource, resolve
-from curation.sources.refuse import check_apart, check_splits, unguarded_twins
+from curation.sources.refuse import check_apart, check_splits, held_out, unguarded_twins
 
 __all__ = ["RunOptions", "RunResult", "run"]
 
@@ -70,6 +70,8 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         state = Run(recipe, sources, data, out, given, options, observer, stack, finished)
         for name, why in recipe.left_out.items():
             state.remark(f"{name} is left out: {why}")
+        if line := held_out(recipe, sources):
+            state.remark(line)
         for line in unguarded_twins(recipe, sources):
             state.remark(line, "warning: ")
         if options.dashboard is not None:
@@ -106,7 +108,9 @@ def _inventory(state: Run) -> dict[str, Path]:
 
     listings = {}
     for source in state.sources:
-        key = keys.key("inventory", key_fields.listing(source.source), str(source.root.resolve()))
+        seed = [] if source.source.remote is None else [source.seed]
+        listed = key_fields.listing(source.source, source.subset)
+        key = keys.key("inventory", listed, str(source.root.resolve()), *seed)
         path = state.stage(f"inventory.{source.id}", key) / "images.parquet"
         if state.options.relist or not is_whole(path):
             state.worked.append("inventory")

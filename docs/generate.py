@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from curation.base.columns import number
-from curation.sources.plan import gsd
 from curation.sources.recipe import Recipe
+from curation.sources.say import gsd
 from curation.sources.source import Benchmark, Source, load_benchmark, load_source, shipped
 
 DOCS = Path(__file__).parent
@@ -65,7 +65,7 @@ def _table(sources: Sequence[Source]) -> str:
             source.task,
             number(source.expected_images),
             gsd(source),
-            source.licence,
+            source.licence.pixels,
             source.redistributable,
             source.obtain.via + ("" if source.readable else ", not read here"),
             "yes" if source.verified else "",

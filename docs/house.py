@@ -18,7 +18,7 @@ DOCS = Path(__file__).parent
 FLOORS = {
     "curation": (
         "cli", "pipeline", "start", "executor", "release", "report", "shards", "select", "scan", "imagery", "sources",
-        "containers", "catalogue", "base",
+        "remote", "containers", "catalogue", "base",
     ),
     "pretrain": ("cli", "bench", "evaluate", "train", "export", "run", "data", "models", "base"),
 }  # fmt: skip

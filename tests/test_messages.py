@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from curation import cli as curate
-from curation.sources.plan import format_plan, format_sources, list_sources, make_plan, table
+from curation.base.columns import table
+from curation.sources.plan import list_sources, make_plan
 from curation.sources.recipe import Recipe, load_recipe
+from curation.sources.say import format_plan, format_sources
 from pretrain import cli as pretrain
 
 OWN = "name: mine\nsources: [{id: mine, path: mine}]\n"

@@ -86,7 +86,8 @@ def attribution(facts: CorpusFacts) -> str:
 
 def _attributed(each: SourceFacts) -> str:
     source = each.source
-    lines = [f"- licence: {source.licence}", f"- tiles: {each.samples:,}"]
+    lines = [f"- licence: {source.licence.pixels}", f"- tiles: {each.samples:,}"]
+    lines += [f"- imagery of: {source.provider}"] if source.provider else []
     lines += [f"- homepage: {source.homepage}"] if source.homepage else []
     lines += [f"- cite: {source.citation}"] if source.citation else []
     return "\n".join([f"\n## {each.title} (`{source.id}`)", "", *lines, ""])

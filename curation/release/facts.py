@@ -60,7 +60,7 @@ class CorpusFacts:
     @property
     def licences(self) -> list[str]:
         """Of all sources, each once."""
-        return sorted({each.source.licence for each in self.sources})
+        return sorted({each.source.licence.pixels for each in self.sources})
 
 
 def read_facts(out: Path) -> CorpusFacts:
@@ -124,6 +124,6 @@ def check_licences(facts: CorpusFacts) -> None:
             f"{told}; leave them out with exclude.redistributable_only=yes, say so in the recipe where it is true, or "
             "publish what rebuilds the corpus, without a pixel: --lock-only"
         )
-    unnamed = [each.source.id for each in facts.sources if each.source.licence == "unknown"]
+    unnamed = [each.source.id for each in facts.sources if each.source.licence.pixels == "unknown"]
     if unnamed:
         raise InputError(f"{facts.name}: name the licence of {', '.join(unnamed)} in the recipe, as licence: CC-BY-4.0")

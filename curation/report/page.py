@@ -28,7 +28,7 @@ from curation.report.why import rules_in_words
 from curation.shards.format import ShardInfo
 from curation.sources.recipe import Recipe, ResolvedSource
 
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 _GROUPS, _PER_GROUP = 200, 6
 
 
@@ -246,7 +246,9 @@ def _threshold(threshold: Threshold) -> dict[str, Any]:
 def ledger_rows(found: Figures, facts: ReportFacts) -> list[LedgerRow]:
     """Counts per source in the recipe's order."""
     return [
-        LedgerRow(source.id, source.source.licence, found.counts[source.id]["image"], found.counts[source.id]["tile"])
+        LedgerRow(
+            source.id, source.source.licence.pixels, found.counts[source.id]["image"], found.counts[source.id]["tile"]
+        )
         for source in facts.sources
         if source.id in found.counts
     ]

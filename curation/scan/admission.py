@@ -20,8 +20,8 @@ class Reason(NamedTuple):
 
 def by_licence(source: Source, rules: ExcludeRules) -> Reason | None:
     """The recipe takes certain licences only, or only what may be redistributed."""
-    if rules.licences is not None and source.licence not in rules.licences:
-        return Reason("licence", f"licences: {source.licence}, allowed {', '.join(rules.licences)}")
+    if rules.licences is not None and source.licence.pixels not in rules.licences:
+        return Reason("licence", f"licences: {source.licence.pixels}, allowed {', '.join(rules.licences)}")
     if rules.redistributable_only and source.redistributable != "yes":
         return Reason("licence", f"redistributable_only: {source.redistributable}, required yes")
     return None

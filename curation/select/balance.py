@@ -1,4 +1,4 @@
-"""Caps on what is kept: per place, per source, in all. Deterministic, and independent of how rows came in."""
+"""Caps on what is kept: per image, per degree of the Earth, per source, in all; however the rows came in."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ import numpy.typing as npt
 from curation.base.arrays import Ints
 from curation.sources.recipe import BalanceRules
 
-PER_PLACE, PER_SOURCE, TOTAL = 1, 2, 3
+PER_PLACE, PER_CELL, PER_SOURCE, TOTAL = 1, 2, 3, 4
 
 
 def over_caps(
-    image: Ints, source: Ints, lot: npt.NDArray[np.uint64], rules: BalanceRules, source_caps: dict[int, int]
+    image: Ints,
+    source: Ints,
+    lot: npt.NDArray[np.uint64],
+    rules: BalanceRules,
+    source_caps: dict[int, int],
+    cell: Ints | None = None,
 ) -> npt.NDArray[np.int8]:
     """Which kept tiles exceed a cap, and which cap.
 
-    The caps act one after the other: raw image, source, all. Of a group that is too large, the tiles with the lowest
-    lots stay, so that a smaller cap keeps a subset of what a larger one keeps.
+    The caps act one after the other: raw image, cell, source, all. Of a group that is too large, the tiles with the
+    lowest lots stay, so that a smaller cap keeps a subset of what a larger one keeps.
 
     Args:
         image: (N,) number of the raw image of every tile.
@@ -25,13 +30,16 @@ def over_caps(
         lot: (N,) the tile's lot, a hash of seed and id.
         rules: the caps.
         source_caps: caps of single sources by number; the smaller of this and ``rules.per_source`` holds.
+        cell: (N,) number of its cell of the Earth, -1 where its place is not known; asked for by ``rules.per_cell``.
 
     Returns:
-        (N,) int8: 0 where the tile stays, else ``PER_PLACE``, ``PER_SOURCE`` or ``TOTAL``.
+        (N,) int8: 0 where the tile stays, else ``PER_PLACE``, ``PER_CELL``, ``PER_SOURCE`` or ``TOTAL``.
     """
     result = np.zeros(len(image), np.int8)
     if rules.per_place is not None:
         _cap(result, image, lot, np.full(len(image), rules.per_place), PER_PLACE)
+    if rules.per_cell is not None and cell is not None:
+        _cap(result, cell, lot, np.where(cell >= 0, rules.per_cell, len(image)), PER_CELL)
     most = len(image) if rules.per_source is None else rules.per_source
     if rules.per_source is not None or source_caps:
         caps = np.full(int(np.max(source, initial=0)) + 1, most)

@@ -69,7 +69,7 @@ def fingerprint_benchmark(
         (listed,) = write_inventory([source], listing)
         if listed.unread:  # its images would pass into a corpus unseen
             raise InputError(f"benchmark {benchmark.id}: {listed.unread[0]}")
-        parts = plan_parts(listing, Path(name), ScanJob(source, ExcludeRules(), FingerprintRules(), 0))
+        parts = plan_parts(listing, Path(name), ScanJob(source, ExcludeRules(splits=()), FingerprintRules(), 0))
         for _ in run(scan_part, parts):
             pass
         tables = [_wanted(part.out, benchmark) for part in parts]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _MANY = 20_000
 """Members up to which a component is resolved by trying every kept member."""
-_FREEDOM = {"yes": 0, "unknown": 1, "no": 2}
+_FREEDOM = {"yes": 0, "noncommercial": 1, "unknown": 2, "no": 3}
 
 
 @dataclass(frozen=True)

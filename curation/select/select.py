@@ -22,6 +22,7 @@ from curation.base.arrays import Ints
 from curation.base.splitmix import splitmix64
 from curation.catalogue import KEPT, REASONS, SLICED, VERDICTS
 from curation.select import balance, crops, exclude
+from curation.select.cells import cells_of, say_cell
 from curation.select.deduplicate import Matches, find_duplicates
 from curation.select.generations import Earlier, Generations, earlier_places
 from curation.select.guard import BenchmarkPrints, find_leaks, load_fingerprints
@@ -107,7 +108,7 @@ def select(
     if benchmarks:
         _guard(rows, decision, load_fingerprints(benchmarks, recipe.deduplicate), recipe, workers)
     _deduplicate(rows, decision, recipe, sources, workers)
-    _balance(rows, decision, recipe, sources)
+    _balance(rows, decision, recipe, sources, workers)
     gone, unknown = withdrawn(rows, _open_rows(rows, decision), recipe.exclude.ids)
     ends = _place(rows, decision, recipe, earlier, gone)
     _withdraw(decision, gone)
@@ -176,28 +177,30 @@ def _agreement(matches: Matches, n: int, radius: int, least: float, how: str = "
     )
 
 
-def _balance(rows: CatalogueRows, decision: Decision, recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
-    tiles = _open_rows(rows, decision)
+def _balance(
+    rows: CatalogueRows, decision: Decision, recipe: Recipe, sources: Sequence[ResolvedSource], threads: int
+) -> None:
+    rules, tiles = recipe.balance, _open_rows(rows, decision)
     caps = {number: source.cap for number, source in enumerate(sources) if source.cap is not None}
     lots = splitmix64(recipe.seed, _LOT_STREAM, rows.lots()[tiles])
     if rows.generation is not None:  # what is finished is drawn before what is new
         lots = lots >> np.uint64(16) | rows.generation[tiles].astype(np.uint64) << np.uint64(48)
-    over = balance.over_caps(rows.image[tiles], rows.source[tiles].astype(np.int64), lots, recipe.balance, caps)
+    cells = None if rules.per_cell is None else cells_of(rows, tiles, threads)
+    over = balance.over_caps(rows.image[tiles], rows.source[tiles].astype(np.int64), lots, rules, caps, cells)
     (gone,) = np.nonzero(over)
-    gone_rows, rule = tiles[gone], over[gone]
-    decision.code[gone_rows] = _CODE["capped"]
-    per_source = recipe.balance.per_source
+    decision.code[tiles[gone]] = _CODE["capped"]
 
     def words(n: int) -> tuple[None, str]:
-        if rule[n] == balance.PER_SOURCE:
-            own = caps.get(int(rows.source[gone_rows[n]]))
-            return None, f"per_source: at most {min(cap for cap in (own, per_source) if cap is not None)}"
-        name, cap = (
-            ("per_place", recipe.balance.per_place) if rule[n] == balance.PER_PLACE else ("total", recipe.balance.total)
-        )
+        row = gone[n]
+        if over[row] == balance.PER_SOURCE:
+            own = caps.get(int(rows.source[tiles[row]]))
+            return None, f"per_source: at most {min(cap for cap in (own, rules.per_source) if cap is not None)}"
+        if over[row] == balance.PER_CELL and cells is not None:
+            return None, f"per_cell: at most {rules.per_cell} in {say_cell(int(cells[row]))}"
+        name, cap = ("per_place", rules.per_place) if over[row] == balance.PER_PLACE else ("total", rules.total)
         return None, f"{name}: at most {cap}"
 
-    decision.words.append((gone_rows, words))
+    decision.words.append((tiles[gone], words))
 
 
 def _place(

@@ -123,7 +123,7 @@ def _samples(
         yield Sample(
             f"{shard:06d}{position:05d}-{own}", image, kind,
             {"source": benchmark.id, "image": row["image"], "window": [0, 0, width, height], "width": width,
-             "height": height, "gsd_m": gsd, "crs": None, "bounds": None, "licence": benchmark.licence,
+             "height": height, "gsd_m": gsd, "crs": None, "bounds": None, "licence": benchmark.licence.pixels,
              "label": row["label"], "split": row["split"]},
         )  # fmt: skip
 

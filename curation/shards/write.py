@@ -63,7 +63,7 @@ class WriteJob:
         """Digest of everything that a tar's bytes follow from: its rows, the texts beside them, the encoder."""
         rules = self.recipe.shards
         encoder = [rules.encoder, None if rules.encoder == "png" else rules.quality] if part.encoded else None
-        licences = [(source, self.sources[source].source.licence) for source in part.sources]
+        licences = [(source, self.sources[source].source.licence.pixels) for source in part.sources]
         return digest([shard_format.FORMAT_VERSION, WRITE_VERSION, part.digest, licences, encoder])
 
     def tar(self, part: ShardPart) -> Path:
@@ -330,6 +330,6 @@ def _sidecar(row: dict[str, Any], source: ResolvedSource) -> dict[str, Any]:
         "gsd_m": None if row["gsd_m"] is None else float(str(np.float32(row["gsd_m"]))),  # 0.1, not 0.10000000149
         "crs": row["crs"],
         "bounds": None if bounds[0] is None else bounds,
-        "licence": source.source.licence,
+        "licence": source.source.licence.pixels,
         "phash": f"{row['phash']:016x}",
     }

@@ -32,6 +32,7 @@ from curation.sources.journal import is_done, note_path, remember
 from curation.sources.recipe import ResolvedSource
 from curation.sources.repositories import list_repository, pinned
 from curation.sources.source import BY_SCRIPT, RemoteFile, Source, is_page
+from curation.sources.subset import ALL, Subset, choose_files
 
 RESERVE = 1 << 30
 """Bytes that stay free on the disk."""
@@ -103,7 +104,7 @@ def fetch(
     for resolved in sources:
         result = FetchResult(resolved.id, resolved.root)
         try:
-            fetch_source(resolved.source, resolved.root, options, progress, result)
+            fetch_source(resolved.source, resolved.root, options, progress, result, resolved.subset)
         except RscorpusError as error:
             result.error = str(error)
         results.append(result)
@@ -116,8 +117,9 @@ def fetch_source(
     options: FetchOptions = DEFAULTS,
     progress: Callable[[Event], None] | None = None,
     result: FetchResult | None = None,
+    subset: Subset = ALL,
 ) -> FetchResult:
-    """Fetch one source into its folder.
+    """Fetch one source, or a subset of the files that its repository lists, into its folder.
 
     Raises:
         InputError: no room, another run is at it, a hostile archive, or a package that is missing.
@@ -140,7 +142,7 @@ def fetch_source(
             result.notes.append("its images are there already")
             return result
         source = pinned(source, root, options.ends)
-        files = files_of(source, options.ends)
+        files = choose_files(files_of(source, options.ends), subset, source.id)
         left = [file for file in files if not is_done(root, file)]
         if left and _is_complete(source, root):
             result.notes.append("its images are there already")

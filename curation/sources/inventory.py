@@ -12,7 +12,7 @@ import re
 import shlex
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +25,7 @@ from curation.sources.entries import Entry, FolderWalk, WalkFindings, changed, l
 from curation.sources.globs import compile_globs
 from curation.sources.recipe import ResolvedSource
 from curation.sources.source import BY_SCRIPT, EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, Source, shipped
+from curation.sources.subset import Subset
 
 BESIDE_IMAGES = {
     "txt", "md", "rst", "json", "jsonl", "geojson", "topojson", "xml", "csv", "tsv", "yaml", "yml", "toml", "ini",
@@ -65,12 +66,15 @@ class SourceListing:
     warnings: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     """Those warnings that tell of folders, files and archives that could not be read."""
+    taken: int | None = None
+    """Of the images those that were drawn; null: all."""
 
     def __str__(self) -> str:
         """One line: what was found, and what was not taken."""
         untaken = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in self.unlisted.most_common()]
         more = f" and {len(untaken) - _SUFFIXES} more suffixes" if len(untaken) > _SUFFIXES else ""
         told = [f"{self.id}: {self.found:,} images listed"]
+        told += [] if self.taken is None else [f"{self.taken:,} of them drawn by the seed"]
         told += [f"{self.left:,} files match leave"] if self.left else []
         told += [f"taken by no rule: {', '.join(untaken[:_SUFFIXES])}{more}"] if untaken else []
         return "; ".join(told)
@@ -97,18 +101,30 @@ def write_inventory(
 
     from curation.base.files import atomic
     from curation.catalogue import schema_of, table_from_rows
+    from curation.sources.thin import thin
 
     listings = []
-    with atomic(out) as aside, pq.ParquetWriter(aside, schema_of("images"), compression="zstd") as writer:
-        for resolved in sources:
-            listing = SourceListing(resolved.id)
-            elsewhere = taken_by([*sources, *others], resolved)
-            for batch in _batches(list_images(resolved.source, resolved.root, listing, elsewhere), 65_536):
-                writer.write_table(table_from_rows("images", batch))
-            listings.append(listing)
-            if strict and listing.warnings:
-                raise InputError(f"source {listing.id}: {listing.warnings[0]} (an error because of --strict)")
+    with atomic(out) as aside:
+        with pq.ParquetWriter(aside, schema_of("images"), compression="zstd") as writer:
+            for resolved in sources:
+                listing = SourceListing(resolved.id)
+                elsewhere = taken_by([*sources, *others], resolved)
+                for batch in _batches(list_images(resolved.source, resolved.root, listing, elsewhere), 65_536):
+                    writer.write_table(table_from_rows("images", batch))
+                listings.append(listing)
+                if strict and listing.warnings:
+                    raise InputError(f"source {listing.id}: {listing.warnings[0]} (an error because of --strict)")
+        subsets = {each.id: subset for each in sources if not (subset := _still_to_draw(each)).is_all}
+        taken = thin(aside, subsets) if subsets else {}
+    for listing in listings:
+        listing.taken = taken.get(listing.id)
     return listings
+
+
+def _still_to_draw(source: ResolvedSource) -> Subset:
+    """What of the folder is drawn: of archives that a fetch unpacked, images alone."""
+    unpacked = source.subset.files is not None and any((source.root / ".fetched").glob("*.unpacked.json"))
+    return replace(source.subset, files=None) if unpacked else source.subset
 
 
 def _batches(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

@@ -234,6 +234,11 @@ def standing(source: Source, probe: Probe | None = None) -> Standing:
     )
     asked = [known[question.key] for question in _questions(source) if question.key in known]
     day = min((found.checked.date().isoformat() for found in asked if found.state != "silent"), default="")
+    told = source.obtain.reported
+    if told is not None and day < told.on.isoformat():
+        gone = told.state == "gone"
+        note = told.why if gone else f"doubtful: {told.why}"
+        return Standing("gone" if gone else state, told.on.isoformat(), float(not gone), note)
     share = _share(source, known)
     reasons = [found.why for found in asked if found.state != "there"]
     note = reasons[0] + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "") if reasons else ""

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curation.base.errors import InputError
+from curation.sources.exclude_rules import ExcludeRules
 from curation.sources.recipe import Recipe, ResolvedSource
 from curation.sources.source import shipped
 
 
 def check_splits(recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
-    """Refuse a split that no source has: it would leave out nothing, without a word.
+    """Refuse a split that no source has: it would leave out nothing, without a word. The default may be of none.
 
     Raises:
         InputError: ``exclude.splits`` names one.
@@ -19,8 +20,15 @@ def check_splits(recipe: Recipe, sources: Sequence[ResolvedSource]) -> None:
     known = sorted({split for source in sources for split in source.source.splits})
     there = f"there are {', '.join(known)}" if known else "none says what its splits are (field splits)"
     for split in recipe.exclude.splits:
-        if split not in known:
+        if split not in known and split not in ExcludeRules().splits:
             raise InputError(f"recipe {recipe.name}: exclude.splits: no source has a split {split!r}; {there}")
+
+
+def held_out(recipe: Recipe, sources: Sequence[ResolvedSource]) -> str:
+    """A line that says which splits of which sources are left out; empty where none is."""
+    found = {source.id: sorted(set(recipe.exclude.splits) & source.source.splits.keys()) for source in sources}
+    told = ", ".join(f"{source} ({', '.join(splits)})" for source, splits in found.items() if splits)
+    return f"left out by exclude.splits: {told}; exclude.splits=[] takes them" if told else ""
 
 
 def check_apart(out: Path, sources: Sequence[ResolvedSource]) -> None:

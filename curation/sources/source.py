@@ -11,16 +11,20 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from datetime import date
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, StringConstraints, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from curation.base.errors import InputError
 from curation.base.settings import Strict, load
 from curation.containers import CONTAINERS
+from curation.remote.access import RemoteImagery
 
 
 def slug(name: str, between: str) -> str:
@@ -75,7 +79,7 @@ EVERY_IMAGE = f"**/*.{{{','.join(IMAGE_SUFFIXES)}}}"
 if TYPE_CHECKING:
     ContainerName = str
 else:
-    ContainerName = Literal[("folder", *CONTAINERS, "other")]
+    ContainerName = Literal[("folder", *CONTAINERS, "remote", "other")]
 
 
 class RemoteFile(Strict):
@@ -92,6 +96,14 @@ class RemoteFile(Strict):
     """Folder below the source's root that the archive's members are listed under, unpacked or read in place alike."""
 
 
+class Reported(Strict):
+    """What others found of a source's files that nobody here could ask for."""
+
+    state: Literal["gone", "doubtful"]
+    on: date
+    why: str = Field(min_length=1)
+
+
 class Obtain(Strict):
     """How a person or a script gets the files."""
 
@@ -106,6 +118,8 @@ class Obtain(Strict):
     """Commit, tag or branch of the Hugging Face dataset; null: its newest commit when the fetch began."""
     wanted: tuple[str, ...] = ()
     """Globs on the repository's files; empty: the files that the image globs take, else its archives and tables."""
+    reported: Reported | None = None
+    """What is known of the files until a probe knows better."""
 
     @model_validator(mode="after")
     def _revision_of_a_repository(self) -> Obtain:
@@ -161,11 +175,58 @@ class BandFiles(Strict):
         return _with_a_group(key, "key", "(.*)_B[0-9]+")
 
 
+class BandColumns(Strict):
+    """Columns of a Parquet table that hold the numbers of a band each."""
+
+    red: str = Field(min_length=1)
+    green: str = Field(min_length=1)
+    blue: str = Field(min_length=1)
+
+
+class ArrayLayout(Strict):
+    """How numbers in a Parquet column are an image: nested lists, one flat list, or raw bytes."""
+
+    axes: Literal["yx", "yxb", "byx", "tyx", "tbyx"] | None = None
+    """Outermost first: time, band, row, column. Null: by the number of axes yx, byx (of ``columns``: tyx), tbyx."""
+    shape: tuple[Counted, ...] | None = None
+    """Lengths of the axes; null: those of nested lists."""
+    dtype: Literal["uint8", "uint16", "int16", "float32"] | None = None
+    """Of raw bytes, little-endian; null: the column's own numbers."""
+    frame: int = Field(0, ge=0)
+    """The one that is taken of axis t."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> ArrayLayout:
+        if self.shape is not None and self.axes is not None and len(self.shape) != len(self.axes):
+            raise ValueError(f"axes: {self.axes} are {len(self.axes)}, shape names {len(self.shape)}")
+        if self.dtype is not None and self.shape is None:
+            raise ValueError("raw bytes (dtype) need shape")
+        return self
+
+
 class Examples(Strict):
     """Real paths as the cited source shows them: what the globs must take and leave."""
 
     take: tuple[RelativePath, ...] = ()
     leave: tuple[RelativePath, ...] = ()
+
+
+class Licence(Strict):
+    """SPDX identifiers where the licences have one, else the words the source uses. A plain text is the pixels'."""
+
+    pixels: str = "unknown"
+    labels: str = "unknown"
+    """Of annotations, which no shard holds; ``none`` where there are none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_pixels(cls, data: object) -> object:
+        return {"pixels": data} if isinstance(data, str) else data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Editors take the text alone as well."""
+        return {"anyOf": [handler(schema), {"type": "string"}]}
 
 
 Task = Literal[
@@ -182,6 +243,11 @@ Task = Literal[
 ]
 
 
+Land = Literal[
+    "africa", "antarctica", "asia", "europe", "north_america", "oceania", "south_america", "worldwide"
+]  # fmt: skip
+
+
 class Source(Strict):
     """One public dataset. Globs are POSIX, case-insensitive, relative to the source's root; ``**`` spans folders."""
 
@@ -191,14 +257,22 @@ class Source(Strict):
     year: int | None = None
     citation: str = ""
     homepage: str | None = None
-    licence: str = "unknown"
-    """SPDX identifier where the licence has one, else the words the source uses."""
-    redistributable: Annotated[Literal["yes", "no", "unknown"], BeforeValidator(_yes_no)] = "unknown"
+    provider: str = ""
+    """Whose pixels they are, where that is another than who made the set: Google Earth, Maxar, USDA NAIP."""
+    licence: Licence = Licence()
+    redistributable: Annotated[Literal["yes", "noncommercial", "no", "unknown"], BeforeValidator(_yes_no)] = "unknown"
+    """Whether tiles may be published; ``noncommercial``: by whom and for whom it is no business."""
     obtain: Obtain = Obtain()
     files: tuple[RemoteFile, ...] = ()
     container: ContainerName = "folder"
     image_column: str | None = None
     """Column (Parquet) or dataset (HDF5) that holds the images."""
+    columns: BandColumns | None = None
+    """Of a Parquet table with a column per band, in place of ``image_column``."""
+    array: ArrayLayout | None = None
+    """Set where ``image_column`` or ``columns`` hold numbers and not encoded images."""
+    remote: RemoteImagery | None = None
+    """Of ``container: remote``: where the imagery lies that is read without downloading it."""
     readable: bool = True
     """False when the images come in a container that this project does not read."""
     images: tuple[str, ...] = (EVERY_IMAGE,)
@@ -223,9 +297,15 @@ class Source(Strict):
     """Pixels to cut from left, top, right, bottom: painted borders."""
     gsd_m: float | tuple[float, float] | None = None
     """Metres per pixel, or a range; null: from the file."""
+    land: Land | None = None
+    """Where most of it was taken; null: not told."""
     listed_megabytes: float | None = Field(None, gt=0)
     """Download volume as lists of datasets print it, where the sizes of the files are not known."""
+    listed_files: int | None = Field(None, gt=0)
+    """Files of the repository that are wanted, where ``files`` does not name them."""
     expected_images: int | None = Field(None, ge=0)
+    uncounted: str = ""
+    """Why ``expected_images`` is not given."""
     shares_images_with: tuple[Identifier, ...] = ()
     examples: Examples = Examples()
     verified: bool = False
@@ -240,6 +320,16 @@ class Source(Strict):
         if value == 0 or not 0 < low <= high:
             raise ValueError("metres per pixel must be above 0, a range [low, high] in that order")
         return value
+
+    @model_validator(mode="after")
+    def _fits_its_container(self) -> Source:
+        if (self.container == "remote") != (self.remote is not None):
+            raise ValueError("container: remote and the block remote go together")
+        if self.columns is not None and self.image_column is not None:
+            raise ValueError("give image_column or columns, not both")
+        if (self.columns or self.array) and self.container not in ("parquet", "remote"):
+            raise ValueError(f"columns and array are those of a Parquet table, not of container: {self.container}")
+        return self
 
     def linked(self, root: Path) -> Path | None:
         """The folder of ``follow_links``, without symbolic links."""

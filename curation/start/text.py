@@ -131,7 +131,7 @@ def _globs(one: Draft, survey: Survey) -> Iterator[str]:
         yield "leave:"
         yield from (f"  - {_quoted(glob)}  # {why}" for glob, why in _leave(one))
     if one.splits:
-        yield "splits:  # by words of folders; exclude: {splits: [test]} keeps one out"
+        yield "splits:  # by words of folders; test is left out, exclude: {splits: []} takes it"
         yield from (f"  {name}: {json.dumps(globs, ensure_ascii=False)}" for name, globs in one.splits.items())
 
 

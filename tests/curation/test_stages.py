@@ -29,17 +29,19 @@ CHANGED: dict[str, Any] = {
     "name": "other", "description": "words", "seed": 1, "fingerprint.extra": ["dhash"],
     "sources.name": "Mine", "sources.task": "detection", "sources.year": 2020, "sources.citation": "someone",
     "sources.homepage": "https://example.org", "sources.obtain": {"via": "manual"},
-    "sources.listed_megabytes": 1.5, "sources.expected_images": 5,
+    "sources.listed_megabytes": 1.5, "sources.listed_files": 3,
+    "sources.land": "asia", "sources.uncounted": "nobody did", "sources.expected_images": 5,
+    "sources.sample": 4, "sources.max_images": 3,
     "sources.shares_images_with": ["aid"], "sources.examples": {"take": ["a.jpg"]}, "sources.verified": True,
     "sources.facts": "a page", "sources.predicted_tiles": 9,
     "sources.images": ["**/*.png"], "sources.leave": ["a.*"], "sources.splits": {"test": ["a.*"]},
     "sources.label_from": "parent", "sources.bands": [3, 2, 1], "sources.nodata": 7,
     "sources.stretch": {"how": "fixed", "fixed": [0, 200]}, "sources.trim": [1, 1, 1, 1], "sources.gsd_m": 2,
     "sources.slice": {"tile": 64, "whole_up_to": 64}, "sources.kind": "grey", "sources.priority": 3, "sources.cap": 4,
-    "sources.redistributable": "yes", "sources.licence": "CC0-1.0",
+    "sources.redistributable": "yes", "sources.licence": {"pixels": "CC0-1.0"}, "sources.provider": "someone",
     "slice.mode": "random", "slice.tile": 100, "slice.overlap": 9, "slice.remainder": "drop", "slice.whole_up_to": 99,
     "slice.min_side": 48, "slice.max_side": 80, "slice.density": 2.0, "slice.max_iou": 0.5,
-    "exclude.splits": ["test"], "exclude.licences": ["MIT"], "exclude.redistributable_only": True,
+    "exclude.splits": [], "exclude.licences": ["MIT"], "exclude.redistributable_only": True,
     "exclude.max_pixels": 100_000, "exclude.max_bytes": 1_000_000, "exclude.max_unreadable": 0.9,
     "exclude.min_side": 60, "exclude.max_aspect": 7, "exclude.min_valid": 0.4, "exclude.min_std": 1.5,
     "exclude.min_coloured": 0.02, "exclude.max_flat": 0.7, "exclude.min_gentle": 0.6,
@@ -52,7 +54,7 @@ CHANGED: dict[str, Any] = {
     "deduplicate.crops": False,
     "deduplicate.confirm": 0.8, "deduplicate.soft_ac_energy": 4, "deduplicate.soft_radius": 9,
     "deduplicate.min_ac_energy": 0.6, "deduplicate.keep": ["area", "priority"], "guard.radius": 3, "guard.crops": False,
-    "balance.per_source": 5, "balance.per_place": 2, "balance.total": 6,
+    "balance.per_source": 5, "balance.per_place": 2, "balance.per_cell": 2, "balance.total": 6,
     "shards.max_samples": 3, "shards.max_bytes": 2 << 20, "shards.run": 5, "shards.pass_through": False,
     "shards.bytes_per_pixel": 0.7, "shards.encoder": "png", "shards.quality": 70,
 }  # fmt: skip
@@ -60,7 +62,8 @@ CHANGED: dict[str, Any] = {
 
 UNTRIED = {
     "sources.id", "sources.path", "sources.files", "sources.container", "sources.image_column", "sources.readable",
-    "sources.bands_in_files", "sources.follow_links",  # each asks for other files
+    "sources.bands_in_files", "sources.follow_links", "sources.columns", "sources.array", "sources.remote",
+    # each of these asks for other files
     "left_out",  # asks for a second source
     "guard.benchmarks", "guard.fingerprints",  # ask for a benchmark's fingerprints
 }  # fmt: skip

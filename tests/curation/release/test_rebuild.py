@@ -69,7 +69,7 @@ def test_the_lock_says_by_what_everything_was_made(root: Path) -> None:
         "catalogue.parquet", "index.parquet", "checksums.json", "lock.json",
     }  # fmt: skip
     lock = json.loads((root / "lock/lock.json").read_text())
-    assert lock["sources"]["scenes"]["licence"] == "CC0-1.0"
+    assert lock["sources"]["scenes"]["licence"] == {"pixels": "CC0-1.0"}
     assert lock["encoder"] == {"encoder": "jpg", "quality": 92, "pass_through": True}
     assert set(lock["stretches"]["scenes"]) == {"scene T1", "scene T2"}
     assert lock["release"] == __version__ and lock["manifests"].keys() == {"photos", "scenes"}

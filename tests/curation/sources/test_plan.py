@@ -10,17 +10,9 @@ import pytest
 from curation.base.columns import table
 from curation.base.errors import InputError
 from curation.sources.fetch import FetchResult
-from curation.sources.plan import (
-    check,
-    format_check,
-    format_fetch,
-    format_plan,
-    format_sources,
-    list_sources,
-    make_plan,
-    targets,
-)
+from curation.sources.plan import check, list_sources, make_plan, targets
 from curation.sources.recipe import Recipe, load_recipe
+from curation.sources.say import format_check, format_fetch, format_plan, format_sources
 from curation.sources.source import Source
 
 
@@ -68,7 +60,7 @@ def test_sources_by_task_licence_and_route() -> None:
     everything = list_sources()
     assert len(everything) >= 120
     assert {source.task for source in list_sources(task="change")} == {"change"}
-    assert all("CC-BY-4.0" in source.licence for source in list_sources(licence="cc-by-4.0"))
+    assert all("CC-BY-4.0" in source.licence.pixels for source in list_sources(licence="cc-by-4.0"))
     assert {source.redistributable for source in list_sources(redistributable=True)} == {"yes"}
     both = list_sources(task="segmentation", obtain="s3")
     assert {source.id for source in both} >= {"spacenet2", "spacenet5"}

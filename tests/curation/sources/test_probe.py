@@ -17,9 +17,10 @@ import pytest
 from curation.base.errors import InputError
 from curation.cli import main
 from curation.sources.hosts import Endpoints
-from curation.sources.plan import format_plan, make_plan
+from curation.sources.plan import make_plan
 from curation.sources.probe import Probe, probe, read_probe, standing, write_probe
 from curation.sources.recipe import Recipe
+from curation.sources.say import format_plan
 from curation.sources.source import Source
 
 SIZE = 4_321

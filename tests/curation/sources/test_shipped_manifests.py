@@ -14,7 +14,7 @@ from curation.scan.slicing import windows
 from curation.sources.globs import compile_globs
 from curation.sources.inventory import SourceListing, list_images, patterns_of
 from curation.sources.recipe import load_recipe, resolve
-from curation.sources.source import BY_SCRIPT, Source, load_benchmark, load_source, shipped
+from curation.sources.source import BY_SCRIPT, EVERY_IMAGE, Source, load_benchmark, load_source, shipped
 
 ALL = [*(("sources", name) for name in shipped("sources")), *(("benchmarks", name) for name in shipped("benchmarks"))]
 
@@ -41,7 +41,7 @@ def test_a_manifest_is_whole(kind: str, name: str) -> None:
         compile_globs([pattern])
     if source.obtain.via in BY_SCRIPT:
         assert source.obtain.repository or all(file.url for file in source.files)
-        assert source.files or source.obtain.repository
+        assert source.files or source.obtain.repository or source.remote
     else:
         assert source.obtain.instructions, "a person must be told what to do"
     names = [file.name for file in source.files]
@@ -53,6 +53,12 @@ def test_a_manifest_is_whole(kind: str, name: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), WITH_EXAMPLES)
 def test_the_globs_take_and_leave_the_paths_that_the_cited_source_shows(kind: str, name: str, tmp_path: Path) -> None:
     source = load(kind, name)
+    if source.remote is not None:  # listed over the network; only its globs can be asked here
+        taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
+        by_default = source.images == (EVERY_IMAGE,)
+        assert all((by_default or taken(path)) and not left(path) for path in source.examples.take)
+        assert all(left(path) or not taken(path) for path in source.examples.leave)
+        return
     for path in (*source.examples.take, *source.examples.leave):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(b"x")

@@ -14,8 +14,10 @@ from curation.base.errors import InputError, UnreadableImage
 from curation.base.settings import validate
 from curation.imagery.image import open_image
 from curation.imagery.location import Location
+from curation.sources.plan import make_plan
 from curation.sources.recipe import ExcludeRules, Recipe, resolve
-from curation.sources.refuse import check_splits, unguarded_twins
+from curation.sources.refuse import check_splits, held_out, unguarded_twins
+from curation.sources.say import format_plan
 from curation.sources.source import Source
 
 
@@ -40,9 +42,21 @@ def test_wrong_values_are_refused_by_name(fields: dict[str, Any], message: str) 
 
 def test_a_split_that_no_source_has_is_refused() -> None:
     source = {"id": "a", "path": "/x", "splits": {"val": ["v/*"]}}
-    recipe = Recipe.model_validate({"name": "r", "sources": [source], "exclude": {"splits": ["test"]}})
-    with pytest.raises(InputError, match="exclude.splits: no source has a split 'test'; there are val"):
+    recipe = Recipe.model_validate({"name": "r", "sources": [source], "exclude": {"splits": ["tset"]}})
+    with pytest.raises(InputError, match="exclude.splits: no source has a split 'tset'; there are val"):
         check_splits(recipe, resolve(recipe, None))
+
+
+def test_test_splits_are_left_out_and_that_is_told() -> None:
+    splits = {"train": ["train/*"], "test": ["test/*"]}
+    given = {"name": "r", "sources": [{"id": "a", "path": "/x", "splits": splits}, {"id": "b", "path": "/y"}]}
+    recipe = Recipe.model_validate(given)
+    sources = resolve(recipe, None)
+    check_splits(recipe, sources)
+    assert held_out(recipe, sources) == "left out by exclude.splits: a (test); exclude.splits=[] takes them"
+    assert held_out(recipe, sources) in format_plan(make_plan(recipe))
+    every = Recipe.model_validate(given | {"exclude": {"splits": []}})
+    assert held_out(every, sources) == ""
 
 
 def test_bands_choose_among_the_three_of_a_jpeg_and_no_more(tmp_path: Path) -> None:
