@@ -102,6 +102,8 @@ class FolderWalk:
     found: WalkFindings
     linked: Path | None = None
     """Folder outside of ``root`` into which links are followed."""
+    seed: int = 0
+    """What is drawn of remote files follows from it."""
 
     def leaves(self, path: str) -> bool:
         """Whether a glob leaves this file; a glob that does for the first time is no more unused."""

@@ -24,6 +24,7 @@ from curation.containers.registry import reason_in
 from curation.sources.entries import Entry, FolderWalk, WalkFindings, changed, list_entries, opened_in_place
 from curation.sources.globs import compile_globs
 from curation.sources.recipe import ResolvedSource
+from curation.sources.remote_entries import check_root_of, remote_entries
 from curation.sources.source import BY_SCRIPT, EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, Source, shipped
 
 BESIDE_IMAGES = {
@@ -99,7 +100,7 @@ def write_inventory(sources: Sequence[ResolvedSource], out: Path, *, strict: boo
     with atomic(out) as aside, pq.ParquetWriter(aside, schema_of("images"), compression="zstd") as writer:
         for resolved in sources:
             listing = SourceListing(resolved.id)
-            for batch in _batches(list_images(resolved.source, resolved.root, listing), 65_536):
+            for batch in _batches(list_images(resolved.source, resolved.root, listing, resolved.seed), 65_536):
                 writer.write_table(table_from_rows("images", batch))
             listings.append(listing)
             if strict and listing.warnings:
@@ -118,13 +119,16 @@ def _batches(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[st
         yield batch
 
 
-def list_images(source: Source, root: Path, listing: SourceListing | None = None) -> Iterator[dict[str, Any]]:
+def list_images(
+    source: Source, root: Path, listing: SourceListing | None = None, seed: int = 0
+) -> Iterator[dict[str, Any]]:
     """List a source's images as rows of the images table, sorted by path.
 
     Args:
         source: Its manifest.
         root: Its folder.
         listing: Filled with counts and warnings as the rows are taken, when given.
+        seed: The recipe's, from which follows what is drawn of remote files.
 
     Raises:
         InputError: the folder is missing or empty, or no image was found in it; after the last row.
@@ -135,8 +139,8 @@ def list_images(source: Source, root: Path, listing: SourceListing | None = None
     found = WalkFindings(listing.warnings, listing.unread, listing.unlisted, listing.examples, unused=set(source.leave))
     leave = {glob: compile_globs([glob]) for glob in source.leave}
     taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
-    walk = FolderWalk(source, root.resolve(), taken, left, leave, found, source.linked(root))
-    entries = _select(source, list_entries(walk), listing)
+    walk = FolderWalk(source, root.resolve(), taken, left, leave, found, source.linked(root), seed)
+    entries = _select(source, list_entries(walk) if source.remote is None else remote_entries(walk), listing)
     rows = _group(source.bands_in_files, entries, listing) if source.bands_in_files else _single(entries)
     split_of = _splitter(source.splits)
     for row in rows:
@@ -162,6 +166,9 @@ def check_root(source: Source, root: Path) -> None:
         raise InputError(
             f"source {source.id}: its images come in a container that is not read here ({source.container})"
         )
+    if source.remote is not None:
+        check_root_of(source, root)
+        return
     if root.exists() and not root.is_dir():
         raise InputError(f"source {source.id}: {root} is a file; give the folder that holds it")
     try:
@@ -207,7 +214,8 @@ def _judge(source: Source, root: Path, listing: SourceListing) -> None:
         hints = [f"{packed[0]} is not unpacked; rs-curate fetch {source.id} --data {root.parent}"] if packed else []
         hints += [*_untaken(source, root, listing)[:1], *(listing.unread or listing.warnings)[:1]]
         more = f" ({'; '.join(hints)})" if hints else ""
-        raise InputError(f"source {source.id}: no image in {root}; looked for {wanted}{more}")
+        where = root if source.remote is None else "what remote names"
+        raise InputError(f"source {source.id}: no image in {where}; looked for {wanted}{more}")
     listing.warnings += [f"no file matches {glob}" for glob, count in listing.globs.items() if count == 0]
     listing.warnings += _untaken(source, root, listing)
     expected = listing.expected

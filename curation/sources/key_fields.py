@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from curation.remote.access import RemoteImagery
 from curation.sources.source import Source
 
 LISTING = frozenset(
@@ -40,7 +41,7 @@ def listing(source: Source) -> dict[str, Any]:
     fields |= {"files": [(file.name, file.into) for file in source.files]}
     newer = source.model_dump(mode="json", include=set(_UNSET_BEFORE), exclude_none=True)
     if source.remote is not None:
-        newer["remote"] = source.remote.model_dump(mode="json", exclude={"connections", "spool_gigabytes"})
+        newer["remote"] = source.remote.model_dump(mode="json", exclude=set(RemoteImagery.HOW))
     return fields | newer
 
 
