@@ -93,12 +93,12 @@ def draw(data: Any, side: int, count: int | None, key: str, nodata: float | None
     windows = list(_grid(data, side))
     if len(windows) > MOST_WINDOWS:
         raise UnreadableImage(f"{data.width} x {data.height} pixels are {len(windows):,} windows; raise remote.side")
-    full = _full(data, side, nodata)
+    full = _full(data, side, nodata) if len(windows) > 1 else None
     kept = windows if full is None else [window for window in windows if _share(full, data, window) >= LEAST_VALID]
     empty = len(windows) - len(kept)
     if count is not None and len(kept) > count:
         kept = sorted(sorted(kept, key=lambda window: _order(key, window))[:count], key=lambda w: (w[1], w[0]))
-    return Drawn(tuple(kept), empty, full is None)
+    return Drawn(tuple(kept), empty, full is None and len(windows) > 1)
 
 
 def _order(key: str, window: Window) -> bytes:
@@ -132,11 +132,10 @@ def _full(data: Any, side: int, nodata: float | None) -> npt.NDArray[np.bool_] |
     indexes = [1, 2, 3] if data.count >= 3 else [1]
     pixels = data.read(indexes, out_shape=(len(indexes), *shape))
     inside = np.asarray(data.dataset_mask(out_shape=shape) > 0)
-    given = nodata if nodata is not None else None
-    outside = [(pixels == given).all(0)] if given is not None else []
+    outside = [(pixels == nodata).all(0)] if nodata is not None else []
     if data.dtypes[0] == "uint8":
         outside += [(pixels == value).all(0) for value in (0, 255)]
-    elif given is None and data.nodata is None and pixels.dtype.kind in "iu":
+    elif nodata is None and data.nodata is None and pixels.dtype.kind in "iu":
         outside.append((pixels == 0).all(0))
     for each in outside:
         inside &= ~each

@@ -214,8 +214,9 @@ def _judge(source: Source, root: Path, listing: SourceListing) -> None:
         hints = [f"{packed[0]} is not unpacked; rs-curate fetch {source.id} --data {root.parent}"] if packed else []
         hints += [*_untaken(source, root, listing)[:1], *(listing.unread or listing.warnings)[:1]]
         more = f" ({'; '.join(hints)})" if hints else ""
-        where = root if source.remote is None else "what remote names"
-        raise InputError(f"source {source.id}: no image in {where}; looked for {wanted}{more}")
+        if source.remote is not None:
+            raise InputError(f"source {source.id}: no image in what remote names{more}")
+        raise InputError(f"source {source.id}: no image in {root}; looked for {wanted}{more}")
     listing.warnings += [f"no file matches {glob}" for glob, count in listing.globs.items() if count == 0]
     listing.warnings += _untaken(source, root, listing)
     expected = listing.expected
