@@ -118,7 +118,7 @@ def _inventory(state: Run) -> dict[str, Path]:
                 state.observer.say(str(listing))
                 for warning in listing.warnings:
                     state.observer.say(f"warning: {warning}")
-        elif (folder := changed_folder(path, source.root)) is not None:
+        elif source.source.remote is None and (folder := changed_folder(path, source.root)) is not None:
             state.observer.say(
                 f"warning: {source.id}: {source.root / folder} changed after it was listed; what was added, "
                 "replaced or removed there is seen with --relist"

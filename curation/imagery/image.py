@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -251,6 +251,8 @@ def raw_bytes(location: Location) -> bytes:
     Raises:
         UnreadableImage: absent, or more than :data:`MAX_FILE` bytes.
     """
+    if location.access is not None:
+        return location.remote_member(MAX_FILE).data
     if location.member is not None:
         from curation.containers import read_member
 
@@ -301,6 +303,10 @@ def _open(
         paths = [location.path(file) for file in location.band_files]
         size = sum(_size(path) for path in paths)
         return Image(open_raster(stack, source, paths, rules.max_pixels), source, size, None, stretch, location)
+    if location.access is not None:
+        member = location.remote_member(MAX_FILE)
+        image = _from_memory(stack, member.data, source, rules, stretch)
+        return replace(image, file_bytes=member.size, raw_sha256=image.raw_sha256 if member.as_stored else None)
     if location.member is not None:
         return _from_memory(stack, raw_bytes(location), source, rules, stretch)
     path = location.path(location.file)

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from curation.base.errors import UnreadableImage
+from curation.containers.registry import reason_in
+from curation.remote.access import RemoteImagery
+from curation.remote.reader import RemoteMember, reader
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,27 @@ class Location:
     file: str
     member: str | None = None
     band_files: tuple[str, str, str] | None = None
+    access: RemoteImagery | None = None
+    """How ``file``, then a URL, is read; null for files below ``root``."""
 
     @classmethod
-    def of(cls, root: Path, row: Mapping[str, Any]) -> Location:
+    def of(cls, root: Path, row: Mapping[str, Any], access: RemoteImagery | None = None) -> Location:
         """Of a row of the listing, or one with its ``file``, ``member`` and, of bands in files, ``band_files``."""
         bands = row.get("band_files")
-        return cls(root, row["file"], row["member"], tuple(bands) if bands else None)
+        return cls(root, row["file"], row["member"], tuple(bands) if bands else None, access)
+
+    def remote_member(self, limit: int) -> RemoteMember:
+        """Bytes of a member of a remote file.
+
+        Raises:
+            UnreadableImage: it is not given, has changed, or is larger than ``limit`` bytes.
+            WorkError: the server does not answer.
+        """
+        assert self.access is not None  # the caller has asked
+        assert self.member is not None  # every line of a remote listing has one
+        if (reason := reason_in(self.member)) is not None:
+            raise UnreadableImage(reason)
+        return reader(self.root, self.access).read(self.file, self.member, limit)
 
     def path(self, file: str) -> Path:
         """Path of ``file`` below ``root``.

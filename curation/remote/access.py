@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
@@ -76,6 +76,10 @@ class RemoteImagery(Strict):
     """Of the bucket, where it is not us-east-1."""
     connections: int = Field(MOST_REQUESTS, ge=1, le=MOST_REQUESTS)
     """Requests in flight per host, over all workers of a machine."""
+    timeout_seconds: float = Field(30, gt=0)
+    """Without a byte; then the request is made again."""
+    attempts: int = Field(5, ge=1)
+    """Of a request, with growing waits between them; then the run stops, and goes on when it is started again."""
     spool_gigabytes: float = Field(50, ge=0)
     """Bytes that are kept between scan and write; what does not fit is fetched again."""
 
@@ -119,10 +123,8 @@ class RemoteImagery(Strict):
             between(value)
         return value
 
-    @property
-    def megabyte_range(self) -> int:
-        """Bytes of a drawn range."""
-        return int(self.range_megabytes * 1e6)
+    HOW: ClassVar[frozenset[str]] = frozenset({"connections", "timeout_seconds", "attempts", "spool_gigabytes"})
+    """Fields that change how fast imagery comes, and not which."""
 
 
 def numbered(url: str) -> Iterator[str]:

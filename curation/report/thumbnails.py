@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from curation.base import watchdog
-from curation.base.errors import UnreadableImage
+from curation.base.errors import UnreadableImage, WorkError
 from curation.base.files import atomic
 from curation.catalogue import KEPT, Window
 from curation.shards.format import open_index
@@ -239,7 +239,7 @@ def _of_image(rows: Sequence[Mapping[str, Any]], part: Shots) -> dict[str, str |
     from curation.imagery.location import Location
 
     source, place = part.sources[rows[0]["source"]], rows[0]["place"]
-    location = Location.of(source.root, place)
+    location = Location.of(source.root, place, source.source.remote)
     stretch = next((row["stretch"] for row in rows if row["stretch"]), None)
     found: dict[str, str | None] = {row["tile_id"]: None for row in rows}
     try:
@@ -249,7 +249,7 @@ def _of_image(rows: Sequence[Mapping[str, Any]], part: Shots) -> dict[str, str |
             for row in rows:
                 with watchdog.deadline(watchdog.seconds(image.width * image.height, place["bytes"], slow=True)):
                     found[row["tile_id"]] = _encode(image.read(_window(row, image.width, image.height))[0])
-    except (UnreadableImage, OSError):
+    except (UnreadableImage, WorkError, OSError):  # also a server that does not answer
         pass  # those that were read are shown
     return found
 

@@ -96,7 +96,9 @@ def _silent(part: Part, images: Sequence[str]) -> int:
 def _is_silent(part: Part, file: str, member: str | None) -> bool:
     job = part.job
     try:
-        with open_image(Location(job.source.root, file, member), job.source.source, job.exclude) as image:
+        with open_image(
+            Location(job.source.root, file, member, None, job.source.source.remote), job.source.source, job.exclude
+        ) as image:
             return isinstance(image.pixels, Raster) and image.pixels.told is None
     except UnreadableImage:
         return False

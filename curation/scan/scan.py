@@ -8,7 +8,7 @@ threshold of a recipe changes a row. Nothing here knows on how many machines it 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,17 @@ import pyarrow.compute as pc
 from curation.base import watchdog
 from curation.base.errors import UnreadableImage
 from curation.catalogue import STATISTICS, Window, read_table, tile_id
-from curation.imagery.image import Ground, Image, open_image
+from curation.imagery.image import MAX_FILE, Ground, Image, open_image
 from curation.imagery.location import Location
 from curation.imagery.stretch import EIGHT_BIT
+from curation.remote.reader import ahead, reader
 from curation.scan import admission, block_walk, measurements, part_files, reuse, slicing
 from curation.scan import parts as scan_parts
 from curation.scan.admission import Reason
 from curation.scan.fingerprint import Reduced, extra_hashes, get_ready, reduce
 from curation.scan.parts import Part, PartSummary, ScanJob, scene_of
 from curation.scan.tile_rows import TileRows
+from curation.sources.recipe import ResolvedSource
 
 # ------------------------------------------------------------------------------------------------ scanning
 
@@ -65,7 +67,7 @@ def _scanned(images: Sequence[Mapping[str, Any]], part: Part, rows: Mapping[str,
     collected = TileRows()
     readable = [listed for listed in images if rows[listed["image"]] not in part.lost]
     limits = _scene_limits(readable, part.job)
-    for listed in images:
+    for listed in _at_hand(images, part.job.source):
         what = part.lost.get(rows[listed["image"]])
         if what is not None:
             collected.add(_image_row(listed, part.job, Reason("crashed", what)), None)
@@ -73,6 +75,15 @@ def _scanned(images: Sequence[Mapping[str, Any]], part: Part, rows: Mapping[str,
         for line, reduced in _scan_image(listed, part.job, limits.get(listed["image"])):
             collected.add(line, reduced)
     return collected
+
+
+def _at_hand(images: Sequence[Mapping[str, Any]], source: ResolvedSource) -> Iterable[Mapping[str, Any]]:
+    """The images; remote ones when their bytes are here, while the next are read."""
+    access = source.source.remote
+    if access is None:
+        return images
+    reads = reader(source.root, access)
+    return ahead(images, lambda listed: (reads, listed["file"], listed["member"]), MAX_FILE)
 
 
 def _hashes(rows: Sequence[Mapping[str, Any]], part: Part) -> pa.Table:
@@ -130,7 +141,9 @@ def _scan_image(
 def _opened(listed: Mapping[str, Any], job: ScanJob, limits: tuple[float, ...] | None = None) -> Image:
     """Open a listed image; what is decoded whole is decoded here."""
     with watchdog.deadline(watchdog.seconds(job.exclude.max_pixels, listed["bytes"], slow=False)):
-        return open_image(Location.of(job.source.root, listed), job.source.source, job.exclude, limits)
+        return open_image(
+            Location.of(job.source.root, listed, job.source.source.remote), job.source.source, job.exclude, limits
+        )
 
 
 def _seconds(image: Image) -> float:

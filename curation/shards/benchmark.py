@@ -132,7 +132,7 @@ def _image(benchmark: Benchmark, root: Path, row: dict[str, Any]) -> tuple[bytes
     from curation.imagery.image import open_image, raw_bytes
     from curation.imagery.location import Location
 
-    place = Location.of(root, row)
+    place = Location.of(root, row, benchmark.remote)
     if not place.band_files and (plain := _as_it_is(raw_bytes(place))):
         return plain
     with open_image(place, benchmark, ExcludeRules()) as image:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -94,12 +94,24 @@ def make_shard(part: ShardPart, job: WriteJob) -> list[Changed]:
 
     rows = pq.ParquetFile(job.plan / part.rows).read_row_group(part.row_group).to_pylist()
     tar, decoding = job.tar(part), Decoding()
+    before = _fetched(job)
     try:
         info = shard_format.write_shard(_samples(rows, job, decoding), tar)
     except _SomeChanged as error:
         return error.images
+    decoding.fetched_again = _fetched(job) - before
     shard_format.write_info(info, tar.with_suffix(".parquet"), versions(), asdict(decoding))
     return []
+
+
+def _fetched(job: WriteJob) -> int:
+    """Bytes of remote files that came over the network to this process."""
+    remote = [(each.root, each.source.remote) for each in job.sources.values() if each.source.remote is not None]
+    if not remote:
+        return 0
+    from curation.remote.reader import reader
+
+    return sum(reader(root, access).ranges.fetched for root, access in remote)
 
 
 @dataclass
@@ -108,6 +120,8 @@ class Decoding:
 
     decoded: int = 0
     encoded: int = 0
+    fetched_again: int = 0
+    """Bytes of remote files that the spool had no room for."""
 
     def count(self, image: Image, run: Sequence[Mapping[str, Any]]) -> None:
         """Add the tiles of one image, which is opened once for them; a block that they share is decoded once."""
@@ -134,10 +148,12 @@ def say_decoding(parts: Sequence[ShardPart], job: WriteJob) -> str:
     total = Decoding()
     for part in parts:
         told = shard_format.read_decoding(job.tar(part).with_suffix(".parquet"))
-        total = Decoding(total.decoded + told.get("decoded", 0), total.encoded + told.get("encoded", 0))
+        total = Decoding(*(getattr(total, name) + told.get(name, 0) for name in asdict(total)))
+    again = f"; {sized(total.fetched_again)} were fetched again, since the spool had no room for them"
     if not total.encoded:
-        return "all tiles are copies of files"
-    return f"{total.decoded / total.encoded:.2f} pixels decoded for each pixel that was encoded"
+        return "all tiles are copies of files" + again * bool(total.fetched_again)
+    decoded = f"{total.decoded / total.encoded:.2f} pixels decoded for each pixel that was encoded"
+    return decoded + again * bool(total.fetched_again)
 
 
 def written(part: ShardPart, job: WriteJob) -> ShardInfo | None:
@@ -224,12 +240,16 @@ def _samples(rows: list[dict[str, Any]], job: WriteJob, decoding: Decoding) -> I
     for row, made in outcomes(rows, job, decoding):
         if isinstance(made, Fault):
             image = row["source"], row["image"]
-            file = job.sources[row["source"]].root / row["file"] / (row["member"] or "")
-            changed.setdefault(image, Changed(*image, f"{file}: {made.text}"))
+            changed.setdefault(image, Changed(*image, f"{_place(row, job)}: {made.text}"))
         elif not changed:
             yield made
     if changed:
         raise _SomeChanged(list(changed.values()))
+
+
+def _place(row: dict[str, Any], job: WriteJob) -> str:
+    source = job.sources[row["source"]]
+    return row["image"] if source.source.remote else str(source.root / row["file"] / (row["member"] or ""))
 
 
 def outcomes(
@@ -237,7 +257,7 @@ def outcomes(
 ) -> Iterator[tuple[dict[str, Any], Sample | Fault]]:
     """Every row with its sample, or why there is none; each run of rows of one image opens it once."""
     count = decoding or Decoding()
-    for _, group in groupby(rows, key=lambda row: (row["source"], row["image"], row["pass_through"])):
+    for _, group in groupby(_at_hand(rows, job), key=lambda row: (row["source"], row["image"], row["pass_through"])):
         run = list(group)
         source = job.sources[run[0]["source"]]
         copies = _copies(run[0], job.recipe.shards)
@@ -250,6 +270,22 @@ def outcomes(
         except (UnreadableImage, OSError) as error:
             fault = Fault(f"could be read when it was scanned, and cannot now ({error})")
             yield from ((row, fault) for row in run[done:])
+
+
+def _at_hand(rows: list[dict[str, Any]], job: WriteJob) -> Iterable[dict[str, Any]]:
+    """The rows; those of remote images when their bytes are here, while the next are read."""
+    if all(each.source.remote is None for each in job.sources.values()):
+        return rows
+    from curation.imagery.image import MAX_FILE
+    from curation.remote.reader import Wanted, ahead, reader
+
+    def wanted(row: dict[str, Any]) -> Wanted | None:
+        """What a row needs of a remote file."""
+        source = job.sources[row["source"]]
+        access = source.source.remote
+        return None if access is None else (reader(source.root, access), row["file"], row["member"])
+
+    return ahead(rows, wanted, MAX_FILE)
 
 
 def _sample(row: dict[str, Any], source: ResolvedSource, image: bytes, image_format: ImageFormat) -> Sample:
@@ -268,7 +304,7 @@ def _copied(run: list[dict[str, Any]], source: ResolvedSource) -> Iterator[_Imag
     from curation.imagery.image import raw_bytes
 
     for row in run:
-        data = raw_bytes(Location.of(source.root, row))
+        data = raw_bytes(Location.of(source.root, row, source.source.remote))
         same = hashlib.sha256(data).digest() == row["raw_sha256"]
         yield (data, "jpg") if same else Fault("changed since it was scanned (other bytes)")
 
@@ -293,7 +329,8 @@ def pixels(
 
     with ExitStack() as stack:
         with watchdog.deadline(watchdog.seconds(recipe.exclude.max_pixels, run[0]["file_bytes"], slow=False)):
-            image = open_image(Location.of(source.root, run[0]), source.source, recipe.exclude, run[0]["stretch"])
+            place = Location.of(source.root, run[0], source.source.remote)
+            image = open_image(place, source.source, recipe.exclude, run[0]["stretch"])
             raster = stack.enter_context(image)
         if decoding is not None:
             decoding.count(raster, run)

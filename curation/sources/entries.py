@@ -104,6 +104,8 @@ class FolderWalk:
     """Folder outside of ``root`` into which links are followed."""
     elsewhere: Callable[[str], bool] = lambda path: False
     """Whether another source of the recipe takes a file."""
+    seed: int = 0
+    """What is drawn of remote files follows from it."""
 
     def leaves(self, path: str) -> bool:
         """Whether a glob leaves this file; a glob that does for the first time is no more unused."""

@@ -24,6 +24,7 @@ from curation.containers.registry import reason_in
 from curation.sources.entries import Entry, FolderWalk, WalkFindings, changed, list_entries, opened_in_place
 from curation.sources.globs import compile_globs
 from curation.sources.recipe import ResolvedSource
+from curation.sources.remote_entries import check_root_of, remote_entries
 from curation.sources.source import BY_SCRIPT, EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, Source, shipped
 from curation.sources.subset import Subset
 
@@ -109,7 +110,8 @@ def write_inventory(
             for resolved in sources:
                 listing = SourceListing(resolved.id)
                 elsewhere = taken_by([*sources, *others], resolved)
-                for batch in _batches(list_images(resolved.source, resolved.root, listing, elsewhere), 65_536):
+                rows = list_images(resolved.source, resolved.root, listing, elsewhere, resolved.seed)
+                for batch in _batches(rows, 65_536):
                     writer.write_table(table_from_rows("images", batch))
                 listings.append(listing)
                 if strict and listing.warnings:
@@ -161,6 +163,7 @@ def list_images(
     root: Path,
     listing: SourceListing | None = None,
     elsewhere: Callable[[str], bool] = lambda path: False,
+    seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """List a source's images as rows of the images table, sorted by path.
 
@@ -169,6 +172,7 @@ def list_images(
         root: Its folder.
         listing: Filled with counts and warnings as the rows are taken, when given.
         elsewhere: Whether another source takes a file; such files are not counted as taken by none.
+        seed: The recipe's, from which follows what is drawn of remote files.
 
     Raises:
         InputError: the folder is missing or empty, or no image was found in it; after the last row.
@@ -179,8 +183,8 @@ def list_images(
     found = WalkFindings(listing.warnings, listing.unread, listing.unlisted, listing.examples, unused=set(source.leave))
     leave = {glob: compile_globs([glob]) for glob in source.leave}
     taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
-    walk = FolderWalk(source, root.resolve(), taken, left, leave, found, source.linked(root), elsewhere)
-    entries = _select(source, list_entries(walk), listing)
+    walk = FolderWalk(source, root.resolve(), taken, left, leave, found, source.linked(root), elsewhere, seed)
+    entries = _select(source, list_entries(walk) if source.remote is None else remote_entries(walk), listing)
     rows = _group(source.bands_in_files, entries, listing) if source.bands_in_files else _single(entries)
     split_of = _splitter(source.splits)
     for row in rows:
@@ -206,6 +210,9 @@ def check_root(source: Source, root: Path) -> None:
         raise InputError(
             f"source {source.id}: its images come in a container that is not read here ({source.container})"
         )
+    if source.remote is not None:
+        check_root_of(source, root)
+        return
     if root.exists() and not root.is_dir():
         raise InputError(f"source {source.id}: {root} is a file; give the folder that holds it")
     try:
@@ -251,6 +258,8 @@ def _judge(source: Source, root: Path, listing: SourceListing) -> None:
         hints = [f"{packed[0]} is not unpacked; rs-curate fetch {source.id} --data {root.parent}"] if packed else []
         hints += [*_untaken(source, root, listing)[:1], *(listing.unread or listing.warnings)[:1]]
         more = f" ({'; '.join(hints)})" if hints else ""
+        if source.remote is not None:
+            raise InputError(f"source {source.id}: no image in what remote names{more}")
         raise InputError(f"source {source.id}: no image in {root}; looked for {wanted}{more}")
     listing.warnings += [f"no file matches {glob}" for glob, count in listing.globs.items() if count == 0]
     listing.warnings += _untaken(source, root, listing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from curation.remote.access import RemoteImagery
 from curation.sources.source import Source
 from curation.sources.subset import ALL, Subset
 
@@ -42,7 +43,7 @@ def listing(source: Source, subset: Subset = ALL) -> dict[str, Any]:
     fields |= {"files": [(file.name, file.into) for file in source.files]}
     newer = source.model_dump(mode="json", include=set(_UNSET_BEFORE), exclude_none=True)
     if source.remote is not None:
-        newer["remote"] = source.remote.model_dump(mode="json", exclude={"connections", "spool_gigabytes"})
+        newer["remote"] = source.remote.model_dump(mode="json", exclude=set(RemoteImagery.HOW))
     if not subset.is_all:
         newer["subset"] = asdict(subset)
     return fields | newer

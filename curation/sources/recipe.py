@@ -285,7 +285,7 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
         if entry.id in recipe.left_out:
             continue
         known = entry.id in shipped("sources")
-        if entry.path is None and not known:
+        if entry.path is None and not known and "remote" not in entry.manifest:
             near = difflib.get_close_matches(entry.id, shipped("sources"), n=1)
             meant = f"; did you mean {near[0]!r}" if near else ""
             raise InputError(

@@ -1,0 +1,165 @@
+"""One member of a remote file as bytes: a window as a small TIFF, or a whole image as it is.
+
+A listing names a member ``@<a>+<b> <bytes> <version> <kind> <rest>``: two numbers that say where it lies, then the
+file's size and version when it was listed, so that another version is never read in its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote, unquote
+
+from curation.base.errors import UnreadableImage
+from curation.catalogue import Window
+from curation.containers.container import locate
+from curation.remote import scenes
+from curation.remote.access import MOST_REQUESTS, RemoteImagery
+from curation.remote.remote_file import Ranges, RemoteFile
+from curation.remote.spool import Spool
+from curation.remote.transport import Pin, Transport
+
+T = TypeVar("T")
+AHEAD = 3
+"""Members that are being read before they are asked for, as a multiple of the requests that may be in flight."""
+FOLDER = ".remote"
+"""Below a source's folder: its spool; beside it, for all sources: the lock files of requests."""
+
+
+class RemoteMember(NamedTuple):
+    """Bytes of a member."""
+
+    data: bytes
+    size: int
+    """What it takes of the remote file."""
+    as_stored: bool
+    """Whether these are the remote file's own bytes."""
+
+
+class Member(NamedTuple):
+    """What a listing says of a member."""
+
+    first: int
+    second: int
+    pin: Pin
+    kind: str
+    rest: str
+
+    def written(self) -> str:
+        """As a listing holds it."""
+        version = quote(self.pin.version, safe="")
+        return f"@{self.first}+{self.second} {self.pin.size} {version} {self.kind} {self.rest}"
+
+    @classmethod
+    def of(cls, url: str, member: str) -> Member:
+        """Of a line of a listing.
+
+        Raises:
+            UnreadableImage: it is none.
+        """
+        located = locate(member)
+        if located is None or located[2].count(" ") < 3:
+            raise UnreadableImage(f"{url}: {member}: no member of a remote file; run with --relist")
+        size, version, kind, rest = located[2].split(" ", 3)
+        return cls(located[0], located[1], Pin(url, int(size), unquote(version)), kind, rest)
+
+
+@dataclass
+class Reader:
+    """Reads members of one source's remote files; safe for threads."""
+
+    ranges: Ranges
+    _ready: dict[tuple[str, str], Future[RemoteMember]] = field(default_factory=dict)
+
+    def read(self, url: str, member: str, limit: int) -> RemoteMember:
+        """One member.
+
+        Raises:
+            UnreadableImage: the server refuses it, it has changed, it is damaged, or larger than ``limit`` bytes.
+            WorkError: the server does not answer.
+        """
+        ready = self._ready.pop((url, member), None)
+        return self._read(url, member, limit) if ready is None or ready.cancelled() else ready.result()
+
+    def start(self, pool: ThreadPoolExecutor, url: str, member: str, limit: int) -> Future[RemoteMember]:
+        """Begin to read a member that :meth:`read` will be asked for next."""
+        future = self._ready[url, member] = pool.submit(self._read, url, member, limit)
+        return future
+
+    def _read(self, url: str, member: str, limit: int) -> RemoteMember:
+        wanted = Member.of(url, member)
+        if wanted.kind == "window":
+            return self._window(wanted)
+        if wanted.second > limit:
+            raise UnreadableImage(f"{url}: {wanted.second} bytes, the limit is {limit}")
+        data = self.ranges.read(wanted.pin, wanted.first, wanted.second)
+        return RemoteMember(data, len(data), True)
+
+    def _window(self, wanted: Member) -> RemoteMember:
+        width, height = map(int, wanted.rest.split("x"))
+        driver = scenes.driver_of(self.ranges.page(wanted.pin, 0))
+        if driver is None:
+            raise UnreadableImage(f"{wanted.pin.url}: is no raster that is read by windows")
+        file = RemoteFile(wanted.pin, self.ranges)
+        with scenes.opened(file, driver) as data:
+            before = file.blocks
+            cut = scenes.cut(data, Window(wanted.first, wanted.second, width, height))
+            return RemoteMember(cut, file.blocks - before, False)
+
+
+Wanted = tuple["Reader", str, str]
+"""A reader, and the file and member that it is to read."""
+
+
+def ahead(items: Iterable[T], wanted: Callable[[T], Wanted | None], limit: int) -> Iterator[T]:
+    """The items, each when its remote member is at hand; those of the next are read meanwhile.
+
+    Args:
+        items: in the order in which they will be worked on.
+        wanted: what an item needs of a remote file, if anything; asked for once where neighbours need the same.
+        limit: most bytes of a member.
+    """
+    waiting: deque[tuple[T, Future[RemoteMember] | None]] = deque()
+    last: Wanted | None = None
+    with ThreadPoolExecutor(MOST_REQUESTS) as pool:
+        try:
+            for item in items:
+                waiting.append((item, None))
+                if (place := wanted(item)) is not None and place[1:] != (last and last[1:]):
+                    waiting[-1] = item, place[0].start(pool, *place[1:], limit)
+                    last = place
+                if len(waiting) > AHEAD * MOST_REQUESTS:
+                    yield _awaited(*waiting.popleft())
+            while waiting:
+                yield _awaited(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _awaited(item: T, future: Future[RemoteMember] | None) -> T:
+    """The item once its member is there, or has failed: what failed is told when it is asked for."""
+    if future is not None:
+        future.exception()
+    return item
+
+
+def reader(root: Path, access: RemoteImagery) -> Reader:
+    """The reader of a source's remote files in this process."""
+    return _reader(root, access, os.getpid())
+
+
+@lru_cache(maxsize=16)
+def _reader(root: Path, access: RemoteImagery, process: int) -> Reader:
+    """Of a process, since connections and threads do not survive its fork."""
+    return Reader(Ranges(Transport(access, root.parent / FOLDER / "requests"), spool(root, access)))
+
+
+def spool(root: Path, access: RemoteImagery) -> Spool:
+    """Where a source's bytes are kept."""
+    return Spool(root / FOLDER / "spool", int(access.spool_gigabytes * 1e9))

@@ -1,0 +1,244 @@
+"""The listing of a remote source: its files asked for their version, its scenes for their windows, drawn by the seed.
+
+What was found of each file is written down as it comes, so that a listing that was killed goes on; the notes go when it
+is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curation.base.errors import InputError, UnreadableImage
+from curation.base.files import digest
+from curation.catalogue import Window
+from curation.containers.registry import broken_member
+from curation.remote import scenes
+from curation.remote.places import Place, PlaceNotes, places
+from curation.remote.reader import FOLDER, Member, Reader, reader
+from curation.remote.remote_file import RemoteFile
+from curation.remote.transport import Pin
+from curation.sources import key_fields
+from curation.sources.entries import Entry, FolderWalk
+from curation.sources.source import EVERY_IMAGE, Source
+
+_NAMED = 3
+
+
+@dataclass
+class FoundFile:
+    """What a file was found to hold: names below its path, members, bytes; or why nothing."""
+
+    pin: Sequence[Any] | None = None
+    members: list[tuple[str, str, int]] = field(default_factory=list)
+    reason: str = ""
+    empty: int = 0
+    blind: bool = False
+
+
+def remote_entries(walk: FolderWalk) -> Iterator[Entry]:
+    """Members of a source's remote files, sorted by image path.
+
+    Raises:
+        InputError: its list or catalogue is absent, or a bucket refuses.
+        WorkError: a server does not answer.
+    """
+    access = walk.source.remote
+    assert access is not None  # its caller has asked
+    reads, notes = reader(walk.root, access), PlaceNotes()
+    named = places(access, walk.root, reads.ranges.transport, notes)
+    wanted = _drawn([place for place in named if _wants(walk, place)], access.files, walk.seed)
+    journal = _Journal(walk.root / FOLDER / f"listing-{_key(walk)}.jsonl")
+    told = _Told()
+    with ThreadPoolExecutor(access.connections) as pool:
+        for start in range(0, len(wanted), 256):
+            batch = wanted[start : start + 256]
+            found = pool.map(lambda place: journal.known(place) or _look(place, walk, reads), batch)
+            for place, each in zip(batch, found, strict=True):
+                journal.note(place, each)
+                yield from _entries(walk, place, each, told)
+    journal.done()
+    _tell(walk, notes, told, len(wanted))
+
+
+def _key(walk: FolderWalk) -> str:
+    return digest([key_fields.listing(walk.source), walk.source.nodata, walk.seed], 6)
+
+
+def _wants(walk: FolderWalk, place: Place) -> bool:
+    """Whether the globs take a file; named one by one, it is wanted whatever it ends in."""
+    access, by_default = walk.source.remote, walk.source.images == (EVERY_IMAGE,)
+    if by_default and access is not None and access.prefix is None:
+        return not _leaves(walk, place.path)
+    return walk.wants(place.path)
+
+
+def _leaves(walk: FolderWalk, path: str) -> bool:
+    leaves = walk.leaves(path)
+    walk.found.left += leaves
+    return leaves
+
+
+def _drawn(found: Sequence[Place], count: int | None, seed: int) -> list[Place]:
+    """``count`` files in the order of a digest of seed and path, sorted by path again."""
+    if count is None or len(found) <= count:
+        return list(found)
+    return sorted(sorted(found, key=lambda place: _order(seed, place.path))[:count])
+
+
+def _order(seed: int, path: str) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{path}".encode(), digest_size=8).digest()
+
+
+# ------------------------------------------------------------------------------------------------ looking
+
+
+def _look(place: Place, walk: FolderWalk, reads: Reader) -> FoundFile:
+    """Ask for a file's version, and find its members."""
+    try:
+        pin, head = reads.ranges.first_page(place.url)
+        return _kind_of(place.path, head)(place, pin, head, walk, reads)
+    except UnreadableImage as refused:
+        return FoundFile(reason=str(refused))
+
+
+Look = Callable[[Place, Pin, bytes, FolderWalk, Reader], FoundFile]
+
+
+def _kind_of(path: str, head: bytes) -> Look:
+    return _whole if scenes.driver_of(head) is None else _windows
+
+
+def _whole(place: Place, pin: Pin, head: bytes, walk: FolderWalk, reads: Reader) -> FoundFile:
+    """An image that is read as a whole, such as a JPEG."""
+    return FoundFile(tuple(pin), [("", Member(0, pin.size, pin, "whole", "-").written(), pin.size)])
+
+
+def _windows(place: Place, pin: Pin, head: bytes, walk: FolderWalk, reads: Reader) -> FoundFile:
+    access = walk.source.remote
+    assert access is not None
+    driver = scenes.driver_of(head)
+    assert driver is not None
+    with scenes.opened(RemoteFile(pin, reads.ranges), driver) as data:
+        drawn = scenes.draw(data, access.side, access.per_file, f"{walk.seed}\0{place.path}", walk.source.nodata)
+        size = scenes.window_bytes(pin, data, drawn.windows)
+    members = [(_name(window), _member(pin, window), size) for window in drawn.windows]
+    return FoundFile(tuple(pin), members, empty=drawn.empty, blind=drawn.blind)
+
+
+def _name(window: Window) -> str:
+    return f"{window.row_off:06d}_{window.col_off:06d}"
+
+
+def _member(pin: Pin, window: Window) -> str:
+    return Member(window.col_off, window.row_off, pin, "window", f"{window.width}x{window.height}").written()
+
+
+# ------------------------------------------------------------------------------------------------ telling
+
+
+@dataclass
+class _Told:
+    """What all files together came to."""
+
+    empty: int = 0
+    blind: list[str] = field(default_factory=list)
+
+
+def _entries(walk: FolderWalk, place: Place, found: FoundFile, told: _Told) -> Iterator[Entry]:
+    if found.pin is None:
+        if not walk.leaves(f"{place.path}/*"):
+            told_why = broken_member(found.reason)
+            yield Entry(f"{place.path}/*", place.url, told_why, 0, 0, is_broken=True)
+            walk.found.miss(found.reason)
+        return
+    told.empty += found.empty
+    told.blind += [place.path] if found.blind else []
+    stamp = Pin(*found.pin).stamp
+    for name, member, size in found.members:
+        path = f"{place.path}/{name}" if name else place.path
+        if not walk.leaves(path):
+            yield Entry(path, place.url, member, size, stamp)
+
+
+def _tell(walk: FolderWalk, notes: PlaceNotes, told: _Told, files: int) -> None:
+    warnings = walk.found.warnings
+    warnings += notes.warnings
+    if notes.outside:
+        warnings.append(f"{notes.outside:,} scenes lie outside of remote.datetime or remote.bbox and are left")
+    if notes.without:
+        warnings.append(f"{notes.without:,} scenes have no wanted asset; name its key under remote.assets")
+    if told.empty:
+        warnings.append(f"{told.empty:,} windows are mostly empty, as overviews show, and are not drawn")
+    if told.blind:
+        some = ", ".join(told.blind[:_NAMED])
+        warnings.append(
+            f"{len(told.blind):,} of {files:,} scenes have no overviews; their empty windows show when read: {some}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ the journal
+
+
+class _Journal:
+    """What was found of files, a line each; a line that a kill cut short counts for nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._known = path, dict[str, FoundFile]()
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            lines = []
+        for line in lines:
+            try:
+                told = json.loads(line)
+            except ValueError:
+                continue
+            found = FoundFile(**told["found"])
+            self._known[told["url"]] = found
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+        if lines:
+            self._file.write("\n")
+
+    def known(self, place: Place) -> FoundFile | None:
+        """What was found of a file before a kill."""
+        return self._known.get(place.url)
+
+    def note(self, place: Place, found: FoundFile) -> None:
+        """Write down what was found of a file; what was refused is asked for again."""
+        if place.url not in self._known and found.pin is not None:
+            self._file.write(json.dumps({"url": place.url, "found": asdict(found)}) + "\n")
+            self._file.flush()
+
+    def done(self) -> None:
+        """Nothing is left to do, and all is asked for anew the next time."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def say_spool(source: Source, listed: int) -> str:
+    """What a remote source's windows take, and what of it is kept between scan and write."""
+    assert source.remote is not None
+    room = int(source.remote.spool_gigabytes * 1e9)
+    over = max(listed - room, 0)
+    again = f"; {over / 1e9:,.1f} GB do not fit and are fetched again when shards are written" if over else ""
+    kept = min(listed, room) / 1e9
+    return f"{source.id}: about {listed / 1e9:,.1f} GB to read, {kept:,.1f} GB of them kept in the spool{again}"
+
+
+def check_root_of(source: Source, root: Path) -> None:
+    """Make the folder that a remote source's spool lies in.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"source {source.id}: {root} cannot be made for its spool ({error.strerror})") from None
