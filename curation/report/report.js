@@ -104,7 +104,7 @@ function browse() {
 
 // ---------------------------------------------------------------------------------------------- figures
 
-function bars(histogram, width = 320, height = 70, against = () => false) {
+function bars(histogram, width = 320, height = 70, against = () => false, marked = -1) {
   const svg = draw('svg', { viewBox: `0 0 ${width} ${height + 12}`, role: 'img' })
   const most = Math.max(...histogram.counts, 1)
   const step = width / histogram.counts.length
@@ -115,6 +115,7 @@ function bars(histogram, width = 320, height = 70, against = () => false) {
     svg.append(bar)
   })
   const ends = [[0, 'start', histogram.edges[0]], [width, 'end', histogram.edges[histogram.edges.length - 1]]]
+  if (marked > 0 && marked < histogram.counts.length) ends.push([marked * step, 'middle', histogram.edges[marked]])
   for (const [x, anchor, edge] of ends) svg.append(draw('text', { class: 'axis', x, y: height + 10, 'text-anchor': anchor }, short(edge)))
   return svg
 }
@@ -133,7 +134,7 @@ function threshold(rule) {
     const change = number(at) - number(start)
     const more = at === start ? 'as it was used' : `${change < 0 ? '' : '+'}${whole(change)} against ${short(rule.value)}`
     words.replaceChildren(make('b', {}, `${rule.measured} ${rule.bound} ${short(rule.edges[at])}`), ` speaks against ${whole(number(at))} of ${whole(asked)} ${rule.of}s (${more})`)
-    chart.replaceChildren(bars(rule, 720, 60, (bin) => speaks(bin, at)))
+    chart.replaceChildren(bars(rule, 720, 60, (bin) => speaks(bin, at), start))
   }
   slider.addEventListener('input', show)
   show()
