@@ -1,10 +1,10 @@
 """A newcomer's first hour, timed: a clone of this repository, its demo, and six kinds of folders from init to verify.
 
-    python benchmarks/first_hour.py [--count 60] [--data DIR] [--files 1e6] [--json FILE]
+    python benchmarks/first_hour.py [--parts demo folders many] [--count 60] [--data DIR] [--files 1e6] [--json FILE]
 
 The clone runs with the libraries of this Python. Each folder is made of generated ground, or with ``--data`` of real
-imagery below DIR; nothing is told to the commands but the folder. ``--files`` has ``init`` look at so many files too,
-links to a few dozen images in the folder for temporary files. A step that fails ends the script with what it printed.
+imagery below DIR; nothing is told to the commands but the folder. ``many`` has ``init`` look at a million files, links to
+a few dozen images in the folder for temporary files. A step that fails ends the script with what it printed.
 """
 
 from __future__ import annotations
@@ -39,20 +39,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=60, help="images in each folder that is made")
     parser.add_argument("--data", type=Path, help="real imagery: folders named as in REAL")
-    parser.add_argument("--files", type=float, help="let init look at a folder of so many files as well")
+    parser.add_argument("--files", type=float, default=1e6, help="of the folder with many")
+    parser.add_argument("--parts", nargs="+", default=["demo", "folders"], choices=["demo", "folders", "many"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        first = fresh_clone(Path(scratch))
+        first = fresh_clone(Path(scratch), "demo" in options.parts)
         kinds = {name: partial(make, count=options.count) for name, make in KINDS.items()}
         if options.data:
             kinds = {name: partial(make, options.data.resolve() / below) for name, (make, below) in REAL.items()}
-        rows = [{"folder": name, **hour(Path(scratch) / name, make)} for name, make in kinds.items()]
-        if options.files:
+        rows = []
+        if "folders" in options.parts:
+            rows = [{"folder": name, **hour(Path(scratch) / name, make)} for name, make in kinds.items()]
+        if "many" in options.parts:
             first["init of many"] = look_at_many(Path(scratch) / "many", int(options.files))
     for step, seconds in first.items():
         print(f"{step}: {seconds:.1f} s")
-    show(rows)
+    if rows:
+        show(rows)
     if options.json:
         options.json.write_text(json.dumps({"first": first, "folders": rows}, indent=1))
 
@@ -75,8 +79,8 @@ def timed(root: Path, *words: str) -> float:
     return time.perf_counter() - start
 
 
-def fresh_clone(scratch: Path) -> dict[str, float]:
-    """Seconds of the clone and of its demo; from then on its code is what runs."""
+def fresh_clone(scratch: Path, demo: bool) -> dict[str, float]:
+    """Seconds of the clone and of its demo, first and again; from then on the clone's code is what runs."""
     clone = scratch / "rscorpus"
     taken = {"git clone": timed(scratch, "git", "clone", "--quiet", str(REPOSITORY), str(clone))}
     os.environ["PYTHONPATH"] = str(clone)
@@ -87,7 +91,7 @@ def fresh_clone(scratch: Path) -> dict[str, float]:
         (commands / name).chmod(0o755)
     (commands / "python").symlink_to(sys.executable)
     os.environ["PATH"] = f"{commands}:{os.environ['PATH']}"
-    for step in ("demo", "demo again"):
+    for step in ("demo", "demo again") if demo else ():
         taken[step] = timed(clone, "bash", "docs/demo.sh", "demo")
     return taken
 

@@ -58,7 +58,10 @@ def grey_advice(source: str, grey: int, files: int) -> str:
     )
 
 
-_ORDERS = "Sentinel-2 in its own order and Landsat 8 and 9: [4, 3, 2]; Landsat 4 to 7: [3, 2, 1]; NAIP: [1, 2, 3]"
+_ORDERS = (
+    "Sentinel-2 in its own order and Landsat 8 and 9: [4, 3, 2]; Landsat 4 to 7: [3, 2, 1]; NAIP: [1, 2, 3]; "
+    "PlanetScope: [3, 2, 1] of four bands, [6, 4, 2] of eight"
+)
 
 
 def _by_word(names: Sequence[str | None]) -> Bands | None:

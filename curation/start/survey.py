@@ -138,8 +138,9 @@ def survey(folder: Path, seconds: float = SECONDS, seed: int = 0, leave: Sequenc
         for each in met:
             if archive_of(f"x{each.kind.suffix}") is not None:
                 each.looks = [Look(place, "an archive", is_image=False) for place in each.kind.drawn[:1]]
-        _look(nursery, names.root, [each for each in met if not each.looks and _may_be_image(each.kind)], seconds * 0.2)
-        _look_deeper(nursery, names.root, met, seconds * 0.2)
+        unseen = [each for each in met if not each.looks and _may_be_image(each.kind)]
+        _look(nursery, names.root, unseen, max(seconds * 0.2, start + seconds * 0.6 - time.monotonic()))
+        _look_deeper(nursery, names.root, met, max(seconds * 0.2, start + seconds * 0.9 - time.monotonic()))
     return Survey(folder, names, met, archives, broken, time.monotonic() - start)
 
 
