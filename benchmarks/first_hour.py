@@ -3,8 +3,8 @@
     python benchmarks/first_hour.py [--parts demo folders many] [--count 60] [--data DIR] [--files 1e6] [--json FILE]
 
 The clone runs with the libraries of this Python. Each folder is made of generated ground, or with ``--data`` of real
-imagery below DIR; nothing is told to the commands but the folder. ``many`` has ``init`` look at a million files, links to
-a few dozen images in the folder for temporary files. A step that fails ends the script with what it printed.
+imagery below DIR; nothing is told to the commands but the folder. ``many`` has ``init`` look at a million files, links
+to a few dozen images in the folder for temporary files. A step that fails ends the script with what it printed.
 """
 
 from __future__ import annotations

@@ -10,9 +10,12 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -51,7 +54,7 @@ NOT_TYPED = {
     r"^energon ": "of a library that is not installed; tests/curation/shards/test_consume.py tries it where it is",
     r"^rs-curate COMMAND|^rs-pretrain COMMAND": "stands for every command; test_messages.py asks each for its help",
     r"^rs-pretrain evaluate suite benchmarks/": "wants weights of 2 GB that others released, and hours",
-    r"^python (-m )?benchmarks": "measures for minutes to hours, on gigabytes; test_docs.py asks for its options",
+    r"^python (-m )?benchmarks": "measures for minutes to hours; the last test here runs those that need no data set",
     r"^torchrun --nproc-per-node=8 ": "wants eight GPUs; docs/cluster.md has the line that is typed",
 }
 """Commands that no test types, and why."""
@@ -305,3 +308,44 @@ def test_every_bench_of_a_page_works(desk: Path, monkeypatch: pytest.MonkeyPatch
     assert len(typed) > 1
     for words in typed:
         assert _typed(words) == 0, shlex.join(words)
+
+
+LITTLE = {
+    "containers.py": "--images 40 --rounds 1",
+    "neighbours.py": "--codes 2e4 --rounds 1",
+    "select_stage.py": "--rows 2e4",
+    "shard_plan.py": "--rows 2e4",
+    "shards.py": "--samples 60 --rounds 1",
+    "scan.py": "--rounds 1 --count 4 --side 1200",
+    "fuzz.py": "--files 20 --workers 1",
+    "guard.py --tiles": "--tiles 2e4 --prints 1e3",
+    "first_hour.py": "--count 4 --parts folders",
+}
+"""Benchmarks that make what they measure, and how they measure little."""
+BENCHMARK = re.compile(r"^ {4,}python benchmarks/(.*)$", re.MULTILINE)
+
+
+def benchmarks() -> list[str]:
+    found = [
+        line.partition("  #")[0].strip() for page in PAGES.values() for line in BENCHMARK.findall(page.read_text())
+    ]
+    return [line for line in found if any(line.startswith(script) for script in LITTLE)]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("line", benchmarks())
+def test_a_benchmark_measures_little(line: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        texture(number, 600).save(tmp_path / f"images/{number}.jpg")
+    words = [word for script, word in LITTLE.items() if line.startswith(script)]
+    for word, meant in {"FOLDER": "images", "DIR": "scratch", "/dev/shm/bench": "scratch", "[--threads 2]": ""}.items():
+        line = line.replace(word, meant)
+    script, *rest = shlex.split(f"{line} {words[0]}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / script), *rest],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
