@@ -169,10 +169,10 @@ def add_features(commands: Commands) -> None:
 
 
 def _features(options: argparse.Namespace) -> None:
-    from pretrain.evaluate.compare import in_words
     from pretrain.evaluate.encoders import EncoderSpec, open_encoder
     from pretrain.evaluate.features import Work, extract, write_features
     from pretrain.evaluate.labelled import open_dataset
+    from pretrain.evaluate.words import in_words
 
     encoder = open_encoder(EncoderSpec(spec=options.encoder, seed=options.seed), options.pool)
     images = open_dataset(_dataset(options)).marked()

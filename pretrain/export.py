@@ -134,6 +134,8 @@ def load_export(path: Path) -> tuple[VisionTransformer, Card]:
         InputError: a file is absent or damaged, or holds other weights than the card says.
         FormatVersionError: another version wrote the card.
     """
+    if not path.exists():
+        raise InputError(f"{path}: no such folder; give one that rs-pretrain export wrote")
     folder = path if path.is_dir() else path.parent
     card_path, weights_path = folder / CARD, (folder / WEIGHTS if path.is_dir() else path)
     try:
@@ -171,16 +173,23 @@ def data_facts(folders: list[Path]) -> DataFacts | None:
         index, _ = open_index(folder)
         with index:
             tables.append(index.read(columns=["source", "licence"]).cast(_NAMES))
-    counts = [_counts(pa.concat_tables(tables)[name]) for name in ("source", "licence")]
-    return DataFacts(key=keys, fingerprint=content_fingerprint(folders), samples=counts[0], licences=counts[1])
+    table = pa.concat_tables(tables)
+    licences_of: dict[str, list[str]] = {}
+    for pair in table.group_by(["source", "licence"]).aggregate([]).sort_by("licence").to_pylist():
+        licences_of.setdefault(pair["source"] or _UNKNOWN, []).append(pair["licence"] or _UNKNOWN)
+    return DataFacts(
+        key=keys, fingerprint=content_fingerprint(folders), samples=_counts(table["source"]),
+        licences=_counts(table["licence"]), licences_of=licences_of,
+    )  # fmt: skip
 
 
+_UNKNOWN = "unknown"
 _NAMES = pa.schema([("source", pa.string()), ("licence", pa.string())])
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
     pairs = pc.value_counts(column).to_pylist()
-    return dict(sorted((pair["values"] or "unknown", pair["counts"]) for pair in pairs))
+    return dict(sorted((pair["values"] or _UNKNOWN, pair["counts"]) for pair in pairs))
 
 
 def _check_loads(config: EncoderConfig, weights: dict[str, Tensor]) -> None:

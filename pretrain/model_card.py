@@ -24,6 +24,8 @@ class DataFacts(Strict):
     """Samples in the shards, per source."""
     licences: dict[str, int]
     """The same samples, per licence."""
+    licences_of: dict[str, list[str]] = {}
+    """Source to the licences of its samples."""
 
 
 class Card(Strict):
@@ -108,12 +110,17 @@ def _what(card: Card) -> str:
 def _data(data: DataFacts | None) -> str:
     if data is None:
         return "## Data\n\nThe shards were not at hand when this was written.\n"
+    rows = {
+        name: f"{', '.join(data.licences_of.get(name, ['unknown']))} | {count:,}"
+        for name, count in data.samples.items()
+    }
+    keys = ", ".join(f"`{key}`" for key in data.key)
     return "\n".join(
         [
-            f"## Data\n\nShards with the fingerprint `{data.fingerprint}`. The licences of the images hold for what is",
-            "made of them as far as they reach; they are the images', not the weights'.\n",
-            _table("| source | samples |\n|---|---|", {name: f"{count:,}" for name, count in data.samples.items()}),
-            _table("| licence | samples |\n|---|---|", {name: f"{count:,}" for name, count in data.licences.items()}),
+            f"## Data\n\nShards with the fingerprint `{data.fingerprint}`, of the catalogue with the key {keys}. The",
+            "licences of the images hold for what is made of them as far as they reach; they are the images', not the",
+            "weights'.\n",
+            _table("| source | licence | samples |\n|---|---|---|", rows),
         ]
     )
 

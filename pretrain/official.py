@@ -181,7 +181,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except (
         OSError, SafetensorError, EOFError, RuntimeError, ValueError, LookupError, TypeError, struct.error
     ) as error:  # fmt: skip
-        why = " ".join(str(error).split())[:200] or "it ends early"
+        told = "" if isinstance(error, LookupError) else " ".join(str(error).split())[:200]  # a key says nothing
+        why = told or "it is no such file, or ends early"
         raise InputError(f"{path}: cannot be read as weights ({why})") from None
     for wrapper in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):

@@ -22,6 +22,7 @@ from pretrain.evaluate.labelled import DataSet, Divided
 from pretrain.evaluate.masks import Masked, MaskSet
 from pretrain.evaluate.protocols import AnyAnswer, AnyProtocol, ask_any
 from pretrain.evaluate.table import labelled, percent
+from pretrain.evaluate.words import in_words
 from pretrain.export import load_export
 from pretrain.run import writing
 
@@ -53,9 +54,7 @@ class Comparison:
 
     def _shown(self, encoder: FrozenEncoder, answers: Mapping[str, AnyAnswer]) -> str:
         sides = sorted({side for answer in answers.values() for side in answer.details["sides"]})
-        if isinstance(self.data, Masked):
-            return f"windows of {sides[0]} px, bicubic to {encoder.input.size} px, {_statistics(encoder)}; patch tokens"
-        return in_words(encoder, sides)
+        return in_words(encoder, sides, windows=isinstance(self.data, Masked))
 
     def _table(self) -> list[str]:
         wide = [max(len(encoder.name), 21) for encoder in self.encoders]
@@ -84,22 +83,6 @@ class Comparison:
         }  # fmt: skip
         with writing(path) as aside:
             aside.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-
-
-def _statistics(encoder: FrozenEncoder) -> str:
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in encoder.input[1:3])
-    return f"mean ({mean}), deviation ({std})"
-
-
-def in_words(encoder: FrozenEncoder, sides: Sequence[int] = ()) -> str:
-    """How images are prepared and what is taken of the encoder.
-
-    Args:
-        encoder: the encoder.
-        sides: at which the images were shown; by default the encoder's input size.
-    """
-    shown = ", ".join(str(side) for side in sides or [encoder.input.size])
-    return f"central square, bicubic to {shown} px, {_statistics(encoder)}; {encoder.in_words}"
 
 
 def chosen_encoders(

@@ -36,6 +36,7 @@ from pretrain.evaluate.protocols import Protocol as HowAsked
 from pretrain.evaluate.score import confusion
 from pretrain.evaluate.segment import Segment, Segmented
 from pretrain.evaluate.table import Cell, as_markdown, as_records, in_short, write_html
+from pretrain.evaluate.words import in_words
 from pretrain.run import writing
 
 CELL_VERSION = 1
@@ -129,15 +130,23 @@ def _answer(question: _Question, folder: Path, work: Work) -> tuple[Cell, bool]:
         "protocol": question.how.model_dump(mode="json"),
     }  # fmt: skip
     path = folder / f"{digest(asked)}.json"
-    named, picture = (question.encoder, question.dataset, question.protocol), path.with_suffix(".png")
+    picture = path.with_suffix(".png")
     if path.is_file() and picture.is_file():
-        return Cell(*named, _read(path, question.how), picture, question.data.one_sided), False
+        return _cell(question, encoder, _read(path, question.how), picture), False
     answer = ask_any(encoder, question.data, question.how, work)
     title = f"{question.encoder}, {question.dataset}, {question.protocol}: {in_short(answer)}"
     draw_confusion(_confused(question.data, answer), question.data.classes, title, picture)
     with writing(path) as aside:
         aside.write_text(json.dumps(asked | _in_words(question, encoder) | {"answer": answer.as_json()}) + "\n")
-    return Cell(*named, answer, picture, question.data.one_sided), True
+    return _cell(question, encoder, answer, picture), True
+
+
+def _cell(question: _Question, encoder: FrozenEncoder, answer: AnyAnswer, picture: Path) -> Cell:
+    prepared = in_words(encoder, answer.details.get("sides", ()), windows=isinstance(answer, Segmented))
+    if isinstance(question.how, Finetune):
+        prepared += "; random crops in training"
+    named = (question.encoder, question.dataset, question.protocol)
+    return Cell(*named, answer, picture, prepared, question.data.one_sided)
 
 
 def _confused(data: Divided | Masked, answer: AnyAnswer) -> Ints:

@@ -23,6 +23,8 @@ class Cell(NamedTuple):
     answer: AnyAnswer
     picture: Path
     """Of its confusion matrix."""
+    prepared: str
+    """In words, how the encoder was shown the images."""
     one_sided: str = ""
     """In words, which classes of the data set are in one part alone."""
 
@@ -60,7 +62,13 @@ def as_records(cells: Sequence[Cell], baseline: str | None) -> list[dict[str, An
         told = {key: value for key, value in answer.items() if key not in _OF_IMAGES}
         found = differences.get(cell[:3])
         records.append(
-            {"encoder": cell.encoder, "dataset": cell.dataset, "protocol": cell.protocol, **told}
+            {
+                "encoder": cell.encoder,
+                "dataset": cell.dataset,
+                "protocol": cell.protocol,
+                **told,
+                "prepared": cell.prepared,
+            }
             | ({"difference": found._asdict()} if found is not None else {})
         )
     return records
@@ -76,7 +84,8 @@ def as_markdown(cells: Sequence[Cell], baseline: str | None) -> str:
             for row in section["rows"]
         ]  # fmt: skip
         heads = [*section["heads"], "features s", "classifiers s"]
-        parts += [f"## {section['dataset']}", section["about"], _table(heads, scores)]
+        prepared = "\n".join(f"- {line}" for line in section["prepared"])
+        parts += [f"## {section['dataset']}", section["about"], _table(heads, scores), prepared]
         if baseline is not None:
             compared = _table(section["differences"][0], section["differences"][1:])
             parts += [f"Difference to {baseline}, percentage points, image by image:", compared]
@@ -108,6 +117,7 @@ def _sections(cells: Sequence[Cell], baseline: str | None) -> Iterator[dict[str,
             "dataset": dataset, "about": _about(inside), "heads": ["encoder", *(labelled(*each) for each in asked)],
             "rows": [_row(inside, encoder, list(asked)) for encoder in dict.fromkeys(cell.encoder for cell in inside)],
             "differences": _compared(inside, differences) if baseline is not None else [],
+            "prepared": list(_prepared(inside)),
         }  # fmt: skip
 
 
@@ -119,6 +129,17 @@ def _about(cells: Sequence[Cell]) -> str:
         f"{answer.train_images:,} training and {answer.test_images:,} test images; {len(answer.unreadable)} could not "
         f"be read{named}{told}. In brackets the 95 % interval of a bootstrap over the test images."
     )
+
+
+def _prepared(cells: Sequence[Cell]) -> Iterator[str]:
+    """A line per encoder; the protocols are named where they are shown images in several ways."""
+    ways: dict[str, dict[str, list[str]]] = {}
+    for cell in cells:
+        ways.setdefault(cell.encoder, {}).setdefault(cell.prepared, []).append(cell.protocol)
+    for encoder, found in ways.items():
+        for way, protocols in found.items():
+            some = f" ({', '.join(protocols)})" if len(found) > 1 else ""
+            yield f"{encoder}{some}: {way}"
 
 
 def _row(cells: Sequence[Cell], encoder: str, asked: Sequence[tuple[str, str]]) -> dict[str, Any]:

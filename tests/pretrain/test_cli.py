@@ -99,7 +99,7 @@ def test_tars_that_webdataset_wrote_can_be_trained_on(config_file: Path, tmp_pat
         (["train", "{config}", "data.shards={tmp}", "--out", "{tmp}/run"], "is the output of a run; its shards are"),
         (["train", "{config}", "--out", "{config}"], "is a file, or lies below one; give a folder"),
         (["export", "--run", "{tmp}/gone", "--out", "{tmp}/x"], "gone: no run of rs-pretrain train"),
-        (["evaluate", "--weights", "{tmp}/gone", "--data", "{tmp}"], "card.json: no such file"),
+        (["evaluate", "--weights", "{tmp}/gone", "--data", "{tmp}"], "gone: no such folder; give one that"),
         (["evaluate", "--encoder", "histogram"], "no images to evaluate on; give --data"),
         (["evaluate", "--data", "{tmp}"], "no encoder to evaluate; give --run DIR"),
         (["evaluate", "--encoder", "histogram", "--data", "{tmp}"], "there must be a folder of images per class"),

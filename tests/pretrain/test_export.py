@@ -44,9 +44,8 @@ def test_the_model_card_names_what_a_reader_needs(run: Path, tmp_path: Path) -> 
     assert yaml.safe_load(head)["library_name"] == "timm"
     assert card.data is not None
     for told in (
-        "| source0 | 8 |",
-        "| CC0-1.0 | 13 |",
-        card.data.fingerprint,
+        "| source0 | CC0-1.0 | 8 |",
+        f"`{card.data.fingerprint}`, of the catalogue with the key `test`",
         "| mean of RGB in 0 to 1 | 0.485, 0.456, 0.406 |",
     ):
         assert told in body
@@ -95,6 +94,8 @@ def test_what_cannot_be_loaded_is_named(run: Path, tmp_path: Path) -> None:
     (out / "card.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match=r"model.safetensors: cannot be loaded"):
         load_export(weights)
+    with pytest.raises(InputError, match="gone: no such folder; give one that rs-pretrain export wrote"):
+        load_export(tmp_path / "gone")
     (out / "card.json").unlink()
     with pytest.raises(InputError, match=r"card.json: no such file; give a folder that rs-pretrain export wrote"):
         load_export(weights)

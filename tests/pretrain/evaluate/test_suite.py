@@ -49,6 +49,9 @@ def test_the_table_and_its_cells(config: Path, tmp_path: Path) -> None:
         in text
     )
     assert "| colours | 100.0 % (100.0 - 100.0) | 100.0 % (100.0 - 100.0) |" in text
+    shown = "central square, bicubic to 32 px, mean (0.5, 0.5, 0.5), deviation (0.5, 0.5, 0.5); mean of"
+    assert f"\n\n- untrained: {shown} patch tokens\n- colours: central square, bicubic to 256 px" in text
+    assert shown in (out / "table.html").read_text()
     cells = json.loads((out / "table.json").read_text())["cells"]
     assert [(cell["encoder"], cell["protocol"]) for cell in cells] == [
         ("untrained", "kNN"), ("untrained", "linear"), ("colours", "kNN"), ("colours", "linear"),
