@@ -22,8 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from curation.base.files import sync
+from pretrain import distributed
 from pretrain.config import MAY_CHANGE, TrainConfig
 from pretrain.data.order import ORDER_VERSION
+from pretrain.distributed import Team
 from pretrain.errors import FormatVersionError, InputError, WorkError
 
 FORMAT_VERSION = 1
@@ -52,23 +54,37 @@ class Snapshot(NamedTuple):
     moments: dict[str, Tensor]
 
 
-def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
+def moments(model: nn.Module, optimizer: torch.optim.Optimizer, team: Team | None = None) -> dict[str, Tensor]:
+    """This process's moments by name; those of all processes on the first of the team, where they are divided."""
+    own = distributed.own_part(optimizer)
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    held = {
+        f"{key}.{names[parameter]}": value for parameter, state in own.state.items() for key, value in state.items()
+    }
+    if team is None or own is optimizer:
+        return held
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    like = {f"{key}.{name}": parameter.detach() for name, parameter in trained for key in ("exp_avg", "exp_avg_sq")}
+    return distributed.gathered(held, like | {f"step.{name}": torch.zeros((), dtype=torch.float32) for name, _ in trained}, team)
+
+
+def snapshot(model: nn.Module, moments: Mapping[str, Tensor]) -> Snapshot:
     """Copy weights and moments, so that training may go on while they are written; waits for the device."""
-    return Snapshot(_copied(model.state_dict()), _copied(_moments(model, optimizer)))
+    return Snapshot(_copied(model.state_dict()), _copied(moments))
 
 
 class Writer:
     """Writes checkpoints beside the training, never two at once."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, always: int | None = None) -> None:
+        self.folder, self.keep, self.always = folder, keep, always
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._last: Future[Path] | None = None
 
     def start(self, tensors: Snapshot, state: TrainState) -> None:
         """Begin to write, as :func:`save`; what was begun before must have been waited for."""
         assert self._last is None, "two checkpoints at once"
-        self._last = self._thread.submit(save, self.folder, tensors, state, keep=self.keep)
+        self._last = self._thread.submit(save, self.folder, tensors, state, keep=self.keep, always=self.always)
 
     def failed(self) -> bool:
         """Whether the last one is known not to have been written."""
@@ -80,8 +96,8 @@ class Writer:
         return None if last is None else last.exception()
 
 
-def save(folder: Path, tensors: Snapshot, state: TrainState, *, keep: int) -> Path:
-    """Write a checkpoint atomically, then drop all but the newest ``keep``.
+def save(folder: Path, tensors: Snapshot, state: TrainState, *, keep: int, always: int | None = None) -> Path:
+    """Write a checkpoint atomically, then drop all but the newest ``keep`` and that of the step ``always``.
 
     Raises:
         WorkError: it cannot be written, for instance because the disk is full; nothing of it remains.
@@ -102,6 +118,8 @@ def save(folder: Path, tensors: Snapshot, state: TrainState, *, keep: int) -> Pa
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # of a disk that was full, nothing is to remain
     for old in found(folder)[:-keep]:
+        if old.name == f"step-{always or 0:08d}":
+            continue
         shutil.rmtree(old.rename(folder / f".{old.name}.part"))  # killed half-way, it must not look whole
     return target
 
@@ -116,7 +134,7 @@ def _write(folder: Path, tensors: Snapshot, state: TrainState) -> None:
 
 def finite(model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
     """Whether all weights and moments are finite; waits for the device once."""
-    tensors = [*model.state_dict().values(), *_moments(model, optimizer).values()]
+    tensors = [*model.state_dict().values(), *moments(model, optimizer).values()]
     return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
@@ -170,14 +188,16 @@ def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Op
     """
     path = checkpoint / _OPTIMIZER
     tensors = _tensors(path)
+    own = distributed.own_part(optimizer)
+    stepped = {parameter for group in own.param_groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
             for key, shape in shapes.items():
                 if f"{key}.{name}" not in tensors or tensors[f"{key}.{name}"].shape != shape:
                     raise InputError(f"{path}: has no {key}.{name} of shape {tuple(shape)}; {_go_back(checkpoint)}")
-            # A fused optimiser keeps the step beside the parameter.
-            optimizer.state[parameter] = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in shapes}
+            if parameter in stepped:  # a fused optimiser keeps the step beside the parameter
+                own.state[parameter] = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in shapes}
 
 
 def refuse_changes(state: TrainState, config: TrainConfig, data: str, where: Path) -> None:
@@ -191,7 +211,7 @@ def refuse_changes(state: TrainState, config: TrainConfig, data: str, where: Pat
     changed = [
         f"{field}: {before.get(field)!r} -> {now.get(field)!r}"
         for field in sorted(before.keys() | now.keys())
-        if before.get(field) != now.get(field) and not _may_change(field)
+        if before.get(field) != now.get(field) and not _may_change(field) and not _longer(field, before, now)
     ]
     if changed:
         raise InputError(
@@ -225,19 +245,16 @@ def _may_change(field: str) -> bool:
     return any(field == free or field.startswith(f"{free}.") for free in MAY_CHANGE)
 
 
+def _longer(field: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return field == "epochs" and now[field] > before[field]
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as ``{"data.window": 8}``."""
     fields: dict[str, Any] = {}
     for key, value in tree.items():
         fields |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return fields
-
-
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{key}.{names[parameter]}": value for parameter, held in optimizer.state.items() for key, value in held.items()
-    }
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

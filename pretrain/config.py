@@ -167,7 +167,7 @@ class DataConfig(Strict):
 
 
 class OptimConfig(Strict):
-    """AdamW with linear warm-up and half-cosine decay.
+    """AdamW with linear warm-up and half-cosine decay, or a constant rate that falls at the end.
 
     The learning rate is ``base_lr * global_batch / 256 * lr_scale``.
     """
@@ -180,6 +180,9 @@ class OptimConfig(Strict):
     weight_decay: float = Field(0.05, ge=0)
     """Not applied to biases, norms, tokens and position tables."""
     warmup_epochs: float = Field(40, ge=0)
+    decay_epochs: float | None = Field(None, gt=0)
+    """None: half a cosine from the warm-up to the end. Otherwise the rate stays until so many epochs before the end and
+    then falls in a straight line, so that a longer run only goes on (Hägele et al. 2024)."""
     min_lr: float = Field(0.0, ge=0)
     clip_grad: float | None = Field(None, gt=0)
     """Greatest norm of the gradient; none by default."""
@@ -210,6 +213,8 @@ class TrainConfig(Strict):
     """Whether ``torch.compile`` makes kernels of the blocks, one by one, and of what lies between them; ``model``: of
     the whole model at once. ``auto``: the blocks, on a GPU that computes in bf16."""
     grad_checkpointing: bool = False
+    shard_optimizer: bool = False
+    """Divide AdamW's moments, 8 bytes a parameter, among the GPUs (ZeRO stage 1), for ViT-H and above."""
     max_nonfinite: int = Field(10, ge=0)
     """Steps without a finite loss and gradient, which change nothing, that are borne before the run stops."""
     timeout_minutes: float = Field(10, gt=0)
@@ -226,6 +231,11 @@ class TrainConfig(Strict):
     def _consistent(self) -> TrainConfig:
         if self.global_batch % self.data.groups:
             raise ValueError(f"global_batch {self.global_batch} is not a multiple of data.groups {self.data.groups}")
+        if self.optim.warmup_epochs + (self.optim.decay_epochs or 0) > self.epochs and self.optim.decay_epochs:
+            raise ValueError(
+                f"optim.warmup_epochs {self.optim.warmup_epochs:g} and optim.decay_epochs {self.optim.decay_epochs:g} "
+                f"exceed epochs {self.epochs}"
+            )
         if self.optim.warmup_epochs > self.epochs:
             raise ValueError(
                 f"optim.warmup_epochs {self.optim.warmup_epochs:g} exceeds epochs {self.epochs}; set it too, "
@@ -236,8 +246,8 @@ class TrainConfig(Strict):
 
 MAY_CHANGE = frozenset(
     {"data.shards", "data.max_unreadable", "data.retry_seconds", "data.workers", "data.prefetch", "max_batch_per_gpu",
-     "max_nonfinite", "timeout_minutes", "device", "compile", "grad_checkpointing", "log_every", "save_every",
-     "keep_checkpoints", "picture_every"}
+     "max_nonfinite", "timeout_minutes", "device", "compile", "grad_checkpointing", "shard_optimizer", "log_every",
+     "save_every", "keep_checkpoints", "picture_every"}
 )  # fmt: skip
 """Fields that a resumed run may change: where and how it runs, what it writes and what it bears, not what it computes.
-``data.shards`` may move; the checkpoint compares what is in it."""
+``data.shards`` may move; the checkpoint compares what is in it. ``epochs`` may be raised, not lowered."""

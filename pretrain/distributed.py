@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.errors import InputError, WorkError
@@ -161,6 +162,36 @@ def wrap(model: nn.Module, team: Team) -> nn.Module:
     renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # torch 2.15
     buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     return DistributedDataParallel(model, device_ids=here, gradient_as_bucket_view=True, **buffers)
+
+
+def divided_adamw(groups: list[dict[str, Any]], team: Team, **options: Any) -> torch.optim.Optimizer:
+    """AdamW whose moments and work are divided among the processes; alone, all of it.
+
+    ZeRO, stage 1 (Rajbhandari et al. 2020): each process steps its share of the parameters and sends them around.
+    """
+    if team.world == 1:
+        return torch.optim.AdamW(groups, **options)
+    return ZeroRedundancyOptimizer(groups, torch.optim.AdamW, **options)
+
+
+def own_part(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimiser that holds this process's moments."""
+    return optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
+
+
+def gathered(held: dict[str, Tensor], like: dict[str, Tensor], team: Team) -> dict[str, Tensor]:
+    """On the first process, what any process holds of the tensors whose names and shapes are in ``like``."""
+    mine = torch.tensor([name in held for name in like])
+    everyones = [torch.empty_like(mine) for _ in range(team.world)]
+    dist.all_gather(everyones, mine, group=team.host)
+    for name, owners in zip(like, torch.stack(everyones).T.tolist(), strict=True):
+        owner = owners.index(True) if any(owners) else 0
+        if owner and team.leads:
+            held[name] = torch.empty_like(like[name], device="cpu")
+            dist.recv(held[name], owner, group=team.host)
+        elif owner == team.rank != 0:
+            dist.send(held[name].detach().cpu(), 0, group=team.host)
+    return held
 
 
 def accumulating(model: nn.Module, last: bool) -> AbstractContextManager[None]:

@@ -115,7 +115,7 @@ class Nonfinite:
             team: all processes.
         """
         sound = losses.isfinite().all() & norm.isfinite()
-        self.faulty = faulty = distributed.greatest((~sound).float(), team)
+        self.faulty = faulty = distributed.greatest((~sound).to(torch.float32), team)
         self.recent.append(_Judged(done, faulty, losses, sample_ids))
         return faulty
 

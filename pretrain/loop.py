@@ -73,6 +73,8 @@ class Pace:
     micro_batches: int = 1
     keep: int = 1
     """Checkpoints that are kept."""
+    keep_step: int | None = None
+    """A step after which a checkpoint is written, and kept always."""
     clip_grad: float | None = None
 
 
@@ -145,7 +147,7 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
     """
     pace, team = training.pace, training.team
     stream, meter, vote = training.feed(start), Meter(team.device), Vote(team)
-    writer = checkpoint.Writer(training.folder.checkpoints, pace.keep)
+    writer = checkpoint.Writer(training.folder.checkpoints, pace.keep, pace.keep_step)
     training.stepped.train()
     due, done = False, start
     with asked_to_stop() as stop, _collecting_garbage_at_log_steps(), _display(training, start, observer) as display:
@@ -159,7 +161,7 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
                 gc.collect()
             if team.leads:
                 training.show(batch, done)
-            due = due or (pace.save_every > 0 and done % pace.save_every == 0)
+            due = due or (pace.save_every > 0 and (done % pace.save_every == 0 or done == pace.keep_step))
             # Weights that give no finite gradient are not to push out the checkpoint before them.
             if pace.save_every > 0 and (wish != _GO_ON or last or (due and not training.nonfinite.last())):
                 _save(training, done, writer)
@@ -234,8 +236,9 @@ def _save(training: Training[B], done: int, writer: checkpoint.Writer) -> None:
     _written(training, writer)
     training.nonfinite.report(training.team)  # of steps that no resumed training will do again
     refuse_to_save(model, optimizer, done, training.nonfinite.way_out, training.team)
+    moments = checkpoint.moments(model, optimizer, training.team)
     if training.team.leads:
-        writer.start(checkpoint.snapshot(model, optimizer), training.state(done))
+        writer.start(checkpoint.snapshot(model, moments), training.state(done))
 
 
 def _written(training: Training[B], writer: checkpoint.Writer) -> None:

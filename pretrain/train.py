@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from pretrain.loop import Losses, Pace, Training, TrainResult, go_on, restore
 from pretrain.models import Objective, build_objective
 from pretrain.official import start_from
 from pretrain.run import RunFolder, begin
-from pretrain.schedule import build_optimizer, learning_rate
+from pretrain.schedule import build_optimizer, decay_begins, learning_rate
 from pretrain.visualise import draw, write_picture
 
 _PICTURED = 8
@@ -100,7 +100,7 @@ class Pretraining(Training[Batch]):
         return torch.full((), step / self.pace.total_steps, device=self.team.device)  # filled there: no copy waits
 
     def rate(self, step: int) -> float:
-        """Warm-up, then a cosine."""
+        """Warm-up, then a cosine or a constant rate."""
         config = self.config
         return learning_rate(config.optim, config.global_batch, step, self.pace.per_epoch, config.epochs)
 
@@ -175,14 +175,33 @@ def _standing(
     if not folder.config.exists():
         return None
     latest = folder.latest()
-    step = f"step {latest[1].step} of {latest[1].total_steps}" if latest else "before its first checkpoint"
-    if latest is not None:
+    if latest is None:
+        step = "before its first checkpoint"
+    else:
         checkpoint.refuse_changes(latest[1], config, data, folder.path)
+        latest = latest[0], _lengthened(latest[1], config)
+        step = f"step {latest[1].step} of {latest[1].total_steps}"
     if not resume and not (latest and latest[1].step == latest[1].total_steps):
         raise InputError(
             f"{folder.path}: holds an unfinished run ({step}); add --resume to go on, or give another --out"
         )
-    return latest
+    return latest if latest is None or latest[1].total_steps == latest[1].step else _before_decay(folder, *latest)
+
+
+def _lengthened(state: checkpoint.TrainState, config: TrainConfig) -> checkpoint.TrainState:
+    """The state in a run of as many epochs as are asked for now."""
+    return replace(state, total_steps=state.total_steps // state.config["epochs"] * config.epochs)
+
+
+def _before_decay(folder: RunFolder, path: Path, state: checkpoint.TrainState) -> tuple[Path, checkpoint.TrainState]:
+    """The checkpoint to go on from: of a run that is made longer, that before its constant rate began to fall."""
+    before = checkpoint.read_state(path)
+    config = TrainConfig.model_validate(before.config)
+    begun = decay_begins(config.optim, before.total_steps // config.epochs, config.epochs)
+    kept = folder.checkpoints / f"step-{begun or 0:08d}"
+    if begun is None or state.total_steps == before.total_steps or begun > state.step or not kept.is_dir():
+        return path, state
+    return kept, replace(state, step=begun)
 
 
 def _prepare(
@@ -198,7 +217,7 @@ def _prepare(
     )  # fmt: skip
     _check_sizes(config, corpus, plan)
     stepped = model.compiled(config.compile)
-    optimizer = build_optimizer(model, config.optim)
+    optimizer = build_optimizer(model, config.optim, team if config.shard_optimizer else None)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)
     nonfinite = Nonfinite(config.max_nonfinite, corpus.place, folder, observer.say, lambda: way_back(folder))
     stepped = distributed.wrap(stepped, team)
@@ -215,7 +234,8 @@ def _pace(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> Pace:
     per_epoch = plan.steps_per_epoch(corpus)
     return Pace(
         config.epochs * per_epoch, per_epoch, config.global_batch, config.log_every, config.save_every,
-        plan.micro_batches, config.keep_checkpoints, config.optim.clip_grad,
+        plan.micro_batches, config.keep_checkpoints, decay_begins(config.optim, per_epoch, config.epochs),
+        config.optim.clip_grad,
     )  # fmt: skip
 
 

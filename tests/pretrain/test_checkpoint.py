@@ -27,6 +27,7 @@ from pretrain.checkpoint import (
     found,
     load_model,
     load_optimizer,
+    moments,
     read_state,
     refuse_changes,
     save,
@@ -59,7 +60,7 @@ def trained() -> tuple[nn.Module, torch.optim.AdamW]:
 
 def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     model, optimizer = trained()
-    path = save(tmp_path, snapshot(model, optimizer), state(7), keep=2)
+    path = save(tmp_path, snapshot(model, moments(model, optimizer)), state(7), keep=2)
     assert sorted(item.name for item in path.iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
     fresh = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
     again = torch.optim.AdamW(fresh.parameters(), lr=0.1, fused=True)
@@ -79,7 +80,7 @@ def test_what_is_written_is_what_was_there_when_it_began(tmp_path: Path) -> None
     model, optimizer = trained()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     writer = Writer(tmp_path, keep=1)
-    tensors = snapshot(model, optimizer)
+    tensors = snapshot(model, moments(model, optimizer))
     with torch.no_grad():
         for tensor in (*model.parameters(), *(t for held in optimizer.state.values() for t in held.values())):
             tensor.fill_(-7)
@@ -98,14 +99,14 @@ def test_only_the_newest_are_kept_and_leftovers_go(tmp_path: Path) -> None:
     (tmp_path / ".step-00000003.1.part").mkdir()  # of a process that was killed
     (tmp_path / "step-00000004").mkdir()  # incomplete: no state
     for step in (10, 20, 30):
-        save(tmp_path, snapshot(model, optimizer), state(step), keep=2)
+        save(tmp_path, snapshot(model, moments(model, optimizer)), state(step), keep=2)
     assert [path.name for path in found(tmp_path)] == ["step-00000020", "step-00000030"]
     assert not list(tmp_path.glob(".step-*"))
 
 
 def test_other_versions_and_damage_are_named(tmp_path: Path) -> None:
     model, optimizer = trained()
-    path = save(tmp_path, snapshot(model, optimizer), state(1), keep=1)
+    path = save(tmp_path, snapshot(model, moments(model, optimizer)), state(1), keep=1)
     with pytest.raises(InputError, match="holds another model than the config"):
         load_model(path, nn.Linear(2, 2))
     (path / "model.safetensors").write_bytes(b"\0" * 40)
@@ -121,8 +122,8 @@ def test_other_versions_and_damage_are_named(tmp_path: Path) -> None:
 
 
 def test_a_changed_field_is_refused_by_name() -> None:
-    changes = {"epochs": 900, "seed": 4, "data": {"shards": "a", "gsd_missing": {"s": 2.0}}}
-    with pytest.raises(InputError, match=r"data.gsd_missing.s: 1.0 -> 2.0; epochs: 800 -> 900; seed: 0 -> 4"):
+    changes = {"epochs": 700, "seed": 4, "data": {"shards": "a", "gsd_missing": {"s": 2.0}}}
+    with pytest.raises(InputError, match=r"data.gsd_missing.s: 1.0 -> 2.0; epochs: 800 -> 700; seed: 0 -> 4"):
         refuse_changes(state(1), config(**changes), "data-1", Path("run"))
     with pytest.raises(
         InputError, match=r"data.gsd_missing.s: 1.0 -> None; data.gsd_missing: None -> 'drop'|data.gsd_missing"
@@ -132,10 +133,15 @@ def test_a_changed_field_is_refused_by_name() -> None:
         refuse_changes(state(1), config(), "data-2", Path("run"))
 
 
+def test_epochs_may_be_raised() -> None:
+    refuse_changes(state(1), config(epochs=801), "data-1", Path("run"))
+
+
 OTHER: dict[str, Any] = {
     "data.shards": ["b"], "data.workers": 3, "data.prefetch": 5, "data.max_unreadable": 0.5, "data.retry_seconds": 1,
     "max_batch_per_gpu": 8, "max_nonfinite": 0, "timeout_minutes": 3, "device": "cpu", "compile": True,
-    "grad_checkpointing": True, "log_every": 1, "save_every": 2, "keep_checkpoints": 7, "picture_every": 0,
+    "grad_checkpointing": True, "shard_optimizer": True, "log_every": 1, "save_every": 2, "keep_checkpoints": 7,
+    "picture_every": 0,
 }  # fmt: skip
 
 
@@ -169,7 +175,7 @@ def test_a_field_that_is_gone_since_the_checkpoint_is_named() -> None:
 
 def test_the_older_order_of_groups_is_refused_by_name(tmp_path: Path) -> None:
     model, optimizer = trained()
-    path = save(tmp_path, snapshot(model, optimizer), state(1), keep=1)
+    path = save(tmp_path, snapshot(model, moments(model, optimizer)), state(1), keep=1)
     data = json.loads((path / "state.json").read_text())
     assert data.pop("order_version") == 2
     (path / "state.json").write_text(json.dumps(data))  # as the first release wrote it
@@ -209,7 +215,7 @@ def _texts(tree: ast.AST) -> Iterator[str]:
 
 def test_moments_that_are_missing_or_of_another_shape_are_named(tmp_path: Path) -> None:
     model, optimizer = trained()
-    path = save(tmp_path, snapshot(model, optimizer), state(1), keep=1)
+    path = save(tmp_path, snapshot(model, moments(model, optimizer)), state(1), keep=1)
     file = path / "optimizer.safetensors"
     tensors = load_file(file)
     save_file(tensors | {"exp_avg.0.weight": torch.zeros(2, 2)}, file)
@@ -222,14 +228,14 @@ def test_moments_that_are_missing_or_of_another_shape_are_named(tmp_path: Path) 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(tmp_path: Path) -> None:
     model, optimizer = trained()
-    save(tmp_path, snapshot(model, optimizer), state(1), keep=1)
+    save(tmp_path, snapshot(model, moments(model, optimizer)), state(1), keep=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
         with pytest.raises(WorkError, match="a checkpoint cannot be written .*make room, and --resume goes on"):
-            save(tmp_path, snapshot(model, optimizer), state(2), keep=1)
+            save(tmp_path, snapshot(model, moments(model, optimizer)), state(2), keep=1)
         writer = Writer(tmp_path, keep=1)
-        writer.start(snapshot(model, optimizer), state(3))
+        writer.start(snapshot(model, moments(model, optimizer)), state(3))
         error = writer.wait()
         assert isinstance(error, WorkError)
         assert writer.wait() is None  # told once

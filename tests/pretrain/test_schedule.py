@@ -6,7 +6,7 @@ import pytest
 
 from pretrain.config import EncoderConfig, MaeObjective, OptimConfig
 from pretrain.models import build_objective
-from pretrain.schedule import build_optimizer, learning_rate, peak_rate
+from pretrain.schedule import build_optimizer, decay_begins, learning_rate, peak_rate
 
 
 def test_published_rates() -> None:
@@ -27,6 +27,18 @@ def test_warm_up_and_half_cosine() -> None:
     assert rate(35) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + 2**-0.5))  # a quarter: cos 45 degrees
     assert rate(110) == pytest.approx(0.1)
     assert rate(10.25) < rate(10)  # it changes every step, not every epoch
+
+
+def test_a_constant_rate_falls_in_a_straight_line_at_the_end() -> None:
+    config = OptimConfig(base_lr=1.0, warmup_epochs=10, decay_epochs=20, min_lr=0.2)
+
+    def rate(epoch: float, epochs: int = 100) -> float:
+        return learning_rate(config, 256, round(epoch * 4), 4, epochs)
+
+    assert [rate(5), rate(10), rate(50), rate(80)] == pytest.approx([0.5, 1, 1, 1])
+    assert [rate(85), rate(90), rate(100)] == pytest.approx([0.8, 0.6, 0.2])
+    assert [rate(80, 200), rate(190, 200)] == pytest.approx([1, 0.6])  # a longer run only goes on
+    assert (decay_begins(config, 4, 100), decay_begins(OptimConfig(), 4, 100)) == (320, None)
 
 
 def test_no_warm_up_starts_at_the_peak() -> None:

@@ -40,10 +40,31 @@ def test_a_finished_run_is_left_alone(make_shards: MakeShards, tmp_path: Path) -
     for resume in (False, True):
         assert not train(config(shards, epochs=1, log_every=7), out, Quiet(), resume=resume).worked
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"} == before
-    with pytest.raises(InputError, match="epochs: 1 -> 2"):
-        train(config(shards, epochs=2), out, Quiet(), resume=True)
+    with pytest.raises(InputError, match=r"unfinished run \(step 2 of 4\); add --resume"):
+        train(config(shards, epochs=2), out, Quiet())
+    with pytest.raises(InputError, match="data.vflip: 0.0 -> 1.0"):
+        train(config(shards, epochs=1, data={"vflip": 1}), out, Quiet(), resume=True)
     with pytest.raises(InputError, match="data.shards holds other data"):
         train(config(make_shards([9], name="other"), epochs=1), out, Quiet())
+
+
+def test_a_finished_run_may_be_made_longer(make_shards: MakeShards, tmp_path: Path) -> None:
+    """Under a cosine from its end, by the rates of the longer run; under a constant rate as if it had never ended."""
+    shards, told = make_shards([8]), Quiet()
+    train(config(shards, epochs=2), tmp_path / "cosine", Quiet())
+    with pytest.raises(InputError, match="epochs: 2 -> 1"):
+        train(config(shards, epochs=1), tmp_path / "cosine", Quiet(), resume=True)
+    longer = train(config(shards, epochs=4), tmp_path / "cosine", told, resume=True)
+    assert (longer.step, longer.finished, longer.worked) == (8, True, True)
+    assert "going on from step 4" in told.said
+    steady = {"base_lr": 0.01, "warmup_epochs": 1, "decay_epochs": 1, "clip_grad": 1.0}
+    train(config(shards, epochs=2, optim=steady, keep_checkpoints=1), tmp_path / "steady", Quiet())
+    assert train(config(shards, epochs=4, optim=steady), tmp_path / "steady", told, resume=True).finished
+    assert told.said[-1] == "going on from step 2"
+    train(config(shards, epochs=4, optim=steady), tmp_path / "whole", Quiet())
+    assert_equal(tmp_path / "whole", tmp_path / "steady")
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "steady" / "log.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([0.01 * 4 / 256 * share for share in (0.5, 1, 1, 0.5)])
 
 
 def test_objectives_learn(make_shards: MakeShards, tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""Processes that train together: as many as there are, the same losses; what ends one ends all, with a reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from itertools import count
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from imagery import MakeShards
+from safetensors.torch import load_file
+from small_run import SMALL, assert_equal, config, weights
+from team import Prepare, ended, in_double_precision, nothing, said, start_team
+
+from pretrain import distributed, loop
+from pretrain import train as room
+from pretrain.models import build_objective
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "mae": {"name": "mae", **SMALL},
+    "selective_mae": {"name": "selective_mae", "mask_ratio": 0.75, **SMALL},
+    "scale_mae": {"name": "scale_mae", **SMALL, "target_size": 128, "fcn_dim": 8},
+}
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_one_to_four_processes_have_the_same_losses(make_shards: MakeShards, tmp_path: Path, name: str) -> None:
+    """Twenty steps with unequal shards in two groups, a sample that cannot be read, and rows that four cannot share."""
+    shards = make_shards([11, 5, 16], side=(80, 90), broken={0: {3}})
+    asked = config(
+        shards, objective=OBJECTIVES[name], epochs=4, global_batch=6, max_batch_per_gpu=2, log_every=1, save_every=99,
+        data={"groups": 2, "max_unreadable": 0.5}, timeout_minutes=4,
+    )  # fmt: skip
+    found = {}
+    for world in (1, 2, 3, 4):
+        out = tmp_path / f"of-{world}" / "run"
+        team = start_team(world, asked, out, prepare=in_double_precision)
+        assert ended(team) == [0] * world, said(out, 0)
+        found[world] = losses(out)
+        assert [json.loads(line)["unreadable"] for line in (out / "log.jsonl").read_text().splitlines()][-1] == 1
+    assert len(found[1]) == 20
+    assert found[1][0] != found[1][-1]
+    for world in (2, 3, 4):
+        assert found[world] == pytest.approx(found[1], rel=1e-9), world
+
+
+ENDLESS: dict[str, Any] = {
+    "epochs": 100_000, "log_every": 1, "save_every": 2, "optim": {"warmup_epochs": 0}, "timeout_minutes": 4,
+}  # fmt: skip
+
+
+def once_it_trains(out: Path) -> None:
+    deadline = time.monotonic() + 200
+    while not list(out.glob("checkpoints/step-*/state.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def waiting_for_a_device(rank: int) -> None:
+    """The first process stands still in its fourth step, as one does whose GPU waits for another's."""
+    distributed._GRACE_SECONDS = 1
+    if rank == 0:
+        step, calls = loop._step, count(1)
+        loop._step = lambda *arguments: step(*arguments) if next(calls) < 4 else time.sleep(10_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prepare", [nothing, waiting_for_a_device])
+def test_when_a_process_is_killed_the_others_end_within_a_minute(
+    make_shards: MakeShards, tmp_path: Path, prepare: Prepare
+) -> None:
+    out = tmp_path / "team" / "run"
+    _, second = team = start_team(2, config(make_shards([12]), **ENDLESS), out, prepare=prepare)
+    once_it_trains(out)
+    killed = time.monotonic()
+    second.kill()
+    assert ended(team) == [1, -signal.SIGKILL]
+    assert time.monotonic() - killed < 60
+    assert "another process of this run has ended" in said(out, 0)
+    assert "--resume goes on from the last checkpoint" in said(out, 0)
+
+
+@pytest.mark.slow
+def test_a_stop_that_one_process_is_asked_for_is_agreed_on(make_shards: MakeShards, tmp_path: Path) -> None:
+    out = tmp_path / "team" / "run"
+    team = start_team(2, config(make_shards([12]), **ENDLESS | {"log_every": 10**6, "save_every": 3}), out)
+    once_it_trains(out)
+    os.kill(team[1].pid, signal.SIGTERM)
+    assert ended(team) == [143, 143]
+    (record,) = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert (out / "checkpoints" / f"step-{record['step']:08d}").is_dir()
+
+
+def one_infinite_loss(rank: int) -> None:
+    """The second process alone has an infinite loss, with a finite gradient, in its fourth step."""
+    if rank == 1:
+        calls = count(1)
+
+        def hook(module: object, inputs: object, output: Any) -> Any:
+            return output._replace(loss_per_sample=output.loss_per_sample + inf) if next(calls) == 4 else None
+
+        def build(*arguments: Any) -> Any:
+            model = build_objective(*arguments)
+            model.register_forward_hook(hook)
+            return model
+
+        room.build_objective = build
+
+
+@pytest.mark.slow
+def test_what_is_not_finite_in_one_process_changes_nothing_in_any(make_shards: MakeShards, tmp_path: Path) -> None:
+    """Step 4 of four; the processes hold equal weights then, or the next step would tell."""
+    out = tmp_path / "team" / "run"
+    asked = config(make_shards([16]), epochs=1, save_every=1, keep_checkpoints=9, optim={"warmup_epochs": 0})
+    assert ended(start_team(2, asked, out, prepare=one_infinite_loss)) == [0, 0], said(out, 0)
+    three, four = (load_file(out / "checkpoints" / f"step-{step:08d}" / "optimizer.safetensors") for step in (3, 4))
+    assert all(torch.equal(three[key], four[key]) for key in three)
+    (record,) = [json.loads(line) for line in (out / "nonfinite.jsonl").read_text().splitlines()]
+    assert record["step"] == 4
+    assert len(record["batch"]) == 4
+    assert len(record["losses"]) == 2  # those of the second process
+
+
+@pytest.mark.slow
+def test_divided_moments_give_the_same_checkpoint(make_shards: MakeShards, tmp_path: Path) -> None:
+    """Two processes that divide them, two that do not; one goes on alone from what two have divided, and vice versa."""
+    shards = make_shards([12])
+    for name, divided in (("divided", True), ("whole", False)):
+        out, asked = tmp_path / name / "run", config(shards, shard_optimizer=divided, keep_checkpoints=9)
+        assert ended(start_team(2, asked, out, prepare=in_double_precision)) == [0, 0], said(out, 0)
+    assert_equal(tmp_path / "divided" / "run", tmp_path / "whole" / "run")
+    before = weights(tmp_path / "whole" / "run")
+    for name, world in (("divided", 1), ("whole", 2)):
+        out, asked = tmp_path / name / "run", config(shards, shard_optimizer=name == "whole")
+        for step in (6, 9):
+            shutil.rmtree(out / "checkpoints" / f"step-{step:08d}")
+        team = start_team(world, asked, out, resume=True, prepare=in_double_precision)
+        assert ended(team) == [0] * world, said(out, 0)
+        assert "going on from step 3" in said(out, 0)
+        for key, value in weights(out).items():
+            torch.testing.assert_close(value, before[key], rtol=1e-9, atol=1e-12)
