@@ -11,11 +11,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from curation import __version__
 from curation.base.errors import InputError
 from curation.base.terminal import Commands, Parser, Terminal, give_examples, parse, positive, run_command
 from pretrain.evaluate_commands import add_evaluate, add_features
+
+if TYPE_CHECKING:
+    from pretrain.config import TrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,13 +108,17 @@ def _config_path(text: str) -> Path:
     raise InputError(f"{text}: no such config; {meant}shipped: {', '.join(_shipped())}; or give a YAML file")
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train_config(options: argparse.Namespace) -> TrainConfig:
     from curation.base import settings
     from pretrain.config import TrainConfig
+
+    return settings.load(TrainConfig, _config_path(options.config), options.assignments)
+
+
+def _train(options: argparse.Namespace) -> int:
     from pretrain.train import train
 
-    config = settings.load(TrainConfig, _config_path(options.config), options.assignments)
-    result = train(config, options.out, Terminal(), resume=options.resume)
+    result = train(_train_config(options), options.out, Terminal(), resume=options.resume)
     if not result.finished:
         print(f"stopped and saved at step {result.step} of {result.total_steps}; --resume goes on", file=sys.stderr)
         return 143
@@ -239,20 +247,57 @@ def _add_bench(commands: Commands) -> None:
     step.add_argument("--threads", type=positive, default=1, help="of the CPU (default 1)")
     step.add_argument("--json", type=Path, help="file for the results")
     step.set_defaults(command=_bench_step)
+    whole = kinds.add_parser("train", help="a run from shards: where its time goes", epilog=f"example: {_BENCH_TRAIN}")
+    loader = kinds.add_parser("data", help="the loader alone: images per second by number of processes")
+    for kind in (whole, loader):
+        kind.add_argument("config", help="as for rs-pretrain train")
+        kind.add_argument("assignments", nargs="*", metavar="key=value", help="fields to set")
+        kind.add_argument("--json", type=Path, help="file for the results")
+    whole.add_argument("--steps", type=positive, default=60, help="that count, after five that do not (default 60)")
+    whole.add_argument("--seconds", type=positive, default=120, help="after which fewer must do (default 120)")
+    whole.set_defaults(command=_bench_train)
+    loader.add_argument("--workers", type=positive, nargs="+", default=[1, 2], help="numbers to try (default 1 2)")
+    loader.add_argument("--seconds", type=positive, default=20, help="for each of them (default 20)")
+    loader.set_defaults(command=_bench_data)
+
+
+_BENCH_TRAIN = "rs-pretrain bench train demo data.shards=corpus/shards"
+
+
+def _bench_train(options: argparse.Namespace) -> None:
+    from pretrain.bench.throughput import format_train, train_bench
+
+    row = train_bench(_train_config(options), options.steps, options.seconds)
+    print(format_train(row))
+    _write_json(options.json, row)
+
+
+def _bench_data(options: argparse.Namespace) -> None:
+    from pretrain.bench.throughput import data_bench, format_data
+
+    rows = data_bench(_train_config(options), options.workers, options.seconds)
+    print(format_data(rows))
+    _write_json(options.json, rows)
 
 
 def _bench_step(options: argparse.Namespace) -> None:
-    import json
-
     from pretrain.bench.step import format_table, step_bench
-    from pretrain.run import writing
 
     rows = step_bench(
         options.encoder, options.batch, options.precision, repeats=options.repeats, device=options.device,
         compiled=options.compile, threads=options.threads,
     )  # fmt: skip
     print(format_table(rows))
-    if options.json:
-        with writing(options.json) as aside:
-            aside.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        print(f"  {options.json}")
+    _write_json(options.json, rows)
+
+
+def _write_json(path: Path | None, found: object) -> None:
+    import json
+
+    from pretrain.run import writing
+
+    if path is None:
+        return
+    with writing(path) as aside:
+        aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(f"  {path}")

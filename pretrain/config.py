@@ -212,6 +212,9 @@ class TrainConfig(Strict):
     compile: bool | Literal["auto", "model"] = "auto"
     """Whether ``torch.compile`` makes kernels of the blocks, one by one, and of what lies between them; ``model``: of
     the whole model at once. ``auto``: the blocks, on a GPU that computes in bf16."""
+    deterministic: bool = False
+    """Whether a GPU uses only kernels that give the same bits each time, so that a resumed run equals one that was
+    never stopped there too; slower. A CPU always does."""
     grad_checkpointing: bool = False
     shard_optimizer: bool = False
     """Divide AdamW's moments, 8 bytes a parameter, among the GPUs (ZeRO stage 1), for ViT-H and above."""
@@ -246,8 +249,8 @@ class TrainConfig(Strict):
 
 MAY_CHANGE = frozenset(
     {"data.shards", "data.max_unreadable", "data.retry_seconds", "data.workers", "data.prefetch", "max_batch_per_gpu",
-     "max_nonfinite", "timeout_minutes", "device", "compile", "grad_checkpointing", "shard_optimizer", "log_every",
-     "save_every", "keep_checkpoints", "picture_every"}
+     "max_nonfinite", "timeout_minutes", "device", "compile", "deterministic", "grad_checkpointing",
+     "shard_optimizer", "log_every", "save_every", "keep_checkpoints", "picture_every"}
 )  # fmt: skip
 """Fields that a resumed run may change: where and how it runs, what it writes and what it bears, not what it computes.
 ``data.shards`` may move; the checkpoint compares what is in it. ``epochs`` may be raised, not lowered."""

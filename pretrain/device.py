@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -28,15 +29,23 @@ def settled(config: TrainConfig, device: torch.device) -> TrainConfig:
 
 
 @contextmanager
-def float32_products(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """In a bf16 run on a GPU, what stays float32 (the embedding that tokens are chosen by) is multiplied as TF32."""
-    before = torch.get_float32_matmul_precision()
+def computing(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """How a run computes on a device, put back afterwards.
+
+    In a bf16 run on a GPU, what stays float32 (the embedding that tokens are chosen by) is multiplied as TF32.
+    ``deterministic`` leaves only kernels that give the same bits each time.
+    """
+    products, strict = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
     if device.type == "cuda" and config.precision == "bf16":
         torch.set_float32_matmul_precision("high")
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
+        torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(products)
+        torch.use_deterministic_algorithms(strict)
 
 
 def mover(device: torch.device) -> Mover:

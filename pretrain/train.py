@@ -20,7 +20,7 @@ from pretrain.data.corpus import Corpus, SampleRule, content_fingerprint, descri
 from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
-from pretrain.device import Mover, float32_products, mover, settled
+from pretrain.device import Mover, computing, mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.health import Nonfinite, Unreadable, way_back
@@ -156,7 +156,7 @@ def train(
     with ExitStack() as stack:
         team = stack.enter_context(distributed.joined(config.device, config.timeout_minutes))
         config = settled(config, team.device)
-        stack.enter_context(float32_products(config, team.device))
+        stack.enter_context(computing(config, team.device))
         data = content_fingerprint(config.data.folders)
         if team.leads:
             stack.enter_context(hold(folder.path))

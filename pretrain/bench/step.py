@@ -69,6 +69,8 @@ class Contender:
     compiled: str = "no"
     """``no``, ``blocks``, ``model`` or ``graphs`` (of the model, replayed as CUDA graphs)."""
     threads: int = 1
+    image: int = 224
+    """Side of the encoder's input, pixels."""
 
     @property
     def label(self) -> str:
@@ -261,8 +263,11 @@ def build(contender: Contender) -> Objective:
     width, heads = DECODERS.get(contender.encoder, (512, 16))
     sizes = {"decoder_depth": contender.decoder_depth, "decoder_dim": width, "decoder_heads": heads}
     settings = {"name": contender.objective, **sizes}
+    if contender.objective == "scale_mae":
+        settings["target_size"] = 2 * contender.image
     objective = TypeAdapter[ObjectiveConfig](ObjectiveConfig).validate_python(settings)
-    return build_objective(objective, EncoderConfig(name=contender.encoder)).to(contender.device)
+    encoder = EncoderConfig(name=contender.encoder, args={"img_size": contender.image})
+    return build_objective(objective, encoder).to(contender.device)
 
 
 def inputs(model: Objective, contender: Contender) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from small_run import config
 
 from pretrain.data.noise import torch_uniform, uniform
-from pretrain.device import float32_products, fused, mover, settled
+from pretrain.device import computing, fused, mover, settled
 
 CPU = torch.device("cpu")
 
@@ -30,9 +30,15 @@ def test_auto_on_a_gpu_follows_what_it_computes_in(tmp_path, monkeypatch, capabi
 def test_products_of_float32_are_rounded_in_bf16_runs_on_a_gpu_only(tmp_path):
     before = torch.get_float32_matmul_precision()
     for device, precision, expected in (("cuda", "bf16", "high"), ("cuda", "fp32", before), ("cpu", "bf16", before)):
-        with float32_products(config(tmp_path, precision=precision), torch.device(device)):
+        with computing(config(tmp_path, precision=precision), torch.device(device)):
             assert torch.get_float32_matmul_precision() == expected
         assert torch.get_float32_matmul_precision() == before
+
+
+def test_a_deterministic_run_refuses_kernels_that_add_in_any_order(tmp_path):
+    with computing(config(tmp_path, deterministic=True), CPU):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_on_a_cpu_batches_are_taken_as_they_are_and_functions_too():

@@ -1,0 +1,99 @@
+"""The loader alone, and whole runs from shards."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.ledger import Cell, Result
+from benchmarks.gpu.size import Size
+from benchmarks.gpu.smoke import run_config
+from benchmarks.gpu.textures import shards
+from pretrain.bench.step import DECODERS
+from pretrain.bench.throughput import data_bench, train_bench
+from pretrain.config import TrainConfig
+
+
+def data_cells(size: Size, work: Path) -> list[Cell]:
+    """The loader, by number of processes."""
+    return [
+        Cell("shards", partial(made, size, work), 60),
+        *(
+            Cell(f"{count} workers", partial(loaded, size, work, count), size.loader_seconds + 15)
+            for count in size.workers
+        ),
+    ]
+
+
+def made(size: Size, work: Path) -> Result:
+    """Generated shards."""
+    folder = shards(work, size)
+    total = sum(path.stat().st_size for path in folder.glob("*.tar"))
+    return {
+        "images": size.shards * size.per_shard,
+        "side": size.side,
+        "kib_per_image": total / 1024 / size.shards / size.per_shard,
+    }
+
+
+def loaded(size: Size, work: Path, workers: int) -> Result:
+    """Images per second."""
+    return dict(data_bench(run_config(size, work, "selective_mae"), [workers], size.loader_seconds)[0])
+
+
+def train_cells(size: Size, work: Path) -> list[Cell]:
+    """Whole runs."""
+    most = max(size.workers)
+    depths = {"selective_mae": size.depths[0], "mae": size.mae_depth}
+    runs = [
+        Cell(
+            f"{encoder}, {objective} {depth}, {most} workers",
+            partial(trained, size, work, objective, depth, encoder, most),
+            size.run_seconds + 60,
+        )
+        for encoder in size.encoders
+        for objective, depth in depths.items()
+    ]
+    fewer = [
+        Cell(
+            f"{size.encoders[0]}, selective_mae {size.depths[0]}, {count} workers",
+            partial(trained, size, work, "selective_mae", size.depths[0], size.encoders[0], count),
+            size.run_seconds + 40,
+        )
+        for count in size.workers
+        if 0 < count < most and count >= most // 2
+    ]
+    whole = Cell(
+        "compiled as one model",
+        partial(trained, size, work, "selective_mae", size.depths[0], size.encoders[0], most, compile="model"),
+        size.run_seconds + 60,
+    )
+    return [runs[0], *fewer, whole, *runs[1:]]
+
+
+def _config(
+    size: Size, work: Path, objective: str, depth: int, encoder: str, workers: int, **changes: Any
+) -> TrainConfig:
+    config = run_config(
+        size,
+        work,
+        objective,
+        global_batch=size.global_batch,
+        max_batch_per_gpu=min(size.global_batch, size.mode_batch),
+        **changes,
+    )
+    width, heads = DECODERS.get(encoder, (512, 16))
+    decoder = {"decoder_depth": depth, "decoder_dim": width, "decoder_heads": heads}
+    return config.model_copy(
+        update={
+            "encoder": config.encoder.model_copy(update={"name": encoder}),
+            "objective": config.objective.model_copy(update=decoder),
+            "data": config.data.model_copy(update={"workers": workers}),
+        }
+    )
+
+
+def trained(size: Size, work: Path, objective: str, depth: int, encoder: str, workers: int, **changes: Any) -> Result:
+    """One run from shards."""
+    return train_bench(_config(size, work, objective, depth, encoder, workers, **changes), size.steps, size.run_seconds)

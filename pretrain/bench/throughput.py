@@ -1,0 +1,206 @@
+"""A run from shards, timed: the loop itself (:func:`pretrain.train.train`), and the loader alone."""
+
+from __future__ import annotations
+
+import io
+import resource
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from curation.base.progress import Progress
+from pretrain import distributed
+from pretrain.bench.arithmetic import multiply_adds, peak_operations
+from pretrain.bench.clock import PartsClock
+from pretrain.config import TrainConfig
+from pretrain.data.corpus import open_corpus
+from pretrain.data.reader import Batch
+from pretrain.data.stream import StreamPlan, batches
+from pretrain.device import settled
+from pretrain.errors import InputError
+from pretrain.models import Objective, build_objective
+from pretrain.train import crop_rule, sample_rule, train
+
+PARTS = ("data", "copy", "forward", "backward", "optimiser", "between")
+"""Of a step: waiting for a batch, moving and flipping it, the model twice, AdamW, and log and drawing of numbers."""
+
+WARM_UP = 5
+"""Steps before those that count."""
+
+
+class _Enough(Exception):
+    """What ends a run that was long enough."""
+
+
+@dataclass
+class _Timed:
+    """A feed that ends after ``steps`` steps or ``seconds``, and the clock that the loop calls."""
+
+    clock: PartsClock
+    steps: int
+    seconds: float
+    micro_batches: int
+    done: int = 0
+    images: int = 0
+    since: float = 0.0
+    took: list[tuple[str, float]] = field(default_factory=list)
+    elapsed: float = 0.0
+
+    def feed(self, *arguments: Any, **named: Any) -> Iterator[Batch]:
+        """As :func:`pretrain.data.stream.batches`, until it is enough."""
+        for number, batch in enumerate(batches(*arguments, **named)):
+            if number == WARM_UP * self.micro_batches:
+                self._begin()
+            self.done = number // self.micro_batches
+            whole = number % self.micro_batches == 0
+            if whole and self._enough():
+                self.took = self.clock.read()
+                self.elapsed = time.perf_counter() - self.since
+                raise _Enough
+            if self.done >= WARM_UP:
+                self.images += len(batch.images)
+            yield batch
+
+    def _begin(self) -> None:
+        self.clock.read()
+        self.clock("begin")
+        self.since = time.perf_counter()
+
+    def _enough(self) -> bool:
+        late = self.done > WARM_UP and time.perf_counter() - self.since > self.seconds
+        return self.done >= WARM_UP + self.steps or late
+
+
+def train_bench(config: TrainConfig, steps: int = 60, seconds: float = 120) -> dict[str, Any]:
+    """Train for a while, in a folder that is thrown away, and say where the time went.
+
+    Args:
+        config: of the run; its epochs are repeated as often as it takes, pictures and checkpoints are left out.
+        steps: optimiser steps that count, after five that do not.
+        seconds: after which fewer have to do.
+
+    Returns:
+        ``images_per_second``, ``seconds`` of a step, the share of each of :data:`PARTS` (on a GPU by its own clock, so
+        ``data`` is the time for which it lacked a batch), ``mfu`` against ``peak_tflops`` (a large product on this
+        device in the same precision), ``gflop`` of one image, ``peak_mib``, ``loader_images_per_second``.
+
+    Raises:
+        InputError: the config does not fit the data.
+        WorkError: the run failed.
+    """
+    with distributed.joined(config.device) as team:
+        device, workers = team.device, team.workers
+    if team.world > 1:
+        raise InputError("rs-pretrain bench train: measures one process; start it without torchrun")
+    config = settled(config, device)
+    model, plan = _model_and_plan(config)
+    corpus = open_corpus(config.data.folders, sample_rule(config, model))
+    per_epoch = max(1, plan.steps_per_epoch(corpus))
+    long = max(config.epochs, -(-(steps + WARM_UP + 2) // per_epoch))
+    given = config.model_copy(update={"epochs": long, "picture_every": 0, "save_every": 10**9})
+    timed = _Timed(PartsClock(device), steps, seconds, plan.micro_batches)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
+        train(given, Path(folder) / "run", _Silent(), feed=timed.feed, mark=timed.clock)
+    operations, peak = multiply_adds(model).training_operations, peak_operations(device, config.precision)
+    loader = data_bench(config, [workers if config.data.workers is None else config.data.workers], min(seconds, 10))
+    rate = timed.images / timed.elapsed
+    return {
+        "device": device_name(device), "encoder": config.encoder.name, "objective": config.objective.name,
+        "precision": config.precision, "compile": config.compile, "global_batch": config.global_batch,
+        "micro_batch": -(-config.global_batch // plan.micro_batches), "steps": timed.done - WARM_UP,
+        "seconds": timed.elapsed / (timed.done - WARM_UP), "images_per_second": rate, **_shares(timed.took),
+        "gflop": operations / 1e9, "peak_tflops": peak / 1e12, "mfu": operations * rate / peak,
+        "peak_mib": peak_memory(device), "workers": loader[0]["workers"],
+        "loader_images_per_second": loader[0]["images_per_second"],
+    }  # fmt: skip
+
+
+def _model_and_plan(config: TrainConfig) -> tuple[Objective, StreamPlan]:
+    with torch.device("meta"):
+        model = build_objective(config.objective, config.encoder)
+    data = config.data
+    return model, StreamPlan(config.seed, config.global_batch, config.max_batch_per_gpu, data.window, data.groups)
+
+
+def _shares(took: list[tuple[str, float]]) -> dict[str, float]:
+    total = sum(seconds for _, seconds in took)
+    return {part: sum(seconds for name, seconds in took if name == part) / total for part in PARTS}
+
+
+def data_bench(config: TrainConfig, workers: Sequence[int], seconds: float = 20) -> list[dict[str, float]]:
+    """Read, decode and crop as a run would, with nobody waiting for the images.
+
+    Args:
+        config: of the run.
+        workers: numbers of reading processes to try, in turn.
+        seconds: for each of them.
+
+    Returns:
+        A row for each: ``workers``, ``images_per_second``, ``images``, ``seconds``.
+    """
+    model, plan = _model_and_plan(config)
+    corpus = open_corpus(config.data.folders, sample_rule(config, model))
+    rule = crop_rule(config, model)
+    rows = []
+    for count in workers:
+        stream = batches(corpus, plan, rule, 0, 10**6, count, config.data.prefetch)
+        for _ in range(count * config.data.prefetch + 1):  # what was prepared while the processes started
+            next(stream)
+        start, images = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            images += len(next(stream).images)
+        took = time.perf_counter() - start
+        rows.append({"workers": count, "images_per_second": images / took, "images": images, "seconds": took})
+    return rows
+
+
+def device_name(device: torch.device) -> str:
+    """What a reader of the table needs to know of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory that this process held, MiB: on a GPU its tensors, else all of it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def format_train(row: dict[str, Any]) -> str:
+    """A result of :func:`train_bench` as a Markdown table."""
+    lines = ["| | |", "|---|---|"]
+    for name, value in row.items():
+        share = name in (*PARTS, "mfu")
+        text = f"{100 * value:.1f} %" if share else f"{value:.4g}" if isinstance(value, float) else value
+        lines.append(f"| {name.replace('_', ' ')} | {text} |")
+    return "\n".join(lines)
+
+
+def format_data(rows: Iterable[dict[str, float]]) -> str:
+    """Rows of :func:`data_bench` as a Markdown table."""
+    lines = ["| workers | images/s | images/s and worker |", "|---|---|---|"]
+    for row in rows:
+        each = row["images_per_second"] / max(row["workers"], 1)
+        lines.append(f"| {row['workers']:.0f} | {row['images_per_second']:.0f} | {each:.0f} |")
+    return "\n".join(lines)
+
+
+class _Silent:
+    """An observer that is told in vain."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+    def progress(self, description: str, total: int, unit: str) -> Progress:
+        """A bar that nobody sees."""
+        return Progress(description, total, unit, stream=io.StringIO())

@@ -1,0 +1,53 @@
+"""Runs and loaders that are timed: what is counted adds up, and nothing is left behind. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from small_run import config, settings
+
+from pretrain.bench.arithmetic import multiply_adds
+from pretrain.bench.throughput import PARTS, data_bench, format_data, format_train, train_bench
+from pretrain.cli import main
+from pretrain.models import build_objective
+
+
+def test_a_run_says_where_its_time_went(make_shards, tmp_path):
+    given = config(make_shards([9, 7]), max_batch_per_gpu=2, epochs=1, log_every=1)
+    row = train_bench(given, steps=4, seconds=5)
+    assert sum(row[part] for part in PARTS) == pytest.approx(1)
+    assert all(row[part] >= 0 for part in PARTS) and row["forward"] > 0 and row["backward"] > 0
+    assert row["steps"] == 4 and (row["global_batch"], row["micro_batch"]) == (4, 2)
+    assert row["images_per_second"] * row["seconds"] == pytest.approx(4)
+    operations = multiply_adds(build_objective(given.objective, given.encoder)).training_operations
+    assert row["mfu"] == pytest.approx(operations * row["images_per_second"] / (row["peak_tflops"] * 1e12))
+    assert (row["precision"], row["compile"], row["workers"]) == ("fp32", False, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+    assert len(format_train(row).splitlines()) == 2 + len(row)
+
+
+def test_a_run_that_is_slow_ends_by_the_clock(make_shards):
+    assert train_bench(config(make_shards([9, 7])), steps=10**6, seconds=1)["steps"] < 10**6
+
+
+def test_the_loader_alone(make_shards):
+    rows = data_bench(config(make_shards([9, 7])), [0, 1], seconds=0.2)
+    assert [row["workers"] for row in rows] == [0, 1]
+    for row in rows:
+        assert row["images"] % 4 == 0 and row["images_per_second"] == pytest.approx(row["images"] / row["seconds"])
+    assert len(format_data(rows).splitlines()) == 4
+
+
+def test_from_the_command_line(make_shards, tmp_path, capsys):
+    path, found = tmp_path / "run.yaml", tmp_path / "found.json"
+    path.write_text(yaml.safe_dump(settings(make_shards([9, 7]))))
+    assert (
+        main(["bench", "train", str(path), "global_batch=2", "--steps", "2", "--seconds", "2", "--json", str(found)])
+        == 0
+    )
+    assert json.loads(found.read_text())["global_batch"] == 2 and "| data |" in capsys.readouterr().out
+    assert main(["bench", "data", str(path), "--workers", "1", "--seconds", "1", "--json", str(found)]) == 0
+    assert json.loads(found.read_text())[0]["workers"] == 1
+    assert main(["bench", "train", "no_such_config"]) == 2
