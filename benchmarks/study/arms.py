@@ -60,6 +60,10 @@ ARMS = {
     "random_late50": selective("all random, the last tenth at mask 0.5", late_mask_ratio=0.5, **RANDOM),
     "random_mixture": selective("all random, the decoder reads mixtures of layers", decoder_reads="mixture", **RANDOM),
     "random_hog_loss": selective("all random, gradients as a second target", hog_weight=10.0, **RANDOM),
+    "random_mixture_hog_loss": selective(
+        "all random, mixtures of layers, gradients as a second target",
+        decoder_reads="mixture", hog_weight=10.0, **RANDOM,
+    ),  # fmt: skip
 }
 """In the order in which they run: what a table cannot do without comes first."""
 
