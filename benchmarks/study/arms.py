@@ -62,8 +62,10 @@ ARMS = {
     "random_hog_loss": selective("all random, gradients as a second target", hog_weight=10.0, **RANDOM),
     "random_mixture_hog_loss": selective(
         "all random, mixtures of layers, gradients as a second target",
-        decoder_reads="mixture", hog_weight=10.0, **RANDOM,
-    ),  # fmt: skip
+        decoder_reads="mixture",
+        hog_weight=10.0,
+        **RANDOM,
+    ),
 }
 """In the order in which they run: what a table cannot do without comes first."""
 
