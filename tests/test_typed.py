@@ -84,7 +84,8 @@ CURATE = {
     "A B": "corpus corpus/lock", "URL": "{here}/published", "SHARDS": "packed", "FILE": "probe.json",
 }  # fmt: skip
 PRETRAIN = {
-    "train CONFIG": "train small.yaml", "CONFIG": "suite.yaml", "--data DIR": "--data labelled",
+    "train CONFIG": "train small.yaml",
+    "data CONFIG": "data small.yaml", "CONFIG": "suite.yaml", "--data DIR": "--data labelled",
     "--run DIR": "--run run",
     "run:DIR": "run:run", "--run OTHER": "--run run", "--out FOLDER": "--out shown", "--out DIR": "--out tried",
     "--device cuda": "--device cpu", "--compile": "", "--precision bf16": "--precision fp32",
@@ -120,7 +121,9 @@ BRIEF = "epochs=1 optim.warmup_epochs=0 global_batch=4 max_batch_per_gpu=4 data.
 MORE = {
     "rs-curate run": "--workers 1", "rs-curate audit": "--workers 1", "rs-curate verify": "--workers 1",
     "rs-curate rebuild": "--workers 1", "rs-curate fingerprint": "--workers 1", "rs-pretrain train": BRIEF,
-    "rs-pretrain bench": "--encoder vit_tiny_patch16_224 --batch 2 --repeats 1",
+    "rs-pretrain bench step": "--encoder vit_tiny_patch16_224 --batch 2 --repeats 1",
+    "rs-pretrain bench train": f"{BRIEF} --steps 4 --seconds 5",
+    "rs-pretrain bench data": f"{BRIEF} --workers 1 --seconds 1",
 }  # fmt: skip
 """Words behind a command that make it a matter of seconds."""
 
