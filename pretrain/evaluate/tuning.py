@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from curation.base.locks import hold
+from curation.base.progress import Observer
 from pretrain.checkpoint import TrainState
 from pretrain.data.stream import start_worker
 from pretrain.distributed import Team
@@ -118,15 +119,15 @@ def loader(images: Dataset[Any], batch: int, numbers: Sequence[int], workers: in
     return iter(DataLoader(images, batch, sampler=numbers, **options))
 
 
-def tune(training: Tuning) -> Past:
-    """Train from the folder's newest checkpoint on, or from the start.
+def tune(training: Tuning, observer: Observer | None = None) -> Past:
+    """Train from the folder's newest checkpoint on, or from the start; the observer is shown the steps.
 
     Raises:
         KeyboardInterrupt: a signal asked to stop; where checkpoints are kept, the same call goes on.
         WorkError: the loss is no longer finite.
     """
     latest = training.folder.latest()
-    if not go_on(training, restore(training, latest[0] if latest else None)).finished:
+    if not go_on(training, restore(training, latest[0] if latest else None), observer).finished:
         raise KeyboardInterrupt(signal.SIGTERM)
     records = list(Log(training.folder.log).records())
     sums, before = [0.0] * -(-training.pace.total_steps // training.pace.per_epoch), 0
