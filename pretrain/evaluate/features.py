@@ -24,7 +24,7 @@ from curation.base.files import digest
 from curation.base.progress import Observer
 from pretrain.data.augment import resize_whole
 from pretrain.data.reader import EVALUATION_FORMATS
-from pretrain.data.stream import start_worker
+from pretrain.data.stream import loader_options
 from pretrain.errors import InputError, UnreadableImage
 from pretrain.evaluate.encoders import FrozenEncoder
 from pretrain.evaluate.labelled import Labelled
@@ -178,8 +178,8 @@ class _Decoded(Dataset[tuple[Tensor, float, str]]):
 
 def _batches(images: Labelled, view: View, work: Work) -> Iterator[tuple[int, _Batch]]:
     loader = DataLoader(
-        _Decoded(images, view), work.batch, num_workers=work.workers_for(len(images.places)),
-        collate_fn=_collate, worker_init_fn=start_worker,
+        _Decoded(images, view), work.batch, collate_fn=_collate,
+        **loader_options(work.workers_for(len(images.places))),
     )  # fmt: skip
     first = 0
     for batch in loader:

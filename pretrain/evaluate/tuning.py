@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from curation.base.locks import hold
 from curation.base.progress import Observer
 from pretrain.checkpoint import TrainState
-from pretrain.data.stream import start_worker
+from pretrain.data.stream import loader_options
 from pretrain.distributed import Team
 from pretrain.health import Nonfinite
 from pretrain.log import Log
@@ -113,10 +113,7 @@ def tuning_folder(folder: Path | None) -> Iterator[RunFolder]:
 
 def loader(images: Dataset[Any], batch: int, numbers: Sequence[int], workers: int) -> Iterator[Shown]:
     """Batches of the items with these numbers, in their order."""
-    options: dict[str, Any] = {"num_workers": workers, "worker_init_fn": start_worker if workers else None}
-    # The loader draws a number when it starts. From torch's own generator that would change a resumed run's dropout.
-    options["generator"] = torch.Generator()
-    return iter(DataLoader(images, batch, sampler=numbers, **options))
+    return iter(DataLoader(images, batch, sampler=numbers, **loader_options(workers)))
 
 
 def tune(training: Tuning, observer: Observer | None = None) -> Past:
