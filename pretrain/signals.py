@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import multiprocessing.util
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,3 +39,18 @@ def ignore_in_worker() -> None:
     """Leave the decision to the main process: a scheduler or a terminal signals all processes of a group at once."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def kill_left_at_exit() -> None:
+    """Have reading processes killed that are left when this process ends, as after a second signal.
+
+    They ignore the signal by which multiprocessing would end them, and it would wait for them for ever.
+    """
+    atexit.unregister(_kill_left)
+    atexit.register(_kill_left)  # called before multiprocessing's own, which was registered earlier
+
+
+def _kill_left() -> None:
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

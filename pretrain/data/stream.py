@@ -21,7 +21,7 @@ from pretrain.data.noise import Purpose, uniform
 from pretrain.data.order import ShardWindow, epoch_order, group_rows, rank_rows, steps_per_epoch
 from pretrain.data.reader import Batch, Request, ShardReader
 from pretrain.patience import patiently
-from pretrain.signals import ignore_in_worker
+from pretrain.signals import ignore_in_worker, kill_left_at_exit
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,9 @@ def batches(
     Raises:
         WorkError: a shard or an index could not be read for so long.
     """
-    options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin, "collate_fn": _as_is}
-    # The loader draws a number when it starts. From torch's own generator that would change a resumed run's dropout.
-    options["generator"] = torch.Generator()
+    options = loader_options(workers) | {"pin_memory": pin, "collate_fn": _as_is}
     if workers:
-        options |= {"prefetch_factor": prefetch, "worker_init_fn": start_worker}
+        options["prefetch_factor"] = prefetch
     feed: Any = _Sampler(corpus, plan, start, stop, retry_seconds)
     reader: Any = ShardReader(corpus.paths, rule)
     for served in DataLoader(reader, batch_sampler=feed, **options):
@@ -168,8 +166,17 @@ def _as_is(served: Batch | Request) -> Batch | Request:
     return served
 
 
-def start_worker(_: int) -> None:
-    """What a reading process does first."""
+def loader_options(workers: int) -> dict[str, Any]:
+    """What every loader of torch is given here."""
+    # The loader draws a number when it starts. From torch's own generator that would change a resumed run's dropout.
+    options: dict[str, Any] = {"num_workers": workers, "generator": torch.Generator()}
+    if workers:
+        kill_left_at_exit()
+        options["worker_init_fn"] = _start_worker
+    return options
+
+
+def _start_worker(_: int) -> None:
     ignore_in_worker()
     gc.enable()
     torch.set_num_threads(1)  # workers are the parallelism; threads inside them would fight for the same cores

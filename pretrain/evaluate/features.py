@@ -21,8 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from curation.base.files import digest
+from curation.base.progress import Observer
 from pretrain.data.augment import resize_whole
 from pretrain.data.reader import EVALUATION_FORMATS
+from pretrain.data.stream import loader_options
 from pretrain.errors import InputError, UnreadableImage
 from pretrain.evaluate.encoders import FrozenEncoder
 from pretrain.evaluate.labelled import Labelled
@@ -72,6 +74,8 @@ class Work:
     """Folder in which features are kept; without one they are kept in memory."""
     done: Callable[[int], None] = lambda count: None
     """Told how many images were done."""
+    observer: Observer | None = None
+    """Shown the steps of a training."""
     memory: dict[str, Features] = field(default_factory=dict)
 
     @property
@@ -174,8 +178,8 @@ class _Decoded(Dataset[tuple[Tensor, float, str]]):
 
 def _batches(images: Labelled, view: View, work: Work) -> Iterator[tuple[int, _Batch]]:
     loader = DataLoader(
-        _Decoded(images, view), work.batch, num_workers=work.workers_for(len(images.places)),
-        collate_fn=_collate, worker_init_fn=_one_thread,
+        _Decoded(images, view), work.batch, collate_fn=_collate,
+        **loader_options(work.workers_for(len(images.places))),
     )  # fmt: skip
     first = 0
     for batch in loader:
@@ -186,10 +190,6 @@ def _batches(images: Labelled, view: View, work: Work) -> Iterator[tuple[int, _B
 def _collate(rows: Sequence[tuple[Tensor, float, str]]) -> _Batch:
     images, gsd, reasons = zip(*rows, strict=True)
     return _Batch(torch.stack(images), torch.tensor(gsd), list(reasons))
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
 
 
 def _refuse_nonsense(name: str, images: Labelled, features: Features) -> None:

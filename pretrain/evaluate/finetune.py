@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from curation.base.arrays import Ints
+from curation.base.progress import Observer
 from curation.base.settings import Strict
 from pretrain.config import OptimConfig
 from pretrain.data.augment import NOISE_SIZE, CropRule, crop_and_resize, crop_box, resize_whole
@@ -108,7 +109,7 @@ class Tuned:
 
 def finetune(
     encoder: FrozenEncoder, data: Divided, recipe: Finetune, device: torch.device, workers: int = 0,
-    folder: Path | None = None,
+    folder: Path | None = None, observer: Observer | None = None,
 ) -> Tuned:  # fmt: skip
     """Fine-tune a copy of an encoder on the training images and classify the test images.
 
@@ -121,6 +122,7 @@ def finetune(
         device: where to compute; in bfloat16 on a GPU.
         workers: decoding processes.
         folder: for checkpoints, from which the same call goes on; removed at the end.
+        observer: shown the steps.
 
     Raises:
         InputError: the encoder has no weights, or too few images can be read.
@@ -136,7 +138,7 @@ def finetune(
     model = classifier(encoder, len(data.images.classes), recipe).to(device)
     job = _Job(model, images, data.images, encoder.input, recipe, device, workers)
     with tuning_folder(folder) as place:
-        past = tune(_training(job, train, place, keeps=folder is not None))
+        past = tune(_training(job, train, place, keeps=folder is not None), observer)
         start = time.perf_counter()
         guesses = _classify(job, test)
     seconds = past.seconds + time.perf_counter() - start

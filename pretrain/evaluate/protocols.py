@@ -101,7 +101,7 @@ AnyAnswer = Answer | Segmented
 
 def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) -> Answer:
     folder = _folder(encoder, data, recipe, work)
-    tuned = finetune(encoder, data, recipe, work.torch_device, work.workers_for(len(data)), folder)
+    tuned = finetune(encoder, data, recipe, work.torch_device, work.workers_for(len(data)), folder, work.observer)
     truth = data.images.labels[tuned.test]
     right = tuned.guesses == truth
     return Answer(
@@ -152,7 +152,7 @@ def ask_any(
         return ask(encoder, data, protocol, work)
     if isinstance(data, Masked) and isinstance(protocol, Segment):
         folder = _folder(encoder, data, protocol, work)
-        answer = segment(encoder, data, protocol, work.torch_device, work.workers_for(len(data)), folder)
+        answer = segment(encoder, data, protocol, work.torch_device, work.workers_for(len(data)), folder, work.observer)
         work.done(len(data))
         return answer
     raise InputError(f"{protocol.name}: is no protocol of these images; segment needs masks, the others classes")

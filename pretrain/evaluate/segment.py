@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curation.base.arrays import Ints
+from curation.base.progress import Observer
 from curation.base.settings import Strict
 from pretrain.config import OptimConfig
 from pretrain.data.noise import Purpose, drawn_permutation
@@ -153,7 +154,7 @@ class _Job:
 
 def segment(
     encoder: FrozenEncoder, data: Masked, recipe: Segment, device: torch.device, workers: int = 0,
-    folder: Path | None = None,
+    folder: Path | None = None, observer: Observer | None = None,
 ) -> Segmented:  # fmt: skip
     """Train a head, and the encoder with it where the recipe says so, and score it on the test images.
 
@@ -164,6 +165,7 @@ def segment(
         device: where to compute; in bfloat16 on a GPU.
         workers: decoding processes.
         folder: for checkpoints, from which the same call goes on; removed at the end.
+        observer: shown the steps.
 
     Raises:
         InputError: the encoder has no patch features, or too few images can be read.
@@ -182,7 +184,8 @@ def segment(
     job = _Job(encoder, data, images, recipe, side, gsd, device, workers)
     model = Segmenter(encoder, len(data.classes), tune=recipe.tune).to(device)
     with tuning_folder(folder) as place:
-        past = tune(_training(job, model, windows(train, images.shapes, side), place, keeps=folder is not None))
+        shown = windows(train, images.shapes, side)
+        past = tune(_training(job, model, shown, place, keeps=folder is not None), observer)
         start = time.perf_counter()
         tables = _tables(job, model, test, len(data.classes))
     bad = [data.pairs[row].name for row in sorted(images.bad)]

@@ -87,7 +87,7 @@ def run_suite(config: Suite, out: Path, observer: Observer) -> list[Path]:
         InputError: a data set cannot be opened.
         RscorpusError: cells could not be asked, after all others were and are in the tables; names the first.
     """
-    work = Work(workers=config.workers, device=config.device, cache=out / "features")
+    work = Work(workers=config.workers, device=config.device, cache=out / "features", observer=observer)
     cells: list[Cell] = []
     failed: list[tuple[str, RscorpusError]] = []
     with hold(out):

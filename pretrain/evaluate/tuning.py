@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from curation.base.locks import hold
+from curation.base.progress import Observer
 from pretrain.checkpoint import TrainState
-from pretrain.data.stream import start_worker
+from pretrain.data.stream import loader_options
 from pretrain.distributed import Team
 from pretrain.health import Nonfinite
 from pretrain.log import Log
@@ -112,21 +113,18 @@ def tuning_folder(folder: Path | None) -> Iterator[RunFolder]:
 
 def loader(images: Dataset[Any], batch: int, numbers: Sequence[int], workers: int) -> Iterator[Shown]:
     """Batches of the items with these numbers, in their order."""
-    options: dict[str, Any] = {"num_workers": workers, "worker_init_fn": start_worker if workers else None}
-    # The loader draws a number when it starts. From torch's own generator that would change a resumed run's dropout.
-    options["generator"] = torch.Generator()
-    return iter(DataLoader(images, batch, sampler=numbers, **options))
+    return iter(DataLoader(images, batch, sampler=numbers, **loader_options(workers)))
 
 
-def tune(training: Tuning) -> Past:
-    """Train from the folder's newest checkpoint on, or from the start.
+def tune(training: Tuning, observer: Observer | None = None) -> Past:
+    """Train from the folder's newest checkpoint on, or from the start; the observer is shown the steps.
 
     Raises:
         KeyboardInterrupt: a signal asked to stop; where checkpoints are kept, the same call goes on.
         WorkError: the loss is no longer finite.
     """
     latest = training.folder.latest()
-    if not go_on(training, restore(training, latest[0] if latest else None)).finished:
+    if not go_on(training, restore(training, latest[0] if latest else None), observer).finished:
         raise KeyboardInterrupt(signal.SIGTERM)
     records = list(Log(training.folder.log).records())
     sums, before = [0.0] * -(-training.pace.total_steps // training.pace.per_epoch), 0
