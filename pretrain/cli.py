@@ -110,6 +110,7 @@ def _config_path(text: str) -> Path:
 
 def _train(options: argparse.Namespace) -> int:
     from curation.base import settings
+    from pretrain.bench.utilisation import worth
     from pretrain.config import TrainConfig
     from pretrain.train import train
 
@@ -121,7 +122,7 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     if options.out is None:
         raise InputError("--out is missing: the folder for log, checkpoints and pictures (or add --dry-run)")
-    result = train(config, options.out, Terminal(), resume=options.resume)
+    result = train(config, options.out, Terminal(), resume=options.resume, worth=worth)
     if not result.finished:
         print(f"stopped and saved at step {result.step} of {result.total_steps}; --resume goes on", file=sys.stderr)
         return 143
