@@ -112,6 +112,7 @@ def test_a_changed_field_is_refused_by_name() -> None:
 
 
 OTHER: dict[str, Any] = {
+    "data.cache": "c", "data.cache_gigabytes": 3, "data.missing_shard": "skip",
     "data.shards": ["b"], "data.workers": 3, "data.prefetch": 5, "data.max_unreadable": 0.5, "data.retry_seconds": 1,
     "max_batch_per_gpu": 8, "max_nonfinite": 0, "device": "cpu", "compile": True, "grad_checkpointing": True,
     "log_every": 1, "save_every": 2, "keep_checkpoints": 7, "picture_every": 0,
