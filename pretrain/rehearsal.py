@@ -13,9 +13,10 @@ from curation.base.progress import Observer
 from pretrain import distributed
 from pretrain.config import TrainConfig
 from pretrain.data.corpus import Corpus, open_corpus
+from pretrain.data.places import access_of
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
-from pretrain.device import float32_products, settled
+from pretrain.device import computing, settled
 from pretrain.models import Objective, build_objective
 from pretrain.schedule import build_optimizer
 from pretrain.train import announce, check_sizes, crop_rule, mask_noise, sample_rule
@@ -74,14 +75,14 @@ def rehearse(config: TrainConfig, observer: Observer, processes: int = 1) -> Reh
         torch.manual_seed(config.seed)
         model = build_objective(config.objective, config.encoder).to(team.device)
         model.set_grad_checkpointing(config.grad_checkpointing)
-        corpus = open_corpus(config.data.folders, sample_rule(config, model))
+        corpus = open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
         plan = StreamPlan(
             config.seed, config.global_batch, config.max_batch_per_gpu, config.data.window, config.data.groups,
             0, processes,
         )  # fmt: skip
         check_sizes(config, corpus, plan)
         announce(config, corpus, model, team.device, observer.say)
-        with float32_products(config, team.device):
+        with computing(config, team.device):
             return _measured(config, model, corpus, plan, team)
 
 
