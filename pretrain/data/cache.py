@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +93,16 @@ class ShardCache:
                     facts = path.stat()
                     yield path, facts.st_size, facts.st_mtime
 
-    def make_room(self, size: int, wanted: Set[str], limit: int) -> bool:
-        """Remove shards that nobody wants, the longest unwanted first, until ``size`` bytes fit; says if they do."""
+    def make_room(self, planned: Mapping[str, int], wanted: Set[str], limit: int) -> bool:
+        """Remove shards that nobody wants, the longest unwanted first, until those planned fit; says if they do.
+
+        Args:
+            planned: bytes of the whole shard, by SHA-256; what has come of it is not counted again.
+            wanted: what stays.
+            limit: bytes that all may take.
+        """
         files = sorted(self._files(), key=lambda file: file[2])
-        room = limit - sum(held for _, held, _ in files) - size
+        room = limit - sum(held for path, held, _ in files if digest_of(path) not in planned) - sum(planned.values())
         for path, held, _ in files:
             if room < 0 and digest_of(path) not in wanted:
                 path.unlink(missing_ok=True)

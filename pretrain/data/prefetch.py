@@ -57,16 +57,18 @@ class Prefetcher:
         for digest in [digest for digest, future in self.coming.items() if future.done()]:
             self._note(digest, self.coming.pop(digest))
         self._read_wants()
+        planned = {digest: self.wants[digest].bytes for digest in self.coming.keys() & self.wants.keys()}
         for digest, want in self.wants.items():
             if len(self.coming) == CONNECTIONS:
                 return
             if digest in self.coming or self.cache.path(digest).exists():
                 continue
+            planned[digest] = want.bytes  # also of one that waits to be tried again: nothing less urgent takes its room
             if time.time() < self.attempts.setdefault(digest, _Attempts(time.time())).not_before:
                 continue
-            if not self._has_room(want):
+            if not self.cache.make_room(planned, self.wants.keys() | self.coming.keys(), self.limit):
                 self._fail(digest, f"{want.url}: {self._no_room()}")
-                return  # what is less urgent must not take the room
+                return
             self.coming[digest] = pool.submit(self._bring, want)
 
     def _read_wants(self) -> None:
@@ -81,11 +83,6 @@ class Prefetcher:
             self.cache.touch(wants.keys() | self.wants.keys())
             self.cache.forget_unfinished(wants.keys() | self.coming.keys())
         self.wants = wants
-
-    def _has_room(self, want: Want) -> bool:
-        left = [want, *(self.wants[digest] for digest in self.coming.keys() & self.wants.keys())]
-        size = sum(each.bytes - self.cache.come(each.sha256) for each in left)
-        return self.cache.make_room(size, self.wants.keys() | self.coming.keys(), self.limit)
 
     def _no_room(self) -> str:
         return (
@@ -113,7 +110,7 @@ class Prefetcher:
             self._fail(digest, str(error))
         elif isinstance(error, OSError):
             # Others fill this disk as well: what nobody wants makes way before the limit is reached.
-            self.cache.make_room(self.limit // 10, self.wants.keys(), self.cache.used())
+            self.cache.make_room({"": self.limit // 10}, self.wants.keys(), self.cache.used())
             self._fail(digest, f"{self.cache.folder}: {error.strerror}")
         else:
             raise error
