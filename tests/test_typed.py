@@ -120,10 +120,10 @@ DESK: dict[str, dict[str, str]] = {
 BRIEF = "epochs=1 optim.warmup_epochs=0 global_batch=4 max_batch_per_gpu=4 data.workers=0 device=cpu picture_every=0"
 MORE = {
     "rs-curate run": "--workers 1", "rs-curate audit": "--workers 1", "rs-curate verify": "--workers 1",
-    "rs-curate rebuild": "--workers 1", "rs-curate fingerprint": "--workers 1", "rs-pretrain train": BRIEF,
+    "rs-curate rebuild": "--workers 1", "rs-curate fingerprint": "--workers 1",
     "rs-pretrain bench step": "--encoder vit_tiny_patch16_224 --batch 2 --repeats 1",
-    "rs-pretrain bench train": f"{BRIEF} --steps 4 --seconds 5",
-    "rs-pretrain bench data": f"{BRIEF} --workers 1 --seconds 1",
+    "rs-pretrain bench train": "--steps 4 --seconds 5",
+    "rs-pretrain bench data": "--workers 1 --seconds 1",
 }  # fmt: skip
 """Words behind a command that make it a matter of seconds."""
 
@@ -138,6 +138,7 @@ def words_of(page: str, line: str, here: Path) -> list[str]:
             meant.replace("{here}", here.as_uri()),
             line,
         )
+    line = re.sub(r"^(rs-pretrain (?:bench )?(?:train|data) \S+)", rf"\1 {BRIEF}", line)
     more = next((more for command, more in MORE.items() if line.startswith(command)), "")
     return shlex.split(f"{line} {more}".replace("&", ""))
 
