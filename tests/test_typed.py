@@ -56,6 +56,8 @@ NOT_TYPED = {
     r"^rs-curate COMMAND|^rs-pretrain COMMAND": "stands for every command; test_messages.py asks each for its help",
     r"^rs-pretrain evaluate suite benchmarks/": "wants weights of 2 GB that others released, and hours",
     r"^python (-m )?benchmarks": "measures for minutes to hours; the last test here runs those that need no data set",
+    r"^torchrun --nproc-per-node=2 ": "resumes with two processes, as tests/pretrain/test_train.py does",
+    r"^rs-pretrain train .*=(s3|hf)://": "of a bucket, a Hub: tests/pretrain/data/test_remote.py has servers",
     r"^torchrun --nproc-per-node=8 ": "wants eight GPUs; docs/cluster.md has the line that is typed",
 }
 """Commands that no test types, and why."""
@@ -106,6 +108,7 @@ DESK: dict[str, dict[str, str]] = {
     "docs/deduplication.md": {},
     "docs/exclusion.md": {"--out OUT": "--out corpus"},
     "docs/fetching.md": {},
+    "docs/loading.md": {"mine.yaml": "small.yaml", "--out run": "--out loaded"},
     "docs/methods/mae.md": {"RUN": "by_mae"},
     "docs/methods/scale_mae.md": {"RUN": "by_scale_mae"},
     "docs/methods/selective_mae.md": {"RUN": "by_selective_mae"},
@@ -121,10 +124,10 @@ DESK: dict[str, dict[str, str]] = {
 BRIEF = "epochs=1 optim.warmup_epochs=0 global_batch=4 max_batch_per_gpu=4 data.workers=0 device=cpu picture_every=0"
 MORE = {
     "rs-curate run": "--workers 1", "rs-curate audit": "--workers 1", "rs-curate verify": "--workers 1",
-    "rs-curate rebuild": "--workers 1", "rs-curate fingerprint": "--workers 1", "rs-pretrain train": BRIEF,
+    "rs-curate rebuild": "--workers 1", "rs-curate fingerprint": "--workers 1",
     "rs-pretrain bench step": "--encoder vit_tiny_patch16_224 --batch 2 --repeats 1",
-    "rs-pretrain bench train": f"{BRIEF} --steps 4 --seconds 5",
-    "rs-pretrain bench data": f"{BRIEF} --workers 1 --seconds 1",
+    "rs-pretrain bench train": "--steps 4 --seconds 5",
+    "rs-pretrain bench data": "--workers 1 --seconds 1",
 }  # fmt: skip
 """Words behind a command that make it a matter of seconds."""
 
@@ -139,6 +142,7 @@ def words_of(page: str, line: str, here: Path) -> list[str]:
             meant.replace("{here}", here.as_uri()),
             line,
         )
+    line = re.sub(r"^(rs-pretrain (?:bench )?(?:train|data) \S+)", rf"\1 {BRIEF}", line)
     more = next((more for command, more in MORE.items() if line.startswith(command)), "")
     return shlex.split(f"{line} {more}".replace("&", ""))
 
@@ -323,7 +327,7 @@ LITTLE = {
     "scan.py": "--rounds 1 --count 4 --side 1200",
     "fuzz.py": "--files 20 --workers 1",
     "guard.py --tiles": "--tiles 2e4 --prints 1e3",
-    "first_hour.py": "--count 4 --parts folders",
+    "first_hour.py --parts folders --count": "--count 4",
 }
 """Benchmarks that make what they measure, and how they measure little."""
 BENCHMARK = re.compile(r"^ {4,}python benchmarks/(.*)$", re.MULTILINE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +34,25 @@ def test_batches_do_not_depend_on_workers(make_shards: MakeShards) -> None:
     assert [b.position for b in alone] == [(0, 0), (0, 4), (0, 8), (0, 12), (1, 0), (1, 4), (1, 8), (1, 12)]
     assert alone[0].images.shape == (4, 3, 32, 32)
     assert len(torch.cat([b.sample_id for b in alone[:4]]).unique()) == 16
+
+
+LEFT_OPEN = """
+from pathlib import Path
+from pretrain.data.augment import CropRule
+from pretrain.data.corpus import SampleRule, open_corpus
+from pretrain.data.stream import StreamPlan, batches
+
+corpus = open_corpus([Path({folder!r})], SampleRule(8))
+plan = StreamPlan(seed=1, global_batch=4, micro_batch=4, window=2)
+stream = batches(corpus, plan, CropRule(32, (0.5, 1.0), (3 / 4, 4 / 3), 4.0), 0, 8, workers=1)
+assert len(next(stream).sample_id) == 4
+"""
+
+
+def test_a_process_that_leaves_a_stream_open_ends(make_shards: MakeShards) -> None:
+    """Its reader ignores the SIGTERM with which ``multiprocessing`` would end it."""
+    code = LEFT_OPEN.format(folder=str(make_shards([6, 6])))
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
 
 
 def test_a_stream_started_later_gives_the_rest(make_shards: MakeShards) -> None:
