@@ -290,7 +290,7 @@ def _packed(source: Source, root: Path, file: str) -> str | None:
         return None
     takes = compile_globs((EVERY_IMAGE,))
     try:
-        members = islice(list_members(root / file, source.image_column), MOST_COUNTED)
+        members = islice(list_members(root / file, source.table_column), MOST_COUNTED)
         count = sum(kind.is_table or takes(member.name) for member in members)
     except InputError:
         return None

@@ -24,6 +24,7 @@ from pydantic_core import CoreSchema
 from curation.base.errors import InputError
 from curation.base.settings import Strict, load
 from curation.containers import CONTAINERS
+from curation.containers.parquet_arrays import ArrayColumns
 from curation.remote.access import RemoteImagery
 
 
@@ -327,9 +328,22 @@ class Source(Strict):
             raise ValueError("container: remote and the block remote go together")
         if self.columns is not None and self.image_column is not None:
             raise ValueError("give image_column or columns, not both")
+        if self.array is not None and self.image_column is None and self.columns is None:
+            raise ValueError("array needs image_column or columns: which ones hold the numbers")
         if (self.columns or self.array) and self.container not in ("parquet", "remote"):
             raise ValueError(f"columns and array are those of a Parquet table, not of container: {self.container}")
         return self
+
+    @property
+    def table_column(self) -> str | None:
+        """What a container's reader is told to take: a column, or how columns of numbers are an image."""
+        if self.columns is None and self.array is None:
+            return self.image_column
+        colours = self.columns
+        names = (self.image_column or "",) if colours is None else (colours.red, colours.green, colours.blue)
+        if self.array is None:
+            return ArrayColumns(names, is_encoded=True).text()
+        return ArrayColumns(names, False, *self.array.model_dump().values()).text()
 
     def linked(self, root: Path) -> Path | None:
         """The folder of ``follow_links``, without symbolic links."""
