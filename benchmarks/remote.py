@@ -173,7 +173,7 @@ def ranges_of(url: str, folder: Path, connections: int) -> Ranges:
 
 def ours(url: str, windows: Sequence[Window], folder: Path, connections: int) -> int:
     """Read as the scan does: members a few ahead."""
-    reads = Reader(ranges_of(url, folder, connections))
+    reads = Reader.of(ranges_of(url, folder, connections))
     pin, _ = reads.ranges.first_page(url)
     members = [Member(w.col_off, w.row_off, pin, "window", f"{w.width}x{w.height}").written() for w in windows]
     for member in ahead(members, lambda member: (reads, url, member), 1 << 30):

@@ -60,11 +60,19 @@ class ArrayColumns(NamedTuple):
             ValueError: one is absent.
         """
         paths = [footer.schema.column(index).path for index in range(footer.num_columns)]
-        found = [[at for at, path in enumerate(paths) if path.split(".")[0] == name] for name in self.names]
+        ends = ("", ".bytes") if self.is_encoded else None
+        found = [
+            [
+                at
+                for at, path in enumerate(paths)
+                if path.split(".")[0] == name and (ends is None or path[len(name) :] in ends)
+            ]
+            for name in self.names
+        ]
         absent = [name for name, each in zip(self.names, found, strict=True) if len(each) != 1]
         if absent:
             tops = ", ".join(dict.fromkeys(path.split(".")[0] for path in paths))
-            raise ValueError(f"column {absent[0]} holds no array; there are: {tops}")
+            raise ValueError(f"column {absent[0]} holds no images; there are: {tops}")
         return [each[0] for each in found]
 
 

@@ -6,6 +6,7 @@ file's size and version when it was listed, so that another version is never rea
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,10 +20,12 @@ from urllib.parse import quote, unquote
 from curation.base.errors import UnreadableImage
 from curation.catalogue import Window
 from curation.containers.container import locate
+from curation.containers.parquet_arrays import ArrayColumns
 from curation.remote import scenes
 from curation.remote.access import MOST_REQUESTS, RemoteImagery
 from curation.remote.remote_file import Ranges, RemoteFile
 from curation.remote.spool import Spool
+from curation.remote.tables import Tables
 from curation.remote.transport import Pin, Transport
 
 T = TypeVar("T")
@@ -75,7 +78,13 @@ class Reader:
     """Reads members of one source's remote files; safe for threads."""
 
     ranges: Ranges
+    tables: Tables
     _ready: dict[tuple[str, str], Future[RemoteMember]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ranges: Ranges) -> Reader:
+        """A reader of ranges."""
+        return cls(ranges, Tables(ranges))
 
     def read(self, url: str, member: str, limit: int) -> RemoteMember:
         """One member.
@@ -96,10 +105,22 @@ class Reader:
         wanted = Member.of(url, member)
         if wanted.kind == "window":
             return self._window(wanted)
+        if wanted.kind in ("row", "image"):
+            return self._row(wanted, limit)
         if wanted.second > limit:
             raise UnreadableImage(f"{url}: {wanted.second} bytes, the limit is {limit}")
         data = self.ranges.read(wanted.pin, wanted.first, wanted.second)
         return RemoteMember(data, len(data), True)
+
+    def _row(self, wanted: Member, limit: int) -> RemoteMember:
+        """Of a table: kept in the spool one by one, since a row group brings all its rows along."""
+        columns = ArrayColumns.of(wanted.rest)
+        if columns is None:
+            raise UnreadableImage(f"{wanted.pin.url}: {wanted.rest}: names no columns; run with --relist")
+        place, as_stored = (wanted.pin, wanted.first, wanted.second), wanted.kind == "image"
+        key = hashlib.blake2b(wanted.written().encode(), digest_size=20).hexdigest()
+        data = self.ranges.kept(key, lambda: self.tables.image(*place, columns, as_stored, limit))
+        return RemoteMember(data, len(data), as_stored)
 
     def _window(self, wanted: Member) -> RemoteMember:
         width, height = map(int, wanted.rest.split("x"))
@@ -157,7 +178,7 @@ def reader(root: Path, access: RemoteImagery) -> Reader:
 @lru_cache(maxsize=16)
 def _reader(root: Path, access: RemoteImagery, process: int) -> Reader:
     """Of a process, since connections and threads do not survive its fork."""
-    return Reader(Ranges(Transport(access, root.parent / FOLDER / "requests"), spool(root, access)))
+    return Reader.of(Ranges(Transport(access, root.parent / FOLDER / "requests"), spool(root, access)))
 
 
 def spool(root: Path, access: RemoteImagery) -> Spool:

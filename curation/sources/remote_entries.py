@@ -17,11 +17,12 @@ from typing import Any
 from curation.base.errors import InputError, UnreadableImage
 from curation.base.files import digest
 from curation.catalogue import Window
-from curation.containers.registry import broken_member
-from curation.remote import scenes
+from curation.containers.parquet_arrays import ArrayColumns
+from curation.containers.registry import CONTAINERS, broken_member
+from curation.remote import scenes, tars
 from curation.remote.places import Place, PlaceNotes, places
 from curation.remote.reader import FOLDER, Member, Reader, reader
-from curation.remote.remote_file import RemoteFile
+from curation.remote.remote_file import RemoteFile, range_key
 from curation.remote.transport import Pin
 from curation.sources import key_fields
 from curation.sources.entries import Entry, FolderWalk
@@ -73,7 +74,8 @@ def _key(walk: FolderWalk) -> str:
 def _wants(walk: FolderWalk, place: Place) -> bool:
     """Whether the globs take a file; named one by one, it is wanted whatever it ends in."""
     access, by_default = walk.source.remote, walk.source.images == (EVERY_IMAGE,)
-    if by_default and access is not None and access.prefix is None:
+    packed = place.path.lower().endswith((*CONTAINERS["parquet"].suffixes, *CONTAINERS["tar"].suffixes))
+    if packed or (by_default and access is not None and access.prefix is None):
         return not _leaves(walk, place.path)
     return walk.wants(place.path)
 
@@ -111,6 +113,11 @@ Look = Callable[[Place, Pin, bytes, FolderWalk, Reader], FoundFile]
 
 
 def _kind_of(path: str, head: bytes) -> Look:
+    lower = path.lower()
+    if lower.endswith(CONTAINERS["parquet"].suffixes):
+        return _rows
+    if lower.endswith(CONTAINERS["tar"].suffixes):
+        return _members
     return _whole if scenes.driver_of(head) is None else _windows
 
 
@@ -129,6 +136,49 @@ def _windows(place: Place, pin: Pin, head: bytes, walk: FolderWalk, reads: Reade
         size = scenes.window_bytes(pin, data, drawn.windows)
     members = [(_name(window), _member(pin, window), size) for window in drawn.windows]
     return FoundFile(tuple(pin), members, empty=drawn.empty, blind=drawn.blind)
+
+
+def _rows(place: Place, pin: Pin, head: bytes, walk: FolderWalk, reads: Reader) -> FoundFile:
+    """Rows of a table: of drawn row groups, so that no more of them are read than are needed."""
+    source, access = walk.source, walk.source.remote
+    assert access is not None
+    columns = ArrayColumns.of(source.table_column)
+    kind = "image" if columns is None else "row"
+    if columns is None and source.table_column is None:
+        raise UnreadableImage(f"{place.url}: image_column must say which column holds the images")
+    columns = columns or ArrayColumns((source.table_column or "",), is_encoded=True)
+    rows = list(reads.tables.rows(pin, columns))
+    if access.per_file is not None:
+        rows = sorted(rows, key=lambda row: (_order(walk.seed, f"{place.path}\0{row.group}"), row.row))
+        rows = sorted(rows[: access.per_file])
+    text = columns.text()
+    members = [(f"{row.number:09d}", Member(row.group, row.row, pin, kind, text).written(), row.bytes) for row in rows]
+    return FoundFile(tuple(pin), members)
+
+
+def _members(place: Place, pin: Pin, head: bytes, walk: FolderWalk, reads: Reader) -> FoundFile:
+    """Members of a tar, which are put into the spool as they come by."""
+    access = walk.source.remote
+    assert access is not None
+    length, key = int(access.range_megabytes * 1e6), f"{walk.seed}\0{place.path}"
+    found = []
+    for start, size in tars.drawn_ranges(pin.size, access.ranges, length, key):
+        for member in tars.members(pin, reads.ranges, start, size, length):
+            if _is_image(walk, place.path, member.name):
+                reads.ranges.spool.put(range_key(pin, member.offset, member.size), member.data)
+                text = Member(member.offset, member.size, pin, "member", member.name).written()
+                found.append((member.name.removeprefix("./"), text, member.size))
+    if access.per_file is not None:
+        found = sorted(found, key=lambda each: _order(walk.seed, f"{place.path}/{each[0]}"))[: access.per_file]
+    return FoundFile(tuple(pin), sorted(found))
+
+
+def _is_image(walk: FolderWalk, tar: str, name: str) -> bool:
+    """Whether a member is wanted; names that lead outside never are."""
+    parts = name.removeprefix("./").split("/")
+    hidden = any(part.startswith(".") or not part for part in parts) or "\\" in name
+    path = f"{tar}/{'/'.join(parts)}"
+    return not hidden and walk.takes(path) and not walk.left(path)
 
 
 def _name(window: Window) -> str:
