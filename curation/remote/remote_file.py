@@ -104,13 +104,15 @@ class RemoteFile:
     """A pinned file, open for reading.
 
     Attributes:
-        error: what went wrong first; GDAL does not pass it on.
+        error: what went wrong first; Arrow tells it in its own words.
+        quiet: whether zeros stand for what does not come, since GDAL's callbacks must not raise; whoever opened the
+            file looks at ``error``.
         blocks: bytes that were asked for as ranges.
     """
 
     def __init__(self, pin: Pin, ranges: Ranges, spooled: bool = True) -> None:
         self._spooled = spooled
-        self.pin, self.closed, self.blocks = pin, False, 0
+        self.pin, self.closed, self.blocks, self.quiet = pin, False, 0, False
         self.error: RscorpusError | None = None
         self._ranges, self._at = ranges, 0
 
@@ -127,10 +129,14 @@ class RemoteFile:
         return [self._guarded(offset, size) for offset, size in zip(offsets, sizes, strict=True)]
 
     def _guarded(self, offset: int, size: int) -> bytes:
+        if self.quiet and self.error is not None:
+            return bytes(size)
         try:
             return self._range(offset, size)
         except RscorpusError as error:
             self.error = self.error or error
+            if self.quiet:
+                return bytes(size)
             raise
 
     def _range(self, offset: int, size: int) -> bytes:
@@ -186,6 +192,7 @@ class Opener(MultiByteRangeResourceContainer):  # type: ignore[misc]
 
     def __init__(self, name: str, file: RemoteFile) -> None:
         self.name, self.file = name, file
+        file.quiet = True
 
     def _is(self, path: Any) -> bool:
         return str(path).rpartition("/")[2] == self.name

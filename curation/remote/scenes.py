@@ -71,6 +71,8 @@ def opened(file: RemoteFile, driver: str) -> Iterator[Any]:
             stack.enter_context(rasterio.Env(**GDAL_OPTIONS))
             stack.enter_context(warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning))
             yield stack.enter_context(rasterio.open(name, driver=driver, opener=Opener(name, file)))
+        if file.error is not None:
+            raise file.error
     except (RasterioError, ValueError, OSError) as error:
         if file.error is not None:
             raise file.error from None

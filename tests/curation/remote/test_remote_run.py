@@ -172,3 +172,41 @@ def test_a_list_of_urls_is_a_text_file(server: RangeServer, tmp_path: Path, reci
     (tmp_path / "data/far/list.txt").write_text(f"# scenes\n{server.url('/a.tif')}\n\n")
     assert made() == 0
     assert len(samples(made)) == 4
+
+
+def test_a_lock_pins_every_scene_and_rebuilds_the_same_bytes_elsewhere(
+    server: RangeServer, tmp_path: Path, recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        server.files[f"/{name}.tif"] = scene(tmp_path, picture(ord(name), 512))
+    made = recipe(urls=[server.url(f"/{name}.tif") for name in "ab"], per_file=4)
+    assert made() == 0
+    assert main(["lock", str(tmp_path / "out"), "--to", str(tmp_path / "lock")]) == 0
+    assert pq.read_table(tmp_path / "lock/remote.parquet").num_rows == 8
+    (tmp_path / "theirs").mkdir()
+    again = ["rebuild", str(tmp_path / "lock"), "--data", str(tmp_path / "theirs"), "--workers", "1"]
+    assert main([*again, "--out", str(tmp_path / "same")]) == 0
+    for path in (tmp_path / "out/shards").glob("*.tar"):
+        assert (tmp_path / "same/shards" / path.name).read_bytes() == path.read_bytes()
+    server.files["/b.tif"] = scene(tmp_path, picture(9, 512))
+    (tmp_path / "others").mkdir()
+    again[3] = str(tmp_path / "others")
+    assert main([*again, "--out", str(tmp_path / "other")]) == 1
+    assert "4 same bytes, 4 changed" in capsys.readouterr().err
+    told = pq.read_table(tmp_path / "other/rebuild.parquet").to_pylist()
+    assert {row["state"] for row in told} == {"changed"}
+    assert "changed since it was listed" in told[0]["detail"]
+
+
+def test_a_scene_that_changed_between_scan_and_write_stops_the_run_until_it_is_listed_anew(
+    server: RangeServer, tmp_path: Path, recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.files["/a.tif"] = scene(tmp_path, picture(1, 256))
+    made = recipe(urls=[server.url("/a.tif")], spool_gigabytes=0)
+    assert made("--until", "select") == 0
+    server.files["/a.tif"] = scene(tmp_path, picture(2, 256))
+    assert made() == 1
+    assert "changed since it was listed; run with --relist" in capsys.readouterr().err
+    assert not list((tmp_path / "out/shards").glob("*.tar"))
+    assert made("--relist") == 0
+    assert len(samples(made)) == 4
