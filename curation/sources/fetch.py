@@ -127,6 +127,9 @@ def fetch_source(
     """
     result = result or FetchResult(source.id, root)
     tell = _one_at_a_time(progress)
+    if source.remote is not None:
+        result.notes.append("read where it lies, nothing to fetch")
+        return result
     if source.obtain.via == "local" and not source.files:
         if not root.is_dir():
             raise InputError(f"source {source.id}: {root} does not exist, and nothing says where to fetch it from")

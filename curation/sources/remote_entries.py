@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 
 from curation.base.errors import InputError, UnreadableImage
 from curation.base.files import digest
-from curation.catalogue import Window
+from curation.base.terminal import sized
+from curation.catalogue import Window, read_table
 from curation.containers.parquet_arrays import ArrayColumns
 from curation.containers.registry import CONTAINERS, broken_member
 from curation.remote import scenes, tars
@@ -29,6 +31,8 @@ from curation.sources.entries import Entry, FolderWalk
 from curation.sources.source import EVERY_IMAGE, Source
 
 _NAMED = 3
+RANGES_AT_ONCE = 4
+"""Of a tar: each is held whole in memory."""
 
 
 @dataclass
@@ -40,6 +44,8 @@ class FoundFile:
     reason: str = ""
     empty: int = 0
     blind: bool = False
+    is_tar: bool = False
+    """Whether its members are still to be found, range by range."""
 
 
 def remote_entries(walk: FolderWalk) -> Iterator[Entry]:
@@ -59,9 +65,11 @@ def remote_entries(walk: FolderWalk) -> Iterator[Entry]:
     with ThreadPoolExecutor(access.connections) as pool:
         for start in range(0, len(wanted), 256):
             batch = wanted[start : start + 256]
-            found = pool.map(lambda place: journal.known(place) or _look(place, walk, reads), batch)
+            found = pool.map(lambda place: journal.known(place.url) or _look(place, walk, reads), batch)
             for place, each in zip(batch, found, strict=True):
-                journal.note(place, each)
+                journal.note(place.url, each)
+                if each.is_tar:
+                    each.members = _members(place, each, walk, reads, journal)
                 yield from _entries(walk, place, each, told)
     journal.done()
     _tell(walk, notes, told, len(wanted))
@@ -117,7 +125,7 @@ def _kind_of(path: str, head: bytes) -> Look:
     if lower.endswith(CONTAINERS["parquet"].suffixes):
         return _rows
     if lower.endswith(CONTAINERS["tar"].suffixes):
-        return _members
+        return lambda place, pin, *_: FoundFile(tuple(pin), is_tar=True)
     return _whole if scenes.driver_of(head) is None else _windows
 
 
@@ -156,21 +164,48 @@ def _rows(place: Place, pin: Pin, head: bytes, walk: FolderWalk, reads: Reader) 
     return FoundFile(tuple(pin), members)
 
 
-def _members(place: Place, pin: Pin, head: bytes, walk: FolderWalk, reads: Reader) -> FoundFile:
-    """Members of a tar, which are put into the spool as they come by."""
+def _members(
+    place: Place, tar: FoundFile, walk: FolderWalk, reads: Reader, journal: _Journal
+) -> list[tuple[str, str, int]]:
+    """Members of a tar, which are put into the spool as they come by; some ranges are read at once.
+
+    Raises:
+        WorkError: the server does not answer.
+    """
     access = walk.source.remote
     assert access is not None
-    length, key = int(access.range_megabytes * 1e6), f"{walk.seed}\0{place.path}"
-    found = []
-    for start, size in tars.drawn_ranges(pin.size, access.ranges, length, key):
-        for member in tars.members(pin, reads.ranges, start, size, length):
-            if _is_image(walk, place.path, member.name):
-                reads.ranges.spool.put(range_key(pin, member.offset, member.size), member.data)
-                text = Member(member.offset, member.size, pin, "member", member.name).written()
-                found.append((member.name.removeprefix("./"), text, member.size))
+    assert tar.pin is not None
+    pin, length = Pin(*tar.pin), int(access.range_megabytes * 1e6)
+
+    def look(drawn: tuple[int, int]) -> FoundFile:
+        """Members of one range."""
+        name = f"{place.url}#{drawn[0]}"
+        found = journal.known(name)
+        if found is None:
+            try:
+                found = FoundFile(tar.pin, list(_in_range(place, pin, drawn, length, walk, reads)))
+            except UnreadableImage as refused:
+                walk.found.miss(str(refused))
+                return FoundFile()
+            journal.note(name, found)
+        return found
+
+    ranges = tars.drawn_ranges(pin.size, access.ranges, length, f"{walk.seed}\0{place.path}")
+    with ThreadPoolExecutor(min(RANGES_AT_ONCE, access.connections)) as pool:
+        found = [member for each in pool.map(look, ranges) for member in each.members]
     if access.per_file is not None:
         found = sorted(found, key=lambda each: _order(walk.seed, f"{place.path}/{each[0]}"))[: access.per_file]
-    return FoundFile(tuple(pin), sorted(found))
+    return sorted(found)
+
+
+def _in_range(
+    place: Place, pin: Pin, drawn: tuple[int, int], chunk: int, walk: FolderWalk, reads: Reader
+) -> Iterator[tuple[str, str, int]]:
+    for member in tars.members(pin, reads.ranges, *drawn, chunk):
+        if _is_image(walk, place.path, member.name):
+            reads.ranges.spool.put(range_key(pin, member.offset, member.size), member.data)
+            text = Member(member.offset, member.size, pin, "member", member.name).written()
+            yield member.name.removeprefix("./"), text, member.size
 
 
 def _is_image(walk: FolderWalk, tar: str, name: str) -> bool:
@@ -239,7 +274,7 @@ class _Journal:
     """What was found of files, a line each; a line that a kill cut short counts for nothing."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._known = path, dict[str, FoundFile]()
+        self.path, self._known, self._lock = path, dict[str, FoundFile](), threading.Lock()
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -256,15 +291,16 @@ class _Journal:
         if lines:
             self._file.write("\n")
 
-    def known(self, place: Place) -> FoundFile | None:
-        """What was found of a file before a kill."""
-        return self._known.get(place.url)
+    def known(self, name: str) -> FoundFile | None:
+        """What was found of a file, or of a range of one, before a kill."""
+        return self._known.get(name)
 
-    def note(self, place: Place, found: FoundFile) -> None:
-        """Write down what was found of a file; what was refused is asked for again."""
-        if place.url not in self._known and found.pin is not None:
-            self._file.write(json.dumps({"url": place.url, "found": asdict(found)}) + "\n")
-            self._file.flush()
+    def note(self, name: str, found: FoundFile) -> None:
+        """Write down what was found; what was refused is asked for again."""
+        if name not in self._known and found.pin is not None:
+            with self._lock:
+                self._file.write(json.dumps({"url": name, "found": asdict(found)}) + "\n")
+                self._file.flush()
 
     def done(self) -> None:
         """Nothing is left to do, and all is asked for anew the next time."""
@@ -272,14 +308,19 @@ class _Journal:
         self.path.unlink(missing_ok=True)
 
 
-def say_spool(source: Source, listed: int) -> str:
-    """What a remote source's windows take, and what of it is kept between scan and write."""
-    assert source.remote is not None
-    room = int(source.remote.spool_gigabytes * 1e9)
-    over = max(listed - room, 0)
-    again = f"; {over / 1e9:,.1f} GB do not fit and are fetched again when shards are written" if over else ""
-    kept = min(listed, room) / 1e9
-    return f"{source.id}: about {listed / 1e9:,.1f} GB to read, {kept:,.1f} GB of them kept in the spool{again}"
+def say_spools(sources: Iterable[Source], listings: Mapping[str, Path]) -> list[str]:
+    """What remote sources take of the network, and of the disk between scan and write."""
+    lines = []
+    for source in sources:
+        if source.remote is not None:
+            listed = sum(read_table(listings[source.id], "images", ["bytes"])["bytes"].to_pylist())
+            kept = min(listed, int(source.remote.spool_gigabytes * 1e9))
+            told = (
+                f"spool:  {source.id}: about {sized(listed)} to read, {sized(kept)} of them kept until they are written"
+            )
+            over = f"; {sized(listed - kept)} do not fit and are fetched again (remote.spool_gigabytes)"
+            lines.append(told + over * (listed > kept))
+    return lines
 
 
 def check_root_of(source: Source, root: Path) -> None:

@@ -24,6 +24,7 @@ from pydantic_core import CoreSchema
 from curation.base.errors import InputError
 from curation.base.settings import Strict, load
 from curation.containers import CONTAINERS
+from curation.containers.array_layout import ArrayLayout, BandColumns
 from curation.containers.parquet_arrays import ArrayColumns
 from curation.remote.access import RemoteImagery
 
@@ -174,35 +175,6 @@ class BandFiles(Strict):
     @classmethod
     def _groups(cls, key: str) -> str:
         return _with_a_group(key, "key", "(.*)_B[0-9]+")
-
-
-class BandColumns(Strict):
-    """Columns of a Parquet table that hold the numbers of a band each."""
-
-    red: str = Field(min_length=1)
-    green: str = Field(min_length=1)
-    blue: str = Field(min_length=1)
-
-
-class ArrayLayout(Strict):
-    """How numbers in a Parquet column are an image: nested lists, one flat list, or raw bytes."""
-
-    axes: Literal["yx", "yxb", "byx", "tyx", "tbyx"] | None = None
-    """Outermost first: time, band, row, column. Null: by the number of axes yx, byx (of ``columns``: tyx), tbyx."""
-    shape: tuple[Counted, ...] | None = None
-    """Lengths of the axes; null: those of nested lists."""
-    dtype: Literal["uint8", "uint16", "int16", "float32"] | None = None
-    """Of raw bytes, little-endian; null: the column's own numbers."""
-    frame: int = Field(0, ge=0)
-    """The one that is taken of axis t."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> ArrayLayout:
-        if self.shape is not None and self.axes is not None and len(self.shape) != len(self.axes):
-            raise ValueError(f"axes: {self.axes} are {len(self.axes)}, shape names {len(self.shape)}")
-        if self.dtype is not None and self.shape is None:
-            raise ValueError("raw bytes (dtype) need shape")
-        return self
 
 
 class Examples(Strict):

@@ -14,7 +14,7 @@ import pytest
 from range_server import RangeServer
 from textures import texture
 
-from curation.base.errors import InputError
+from curation.base.errors import InputError, WorkError
 from curation.imagery.image import open_image
 from curation.imagery.location import Location
 from curation.remote.tars import drawn_ranges, first_header
@@ -157,3 +157,20 @@ def test_what_looks_like_a_header_and_is_none_is_passed_over() -> None:
     false[0:5] = b"other"  # the checksum is another's
     assert first_header(bytes(512) + bytes(false) + whole) == 1024
     assert first_header(bytes(4096)) is None
+
+
+def test_a_listing_that_was_killed_within_a_tar_goes_on_at_the_range_it_was_at(
+    server: RangeServer, tmp_path: Path
+) -> None:
+    server.files["/a.tar"], _ = tar(NAMES)
+    server.statuses["/a.tar"] = [200] * 9 + [503]
+    asked = {"urls": [server.url("/a.tar")], "ranges": 20, "range_megabytes": 0.02, "connections": 1}
+    with pytest.raises(WorkError, match="the server answers 503"):
+        listed(tmp_path, **asked)
+    server.statuses.clear()
+    before = {ranged for _, ranged in server.asked[:9]}
+    start = len(server.asked)
+    _, rows = listed(tmp_path, **asked)
+    assert not before & {ranged for _, ranged in server.asked[start:]} - {"bytes=0-16383"}
+    fresh = tmp_path / "fresh"
+    assert [row["member"] for row in rows] == [row["member"] for row in listed(fresh, **asked)[1]]

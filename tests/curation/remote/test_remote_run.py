@@ -19,6 +19,7 @@ from range_server import RangeServer
 from remote_scenes import picture, scene
 from textures import texture
 
+from curation.base.terminal import sized
 from curation.cli import main
 
 Make = Callable[..., "Runs"]
@@ -210,3 +211,15 @@ def test_a_scene_that_changed_between_scan_and_write_stops_the_run_until_it_is_l
     assert not list((tmp_path / "out/shards").glob("*.tar"))
     assert made("--relist") == 0
     assert len(samples(made)) == 4
+
+
+def test_a_dry_run_says_what_is_read_and_what_the_spool_keeps(
+    server: RangeServer, tmp_path: Path, recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.files["/a.tif"] = data = scene(tmp_path, picture(1, 512))
+    assert recipe(urls=[server.url("/a.tif")], spool_gigabytes=1e-4)("--dry-run") == 0
+    told = capsys.readouterr().out
+    assert (
+        f"spool:  far: about {sized(len(data) * 3 / 4)} to read, 100 kB of them kept" in told
+    )  # overviews are a quarter
+    assert "are fetched again (remote.spool_gigabytes)" in told
