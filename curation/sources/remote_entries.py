@@ -284,7 +284,7 @@ class _Journal:
                 told = json.loads(line)
             except ValueError:
                 continue
-            found = FoundFile(**told["found"])
+            found = FoundFile(**{**told["found"], "members": [tuple(each) for each in told["found"]["members"]]})
             self._known[told["url"]] = found
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
@@ -315,9 +315,7 @@ def say_spools(sources: Iterable[Source], listings: Mapping[str, Path]) -> list[
         if source.remote is not None:
             listed = sum(read_table(listings[source.id], "images", ["bytes"])["bytes"].to_pylist())
             kept = min(listed, int(source.remote.spool_gigabytes * 1e9))
-            told = (
-                f"spool:  {source.id}: about {sized(listed)} to read, {sized(kept)} of them kept until they are written"
-            )
+            told = f"spool:  {source.id}: about {sized(listed)} to read, {sized(kept)} of them kept for the write stage"
             over = f"; {sized(listed - kept)} do not fit and are fetched again (remote.spool_gigabytes)"
             lines.append(told + over * (listed > kept))
     return lines
