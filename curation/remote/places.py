@@ -68,7 +68,7 @@ def path_of(url: str) -> str:
 
 def _urls(access: RemoteImagery, root: Path, transport: Transport, notes: PlaceNotes) -> Iterable[str]:
     if access.urls:
-        return access.urls
+        return access.every_url
     if access.url_list is not None:
         return _listed(access.url_list, root, transport)
     if access.prefix is not None:

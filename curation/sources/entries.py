@@ -62,6 +62,8 @@ class WalkFindings:
     outside: set[str] = field(default_factory=set)
     """Folders that those links lead to which lead outside."""
     twins: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was left out as it was asked for."""
 
     def miss(self, warning: str) -> None:
         """Note what could not be read."""

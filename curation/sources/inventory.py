@@ -69,6 +69,8 @@ class SourceListing:
     """Those warnings that tell of folders, files and archives that could not be read."""
     taken: int | None = None
     """Of the images those that were drawn; null: all."""
+    notes: list[str] = field(default_factory=list)
+    """What of a remote source was left out as it was asked for."""
 
     def __str__(self) -> str:
         """One line: what was found, and what was not taken."""
@@ -78,7 +80,7 @@ class SourceListing:
         told += [] if self.taken is None else [f"{self.taken:,} of them drawn by the seed"]
         told += [f"{self.left:,} files match leave"] if self.left else []
         told += [f"taken by no rule: {', '.join(untaken[:_SUFFIXES])}{more}"] if untaken else []
-        return "; ".join(told)
+        return "; ".join([*told, *self.notes])
 
 
 # ------------------------------------------------------------------------------------------------ the table
@@ -194,7 +196,7 @@ def list_images(
         listing.splits[split or ""] = listing.splits.get(split or "", 0) + 1
         label = PurePosixPath(row["image"]).parent.name if source.label_from == "parent" else ""
         yield {"source": source.id, **row, "split": split, "label": label or None}
-    listing.left = found.left
+    listing.left, listing.notes = found.left, found.notes
     if source.obtain.via == "local":  # a shipped manifest leaves what only some releases of a set hold
         listing.warnings += [f"no file matches leave: {glob}" for glob in source.leave if glob in found.unused]
     _judge(source, root, listing)

@@ -255,11 +255,11 @@ def _tell(walk: FolderWalk, notes: PlaceNotes, told: _Told, files: int) -> None:
     warnings = walk.found.warnings
     warnings += notes.warnings
     if notes.outside:
-        warnings.append(f"{notes.outside:,} scenes lie outside of remote.datetime or remote.bbox and are left")
+        walk.found.notes.append(f"{notes.outside:,} scenes lie outside of remote.datetime or remote.bbox and are left")
     if notes.without:
         warnings.append(f"{notes.without:,} scenes have no wanted asset; name its key under remote.assets")
     if told.empty:
-        warnings.append(f"{told.empty:,} windows are mostly empty, as overviews show, and are not drawn")
+        walk.found.notes.append(f"{told.empty:,} windows are mostly empty, as overviews show, and are not drawn")
     if told.blind:
         some = ", ".join(told.blind[:_NAMED])
         warnings.append(

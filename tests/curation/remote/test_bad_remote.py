@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from range_server import RangeServer
-from remote_scenes import picture, scene
+from remote_scenes import catalogue, item, picture, scene
 
 from curation.base.errors import InputError, WorkError
 from curation.sources.inventory import SourceListing, list_images
@@ -179,22 +179,6 @@ def test_a_list_that_holds_no_url_names_its_line(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ STAC
 
 
-def item(name: str, taken: str, href: str, **more: Any) -> dict[str, Any]:
-    """A STAC item as the specification 1.0.0 asks for it."""
-    return {
-        "type": "Feature", "stac_version": "1.0.0", "id": name, "geometry": None, "bbox": [10, 50, 11, 51],
-        "properties": {"datetime": taken}, "links": [], **more,
-        "assets": {"thumb": {"href": "t.png", "type": "image/png"},
-                   "data": {"href": href, "type": "image/tiff; application=geotiff; profile=cloud-optimized",
-                            "roles": ["data"]}},
-    }  # fmt: skip
-
-
-def catalogue(server: RangeServer, path: str, **told: Any) -> None:
-    whole = {"type": "Catalog", "stac_version": "1.0.0", "id": "c", "description": "d", **told}
-    server.files[path] = json.dumps(whole).encode()
-
-
 def search(server: RangeServer, pages: list[tuple[str, list[dict[str, Any]], str | None]]) -> None:
     """A STAC API whose pages are given by path, items and path of the next."""
     core = "https://api.stacspec.org/v1.0.0/"
@@ -220,7 +204,7 @@ def test_pages_of_an_api_are_followed_and_scenes_outside_of_the_asked_time_are_l
     search(server, [("/search", items[:2], "/search/2"), ("/search/2", items[2:], None)])
     rows, told = listed(tmp_path, stac=server.url("/stac"), datetime="2020", bbox=[10.5, 50.5, 12, 52])
     assert [row["image"] for row in rows] == [f"127.0.0.1/{name}.tif/000000_000000" for name in "ac"]
-    assert told.warnings == ["1 scenes lie outside of remote.datetime or remote.bbox and are left"]
+    assert told.notes == ["1 scenes lie outside of remote.datetime or remote.bbox and are left"]
     asked = next(path for path, _ in server.asked if path.startswith("/search?"))
     assert "bbox=10.5" in asked
     assert "datetime=2020" in asked

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from range_server import RangeServer
+from remote_scenes import NAMES, tar
 from textures import texture
 
 from curation.base.errors import InputError, WorkError
@@ -98,23 +99,6 @@ def test_what_is_no_table_or_lacks_the_column_is_told(server: RangeServer, tmp_p
 
 
 # ------------------------------------------------------------------------------------------------ tars
-
-
-def tar(names: list[str], **options: Any) -> tuple[bytes, dict[str, bytes]]:
-    """A tar of pictures, with what each is."""
-    buffer, held = io.BytesIO(), {}
-    with tarfile.open(fileobj=buffer, mode="w", **options) as file:
-        for number, name in enumerate(names):
-            picture = io.BytesIO()
-            texture(number, 48).save(picture, "PNG")
-            held[name] = picture.getvalue()
-            told = tarfile.TarInfo(name)
-            told.size = len(held[name])
-            file.addfile(told, io.BytesIO(held[name]))
-    return buffer.getvalue(), held
-
-
-NAMES = [f"naip/{'long' * 40 if number % 7 == 0 else ''}{number:04d}.png" for number in range(120)] + ["naip/x.txt"]
 
 
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
