@@ -65,7 +65,7 @@ def make(path: Path, compress: str) -> None:
     """Ground with detail at all scales, as a COG."""
     rng = np.random.default_rng(0)
     light = np.zeros((SIDE, SIDE), np.float32)
-    for cell, weight in ((512, 60.0), (64, 45.0), (8, 25.0), (1, 8.0)):
+    for cell, weight in ((512, 50.0), (64, 40.0), (8, 25.0), (1, 30.0)):
         layer = rng.random((SIDE // cell, SIDE // cell), np.float32).repeat(cell, 0).repeat(cell, 1)
         light += weight * layer
     colour = rng.integers(0, 60, (3, SIDE // 256, SIDE // 256), np.uint8).repeat(256, 1).repeat(256, 2)

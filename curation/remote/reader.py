@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
+from curation.base import watchdog
 from curation.base.errors import UnreadableImage
 from curation.catalogue import Window
 from curation.containers.container import locate
@@ -31,6 +32,8 @@ from curation.remote.transport import Pin, Transport
 T = TypeVar("T")
 AHEAD = 3
 """Members that are being read before they are asked for, as a multiple of the requests that may be in flight."""
+HANGS_S = 1800.0
+"""After so long a decoder hangs: the process ends, and the image is found that brings it about."""
 FOLDER = ".remote"
 """Below a source's folder: its spool; beside it, for all sources: the lock files of requests."""
 
@@ -166,7 +169,8 @@ def ahead(items: Iterable[T], wanted: Callable[[T], Wanted | None], limit: int) 
 def _awaited(item: T, future: Future[RemoteMember] | None) -> T:
     """The item once its member is there, or has failed: what failed is told when it is asked for."""
     if future is not None:
-        future.exception()
+        with watchdog.deadline(HANGS_S):
+            future.exception()
     return item
 
 

@@ -16,10 +16,12 @@ from typing import Any
 
 from rasterio.abc import MultiByteRangeResourceContainer
 
-from curation.base.errors import RscorpusError
+from curation.base.errors import RscorpusError, UnreadableImage
 from curation.remote.spool import Spool
 from curation.remote.transport import PAGE, Pin, Transport
 
+LONGEST = 1 << 30
+"""Bytes of a range, whatever a file's index says."""
 PAGES = 1024
 """Pages that a process keeps in memory."""
 
@@ -126,23 +128,25 @@ class RemoteFile:
     def get_byte_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """Several ranges, as GDAL asks for the blocks of a window."""
         self.blocks += sum(sizes)
-        return [self._guarded(offset, size) for offset, size in zip(offsets, sizes, strict=True)]
+        return [self._guarded(offset, size, exact=True) for offset, size in zip(offsets, sizes, strict=True)]
 
-    def _guarded(self, offset: int, size: int) -> bytes:
+    def _guarded(self, offset: int, size: int, exact: bool = False) -> bytes:
         if self.quiet and self.error is not None:
             return bytes(size)
         try:
-            return self._range(offset, size)
+            return self._range(offset, size, exact)
         except RscorpusError as error:
             self.error = self.error or error
             if self.quiet:
                 return bytes(size)
             raise
 
-    def _range(self, offset: int, size: int) -> bytes:
+    def _range(self, offset: int, size: int, exact: bool) -> bytes:
         if size == 0:
             return b""
-        if size > PAGE:
+        if size > LONGEST:
+            raise UnreadableImage(f"{self.pin.url}: asks for {size:,} bytes at once, the limit is {LONGEST:,}")
+        if size > PAGE or exact:
             return self._ranges.read(self.pin, offset, size, self._spooled)
         first, last = offset // PAGE, (offset + size - 1) // PAGE
         data = b"".join(self._ranges.page(self.pin, number) for number in range(first, last + 1))

@@ -40,6 +40,8 @@ LEAST_VALID = 0.5
 _CELLS = 8
 """Pixels of an overview along the side of a window, at least."""
 MOST_WINDOWS = 1 << 20
+MOST_PIXELS = 250_000_000
+"""Of a block in all bands, and of an overview: what is decoded at once."""
 
 
 class Drawn(NamedTuple):
@@ -90,11 +92,14 @@ def draw(data: Any, side: int, count: int | None, key: str, nodata: float | None
         nodata: the manifest's, in place of the file's.
 
     Raises:
-        UnreadableImage: it has more windows than can be listed.
+        UnreadableImage: it has more windows than can be listed, or blocks that are too large.
     """
+    high, wide = data.block_shapes[0]
+    if high * wide * data.count > MOST_PIXELS:
+        raise UnreadableImage(f"{data.width} x {data.height} pixels of {data.count} bands in blocks of {wide} x {high}")
+    if data.width * data.height // side**2 > MOST_WINDOWS:
+        raise UnreadableImage(f"{data.width} x {data.height} pixels are too many windows of {side}; raise remote.side")
     windows = list(_grid(data, side))
-    if len(windows) > MOST_WINDOWS:
-        raise UnreadableImage(f"{data.width} x {data.height} pixels are {len(windows):,} windows; raise remote.side")
     full = _full(data, side, nodata) if len(windows) > 1 else None
     kept = windows if full is None else [window for window in windows if _share(full, data, window) >= LEAST_VALID]
     empty = len(windows) - len(kept)
@@ -131,6 +136,8 @@ def _full(data: Any, side: int, nodata: float | None) -> npt.NDArray[np.bool_] |
     if not factors:
         return None
     shape = -(-data.height // max(factors)), -(-data.width // max(factors))
+    if shape[0] * shape[1] > MOST_PIXELS:
+        return None
     indexes = [1, 2, 3] if data.count >= 3 else [1]
     pixels = data.read(indexes, out_shape=(len(indexes), *shape))
     inside = np.asarray(data.dataset_mask(out_shape=shape) > 0)

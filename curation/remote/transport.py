@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 from curation.base.errors import InputError, UnreadableImage, WorkError
+from curation.base.locks import NO_FLOCK
 from curation.remote.access import RemoteImagery
 
 AGENT = "rscorpus (remote imagery; https://arxiv.org/abs/2406.11933)"
@@ -158,10 +159,10 @@ class Transport:
         random.shuffle(names)
         while True:
             for name in names:
-                with name.open("a") as handle, contextlib.suppress(BlockingIOError):
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    yield
-                    return
+                with name.open("a") as handle:
+                    if _locked(handle):
+                        yield
+                        return
             time.sleep(0.002)
 
     def _ask(self, url: str, offset: int, size: int, pin: Pin | None) -> _Answer:
@@ -290,6 +291,18 @@ class Transport:
             max_pool_connections=access.connections,
         )  # fmt: skip
         return Session().client("s3", region_name=access.region or "us-east-1", config=config)
+
+
+def _locked(handle: IO[str]) -> bool:
+    """Whether this process has the lock now; where a file system has none, always."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+    return True
 
 
 def _redirects() -> Any:

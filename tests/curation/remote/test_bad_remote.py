@@ -124,6 +124,25 @@ def test_a_virtual_raster_is_no_scene(server: RangeServer, tmp_path: Path) -> No
     assert "/secret.tif" not in {path for path, _ in server.asked}
 
 
+def test_a_header_that_claims_the_earth_is_told_and_costs_nothing(server: RangeServer, tmp_path: Path) -> None:
+    import struct
+
+    def header(width: int, height: int, block: int) -> bytes:
+        """A TIFF of one band in blocks, with one block: tags as TIFF 6.0 numbers them."""
+        tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (277, 3, 1),
+                (322, 4, block), (323, 4, block), (324, 4, 4096), (325, 4, 16)]  # fmt: skip
+        body = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+        return b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + bytes(4)
+
+    server.files["/wide.tif"] = header(2_000_000_000, 2_000_000_000, 256)
+    server.files["/block.tif"] = header(60_000, 60_000, 60_000)
+    server.files["/z.tif"] = scene(tmp_path, picture(1, 256))
+    _, told = listed(tmp_path, urls=[server.url(f"/{name}.tif") for name in ("block", "wide", "z")])
+    assert len(told.unread) == 2
+    assert "60000 x 60000 pixels of 1 bands in blocks of 60000 x 60000" in told.unread[0]
+    assert server.sent < 200_000
+
+
 @pytest.mark.parametrize("etag", [True, False])
 def test_an_object_that_changed_after_it_was_listed_is_refused(server: RangeServer, tmp_path: Path, etag: bool) -> None:
     from curation.base.errors import UnreadableImage
