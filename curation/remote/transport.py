@@ -153,17 +153,18 @@ class Transport:
 
     @contextlib.contextmanager
     def _slot(self, host: str) -> Iterator[None]:
-        """Hold one of the host's lock files."""
+        """Hold one of the host's lock files: any that is free, else wait for one."""
         self.slots.mkdir(parents=True, exist_ok=True)
         names = [self.slots / f"{quote(host, safe='')}.{number}" for number in range(self.access.connections)]
         random.shuffle(names)
-        while True:
-            for name in names:
-                with name.open("a") as handle:
-                    if _locked(handle):
-                        yield
-                        return
-            time.sleep(0.002)
+        for name in names:
+            with name.open("a") as handle:
+                if _locked(handle):
+                    yield
+                    return
+        with names[0].open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     def _ask(self, url: str, offset: int, size: int, pin: Pin | None) -> _Answer:
         """A range; the version is told by the answer itself, since a redirect may lead to a store of other tags."""

@@ -222,3 +222,24 @@ def test_a_dry_run_says_what_is_read_and_what_the_spool_keeps(
     size = sized(len(data) * 3 / 4)  # overviews are a quarter
     assert f"spool:  far: about {size} to read, 0.1 MB of them kept" in told
     assert "are fetched again (remote.spool_gigabytes)" in told
+
+
+def test_the_report_shows_rejected_windows_from_the_spool_and_does_without_those_it_cannot_get(
+    server: RangeServer, tmp_path: Path, recipe: Make
+) -> None:
+    pixels = picture(3, 256).copy()
+    pixels[:, :128, :128] = 77
+    server.files["/a.tif"] = scene(tmp_path, pixels)
+    server.files["/b.tif"] = scene(tmp_path, picture(4, 256))
+    server.statuses["/b.tif"] = [404]
+    made = recipe(urls=[server.url("/a.tif"), server.url("/b.tif")])
+    assert made("--pictures", "10") == 0
+    sent = server.sent
+    reports = [path.read_text() for path in (tmp_path / "out").glob("report*/**/*") if path.suffix in (".js", ".html")]
+    page = (tmp_path / "out/report.html").read_text() + "".join(reports)
+    assert "the server answers 404" in page
+    (row,) = [row for row in rows(made, "image") if row["verdict"] == "not_optical"]
+    assert row["image"].endswith("000000_000000")
+    assert made("--pictures", "9") == 0
+    assert server.sent == sent  # other pictures, of bytes that are here
+    assert main(["why", str(tmp_path / "out"), f"far/{row['image']}"]) == 0
