@@ -185,11 +185,11 @@ class Transport:
         except urllib3.exceptions.MaxRetryError as error:
             if isinstance(error.reason, urllib3.exceptions.ResponseError):
                 raise Refused(f"{url}: redirects more than five times") from None
-            raise _Passing(f"is not reached ({error.reason})") from None
+            raise _Passing(f"is not reached ({_words(error.reason)})") from None
         except urllib3.exceptions.LocationValueError as error:
             raise Refused(f"{url}: {error}") from None
         except urllib3.exceptions.HTTPError as error:
-            raise _Passing(f"stopped answering ({str(error) or type(error).__name__})") from None
+            raise _Passing(f"stopped answering ({_words(error)})") from None
 
     def _http_answer(self, url: str, response: Any, offset: int, size: int, all_of_it: bool) -> _Answer:
         headers, status = response.headers, response.status
@@ -313,6 +313,12 @@ def _redirects() -> Any:
 
 
 _REDIRECTS = _redirects()
+
+
+def _words(error: object) -> str:
+    """What urllib3 says, without the pool that it says it of."""
+    text = str(error)
+    return text.partition("): ")[2] or text or type(error).__name__
 
 
 def _body(response: Any, size: int) -> bytes:

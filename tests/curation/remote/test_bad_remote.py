@@ -18,7 +18,7 @@ from curation.sources.source import Source
 
 def listed(folder: Path, **remote: Any) -> tuple[list[dict[str, Any]], SourceListing]:
     """A listing of a remote source, with what was told."""
-    access = {"side": 128, "timeout_seconds": 1, "attempts": 2, **remote}
+    access = {"side": 128, "timeout_seconds": 20, "attempts": 2, **remote}
     source = Source.model_validate({"id": "far", "container": "remote", "remote": access})
     told = SourceListing("far")
     return list(list_images(source, folder / "far", told)), told
@@ -77,7 +77,9 @@ def test_a_server_that_stops_within_an_answer_is_given_up_after_its_time(server:
 
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(WorkError, match=r"http://127\.0\.0\.1:9/a\.tif: is not reached"):
+    with pytest.raises(
+        WorkError, match=r"http://127\.0\.0\.1:9/a\.tif: is not reached \(Failed to establish a new connection: "
+    ):
         listed(tmp_path, urls=["http://127.0.0.1:9/a.tif"], attempts=1)
 
 

@@ -27,7 +27,7 @@ Rows = list[dict[str, Any]]
 
 
 def listed(folder: Path, seed: int = 0, fields: dict[str, Any] | None = None, **remote: Any) -> tuple[Source, Rows]:
-    access = {"timeout_seconds": 2, "attempts": 1, **remote}
+    access = {"timeout_seconds": 20, "attempts": 1, **remote}
     source = Source.model_validate({"id": "far", "container": "remote", "remote": access, **(fields or {})})
     return source, list(list_images(source, folder / "far", seed=seed))
 

@@ -50,7 +50,7 @@ def recipe(tmp_path: Path, scheduler: str) -> Make:
 
     def make(seed: int = 0, source: dict[str, Any] | None = None, **remote: Any) -> Runs:
         far = {"id": "far", "container": "remote", "licence": "CC0-1.0", **(source or {})}
-        far["remote"] = {"side": 128, "timeout_seconds": 2, "attempts": 2, **remote}
+        far["remote"] = {"side": 128, "timeout_seconds": 20, "attempts": 2, **remote}
         told = {"name": "far", "seed": seed, "shards": {"encoder": "png"}, "sources": [far]}
         (tmp_path / "r.yaml").write_text(yaml.safe_dump(told))
         return Runs(tmp_path, scheduler)
