@@ -27,7 +27,7 @@ GROUPS, FOOTERS = 3, 64
 
 
 class TableRow(NamedTuple):
-    """A row of a table, and about what it takes of the file."""
+    """A row of a table, and about what it takes once it is unpacked, as the spool keeps it."""
 
     number: int
     group: int
@@ -64,10 +64,10 @@ class Tables:
         except ValueError as error:
             raise UnreadableImage(f"{pin.url}: {error}") from None
         for group in range(footer.num_row_groups):
-            count, (stored, _) = footer.row_group(group).num_rows, group_bytes(footer, group, leaves)
+            count, (stored, unpacked) = footer.row_group(group).num_rows, group_bytes(footer, group, leaves)
             if count > 8 * stored:
                 raise UnreadableImage(f"{pin.url}: {count} images in {stored} bytes")
-            yield from (TableRow(number + row, group, row, stored // count) for row in range(count))
+            yield from (TableRow(number + row, group, row, unpacked // count) for row in range(count))
             number += count
 
     def image(self, pin: Pin, group: int, row: int, columns: ArrayColumns, as_stored: bool, limit: int) -> bytes:
