@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 from curation.base import watchdog
@@ -76,12 +78,21 @@ class Member(NamedTuple):
         return cls(located[0], located[1], Pin(url, int(size), unquote(version)), kind, rest)
 
 
+class _OpenScene(NamedTuple):
+    """What a thread keeps open."""
+
+    stack: ExitStack
+    file: RemoteFile
+    data: Any
+
+
 @dataclass
 class Reader:
     """Reads members of one source's remote files; safe for threads."""
 
     ranges: Ranges
     tables: Tables
+    _local: threading.local = field(default_factory=threading.local)
     _ready: dict[tuple[str, str], Future[RemoteMember]] = field(default_factory=dict)
 
     @classmethod
@@ -130,11 +141,29 @@ class Reader:
         driver = scenes.driver_of(self.ranges.page(wanted.pin, 0))
         if driver is None:
             raise UnreadableImage(f"{wanted.pin.url}: is no raster that is read by windows")
-        file = RemoteFile(wanted.pin, self.ranges)
-        with scenes.opened(file, driver) as data:
+        with self._scene(wanted.pin, driver) as (file, data):
             before = file.blocks
             cut = scenes.cut(data, Window(wanted.first, wanted.second, width, height))
-            return RemoteMember(cut, file.blocks - before, False)
+        return RemoteMember(cut, file.blocks - before, False)
+
+    @contextmanager
+    def _scene(self, pin: Pin, driver: str) -> Iterator[tuple[RemoteFile, Any]]:
+        """An open scene. A thread of :func:`ahead` keeps its last one open: to parse a header is half of the work."""
+        if threading.current_thread() is threading.main_thread():
+            file = RemoteFile(pin, self.ranges)
+            with scenes.opened(file, driver) as data:
+                yield file, data
+            return
+        held: _OpenScene | None = getattr(self._local, "scene", None)
+        if held is None or held.file.pin != pin or held.file.error is not None:
+            if held is not None:
+                held.stack.close()
+            self._local.scene = None
+            file, stack = RemoteFile(pin, self.ranges), ExitStack()
+            with scenes.told_of(file):
+                held = self._local.scene = _OpenScene(stack, file, scenes.enter(stack, file, driver))
+        with scenes.told_of(held.file):
+            yield held.file, held.data
 
 
 Wanted = tuple["Reader", str, str]

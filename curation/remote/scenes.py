@@ -61,24 +61,38 @@ def driver_of(head: bytes) -> str | None:
 
 @contextmanager
 def opened(file: RemoteFile, driver: str) -> Iterator[Any]:
-    """A scene as a dataset of rasterio, until the block ends; errors of reading in it are told alike.
+    """A scene as a dataset of rasterio, until the block ends.
 
     Raises:
         UnreadableImage: it is no raster of this driver.
         RscorpusError: its bytes do not come.
     """
+    with told_of(file), ExitStack() as stack:
+        yield enter(stack, file, driver)
+
+
+def enter(stack: ExitStack, file: RemoteFile, driver: str) -> Any:
+    """Open a scene until ``stack`` is closed, within :func:`told_of`."""
     name = f"{file.pin.key}.bin"
+    stack.enter_context(rasterio.Env(**GDAL_OPTIONS))
+    with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
+        return stack.enter_context(rasterio.open(name, driver=driver, opener=Opener(name, file)))
+
+
+@contextmanager
+def told_of(file: RemoteFile) -> Iterator[None]:
+    """What goes wrong with a scene in the block, as our own errors: first what its file says, since GDAL hears zeros.
+
+    Raises:
+        UnreadableImage: GDAL cannot read it.
+        RscorpusError: its bytes do not come.
+    """
     try:
-        with ExitStack() as stack:
-            stack.enter_context(rasterio.Env(**GDAL_OPTIONS))
-            stack.enter_context(warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning))
-            yield stack.enter_context(rasterio.open(name, driver=driver, opener=Opener(name, file)))
-        if file.error is not None:
-            raise file.error
+        yield
     except (RasterioError, ValueError, OSError) as error:
-        if file.error is not None:
-            raise file.error from None
-        raise UnreadableImage(f"{file.pin.url}: {_cause(error)}") from None
+        raise file.error or UnreadableImage(f"{file.pin.url}: {_cause(error)}") from None
+    if file.error is not None:
+        raise file.error
 
 
 def draw(data: Any, side: int, count: int | None, key: str, nodata: float | None) -> Drawn:
@@ -168,6 +182,7 @@ def cut(data: Any, window: Window) -> bytes:
     place = RasterWindow(*window)
     shape: dict[str, Any] = {"width": window.width, "height": window.height, "count": data.count}
     shape |= {"dtype": data.dtypes[0], "crs": data.crs, "nodata": data.nodata}
+    shape["blockysize"] = window.height  # one strip a band: strips of 8 KB take longer to write than to decode
     if not data.transform.is_identity:
         shape["transform"] = data.window_transform(place)
     with MemoryFile() as memory:
