@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from curation.base.errors import InputError
 from curation.sources.fetch import instructions
 from curation.sources.inventory import SourceListing, list_images, taken_by
-from curation.sources.probe import Probe, Standing, standing
+from curation.sources.probe import Probe, Standing, bytes_of, standing
 from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, load_recipe, resolve
 from curation.sources.refuse import held_out
 from curation.sources.source import BY_SCRIPT, Benchmark, Source, as_typed, load_benchmark, load_source, shipped
@@ -38,6 +39,9 @@ class PlanRow:
     standing: Standing
     drawn: str = ""
     """What is taken of its files and images, where that is not all."""
+    gsd_m: float | None = None
+    """Of its manifest; of a range the geometric mean."""
+    land: str | None = None
 
     @property
     def tiles_there(self) -> int:
@@ -65,6 +69,18 @@ class RecipePlan:
     """Splits that it leaves out."""
     guarded: tuple[str, ...] = ()
     """Evaluation sets that it guards, one of one's own as the file that describes it."""
+
+    def share(self, of: Callable[[PlanRow], bool]) -> float:
+        """Share of the tiles that can be counted on whose source has a property."""
+        found = sum(row.tiles_there for row in self.rows if of(row))
+        return found / max(sum(row.tiles_there for row in self.rows), 1)
+
+    def histogram(self, of: Callable[[PlanRow], str]) -> dict[str, int]:
+        """Tiles that can be counted on, by a property of their source."""
+        found: Counter[str] = Counter()
+        for row in self.rows:
+            found[of(row)] += row.tiles_there
+        return {name: tiles for name, tiles in found.items() if tiles}
 
     @property
     def gigabytes(self) -> float:
@@ -202,13 +218,15 @@ def _row(
         source.redistributable,
         via,
         by_hand,
-        _megabytes(source),
+        _megabytes(source, probe),
         predicted,
         cap,
         instructions(source, root) if by_hand else "",
         isinstance(source, Benchmark),
         standing(source, probe),
         drawn,
+        source.gsd,
+        source.land,
     )
 
 
@@ -219,10 +237,10 @@ def _drawn(source: ResolvedSource) -> str:
     return ", ".join([*told, *([f"{subset.images:,} images"] if subset.images is not None else [])])
 
 
-def _megabytes(source: Source) -> float | None:
-    sizes = [file.size for file in source.files]
-    if sizes and None not in sizes:
-        return sum(size or 0 for size in sizes) / 1e6
+def _megabytes(source: Source, probe: Probe | None) -> float | None:
+    """To download: what the manifest or the servers say of each file, else what lists print of all of them."""
+    if (told := bytes_of(source, probe)) is not None:
+        return told / 1e6
     return source.listed_megabytes
 
 

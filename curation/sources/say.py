@@ -7,12 +7,13 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from curation.base.columns import number, table
 from curation.sources.fetch import FetchResult
-from curation.sources.plan import TILE_SIDE, CheckRow, RecipePlan
+from curation.sources.plan import TILE_SIDE, CheckRow, PlanRow, RecipePlan
 from curation.sources.probe import Standing
-from curation.sources.source import Source
+from curation.sources.source import Land, Source
 
 
 def format_sources(sources: Sequence[Source], as_json: bool = False, width: int | None = None) -> str:
@@ -71,6 +72,7 @@ def format_plan(plan: RecipePlan, typed: str = "", data: Path | None = None, wid
         f" (at {TILE_SIDE} x {TILE_SIDE} pixels a tile)",
         *_today(plan),
     ]
+    sums += _spread(plan)
     if own:
         sums = [sums[0], "nothing to download: the folders are your own; `run --dry-run` says what they give"]
     drawn = [f"{row.id} {row.drawn}" for row in plan.rows if row.drawn]
@@ -81,6 +83,37 @@ def format_plan(plan: RecipePlan, typed: str = "", data: Path | None = None, wid
     steps = _steps(plan, shlex.quote(typed or plan.name), data, own)
     parts += [row.instructions for row in hands]
     return "\n\n".join([*parts, "Next:\n  " + "\n  ".join(steps)])
+
+
+GSD_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Metres per pixel between the rows of the histogram; a source of a range stands at its geometric mean."""
+
+
+def _gsd_row(row: PlanRow) -> str:
+    if row.gsd_m is None:
+        return "not told"
+    below = next((step for step in GSD_STEPS if row.gsd_m < step), None)
+    return f"from {GSD_STEPS[-1]:g} m" if below is None else f"below {below:g} m"
+
+
+def _spread(plan: RecipePlan) -> list[str]:
+    """How the tiles lie over metres per pixel and land, as far as the manifests tell."""
+    steps = [*(f"below {step:g} m" for step in GSD_STEPS), f"from {GSD_STEPS[-1]:g} m", "not told"]
+    lands = [*get_args(Land), "not told"]
+    found = {
+        "metres per pixel": (plan.histogram(_gsd_row), steps),
+        "land": (plan.histogram(lambda row: row.land or "not told"), lands),
+    }
+    every = sum(row.tiles_there for row in plan.rows)
+    if not every:
+        return []
+    script = plan.share(lambda row: row.standing.state == "automatic")
+    free = plan.share(lambda row: row.redistributable == "yes")
+    lines = [f"of these tiles {script:.1%} come by script, {free:.1%} are redistributable"]
+    for title, (tiles, order) in found.items():
+        rows = [(name, number(tiles[name]), "#" * round(40 * tiles[name] / every)) for name in order if name in tiles]
+        lines += ["", table((title, "tiles", ""), rows, (1,))]
+    return [*lines, ""]
 
 
 def _today(plan: RecipePlan) -> list[str]:
