@@ -34,6 +34,8 @@ class PlaceNotes:
     """Scenes of a catalogue that lie outside of the asked time or place."""
     without: int = 0
     """Scenes without an asset that is wanted."""
+    unlicensed: int = 0
+    """Scenes of another licence than is wanted."""
     warnings: list[str] = field(default_factory=list)
 
 

@@ -258,6 +258,8 @@ def _tell(walk: FolderWalk, notes: PlaceNotes, told: _Told, files: int) -> None:
         walk.found.notes.append(f"{notes.outside:,} scenes lie outside of remote.datetime or remote.bbox and are left")
     if notes.without:
         warnings.append(f"{notes.without:,} scenes have no wanted asset; name its key under remote.assets")
+    if notes.unlicensed:
+        warnings.append(f"{notes.unlicensed:,} scenes have a licence that remote.licences does not name, and are left")
     if told.empty:
         walk.found.notes.append(f"{told.empty:,} windows are mostly empty, as overviews show, and are not drawn")
     if told.blind:

@@ -240,6 +240,29 @@ def test_pages_that_loop_end_where_they_began(server: RangeServer, tmp_path: Pat
     assert f"the pages lead back to {server.url('/search/2')}" in told.warnings[0]
 
 
+def test_scenes_of_other_licences_are_left_and_an_item_that_names_none_has_its_collections(
+    server: RangeServer, tmp_path: Path
+) -> None:
+    for name in "abc":
+        server.files[f"/{name}.tif"] = scene(tmp_path, picture(ord(name), 128))
+    catalogue(server, "/collection", type="Collection", id="aerial", license="CC-BY-4.0")
+    items = [item(name, "2020-05-01T10:00:00Z", server.url(f"/{name}.tif")) for name in "abc"]
+    items[0]["properties"]["license"], items[1]["properties"]["license"] = "CC-BY-NC-4.0", "CC0-1.0"
+    items[2]["links"] = [{"rel": "collection", "href": server.url("/collection")}]
+    search(server, [("/search", items, None)])
+    rows, told = listed(tmp_path, stac=server.url("/stac"), licences=["CC-BY-4.0", "CC0-1.0"])
+    assert [row["file"] for row in rows] == [server.url("/b.tif"), server.url("/c.tif")]
+    assert told.warnings == ["1 scenes have a licence that remote.licences does not name, and are left"]
+
+
+def test_numbers_in_a_url_are_asked_for_one_by_one(server: RangeServer, tmp_path: Path) -> None:
+    for number in (8, 9, 10):
+        server.files[f"/part-{number:02}.tif"] = scene(tmp_path, picture(number, 128))
+    rows, told = listed(tmp_path, urls=[server.url("/part-{08..10}.tif")])
+    assert [row["file"] for row in rows] == [server.url(f"/part-{name}.tif") for name in ("08", "09", "10")]
+    assert not told.warnings
+
+
 def test_a_static_catalogue_is_walked_and_its_circles_are_told(server: RangeServer, tmp_path: Path) -> None:
     server.files["/cat/2020/a.tif"] = scene(tmp_path, picture(1, 128))
     catalogue(server, "/cat/catalog.json", links=[{"rel": "child", "href": "./2020/collection.json"}])
