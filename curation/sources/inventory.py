@@ -25,7 +25,16 @@ from curation.sources.entries import Entry, FolderWalk, WalkFindings, changed, l
 from curation.sources.globs import compile_globs
 from curation.sources.recipe import ResolvedSource
 from curation.sources.remote_entries import check_root_of, remote_entries
-from curation.sources.source import BY_SCRIPT, EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, Source, shipped
+from curation.sources.source import (
+    BY_SCRIPT,
+    EVERY_IMAGE,
+    IMAGE_SUFFIXES,
+    BandFiles,
+    RemoteFile,
+    Source,
+    load_source,
+    shipped,
+)  # fmt: skip
 from curation.sources.subset import Subset
 
 BESIDE_IMAGES = {
@@ -245,6 +254,8 @@ def how_to_get(source: Source, root: Path) -> str:
     if source.obtain.via == "local" and not source.files:
         return "put its images there"
     named = source.id == root.name and source.id in (*shipped("sources"), *shipped("benchmarks"))
+    if named and source.id in shipped("sources"):  # by its id all of it would be fetched
+        named = len(load_source(source.id).files) == len(source.files)
     what = f"{source.id} --data {shlex.quote(str(root.parent))}" if named else "RECIPE --data DATA"
     return f"rs-curate fetch {what}" + ("" if source.obtain.via in BY_SCRIPT else " says how to get its images")
 

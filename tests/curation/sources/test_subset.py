@@ -14,7 +14,7 @@ from textures import texture
 from curation.catalogue import read_table
 from curation.sources.fetch import FetchOptions, fetch
 from curation.sources.hosts import Endpoints
-from curation.sources.inventory import write_inventory
+from curation.sources.inventory import how_to_get, write_inventory
 from curation.sources.plan import make_plan
 from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, resolve
 from curation.sources.say import format_plan
@@ -138,3 +138,13 @@ def test_a_broken_archive_keeps_its_row(tmp_path: Path) -> None:
 def test_nothing_of_a_source_is_no_number(field: str) -> None:
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         Recipe.model_validate({"name": "r", "sources": [{"id": "s", "path": "/x", field: 0}]})
+
+
+def test_what_to_type_for_a_part_of_a_source_does_not_fetch_all_of_it(tmp_path: Path) -> None:
+    def advice(**fields: Any) -> str:
+        recipe = Recipe.model_validate({"name": "r", "sources": [{"id": "satlaspretrain", **fields}]})
+        (resolved,) = resolve(recipe, tmp_path)
+        return how_to_get(resolved.source, resolved.root)
+
+    assert advice() == f"rs-curate fetch satlaspretrain --data {tmp_path}"
+    assert advice(sample=3) == "rs-curate fetch RECIPE --data DATA"
