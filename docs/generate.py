@@ -23,11 +23,14 @@ INTRODUCTION = """# Sources
 field.
 
 *Images* is the number that the set's own pages or lists of datasets state, empty where nothing is known or where only a
-part of the set is taken. *Redistributable* is `yes` where the licence that was read clearly allows to publish tiles,
-`no` where it forbids or restricts them (on request, academic use, competition rules, no derivatives), `unknown` for the
-rest, licences for non-commercial use among them. *Route* is how the files come: `direct`, `zenodo`, `huggingface` and
-`s3` need no person. *Verified* rows have their layout and examples from a cited source, which the manifest names under
-`facts`; what is not known is empty there, never guessed.
+part of the set is taken. *Licence* is that of the pixels, which are all that shards hold: who labelled pictures of
+Google Earth cannot free them. `provider` of a manifest says whose they are, `licence.labels` how labels are licensed.
+*Redistributable* is `yes` where the licence that was read clearly allows to publish tiles, `noncommercial` where it
+allows that without gain, `no` where it forbids or restricts them (on request, academic use, competition rules, no
+derivatives), `unknown` for the rest. *Route* is how the files come: `direct`, `zenodo`, `huggingface` and `s3` need no
+person. *Verified* rows have their layout and examples from a cited source, which the manifest names under `facts`; what
+is not known is empty there, never guessed. Sizes of files stand where a cited page told them, which is rare:
+`rs-curate probe` asks.
 
 A manifest of your own, or a recipe, is completed and checked by editors that read JSON Schema:
 [source](schema/source.json), [benchmark](schema/benchmark.json), [recipe](schema/recipe.json). For the YAML language

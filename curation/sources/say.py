@@ -12,11 +12,18 @@ from typing import get_args
 from curation.base.columns import number, table
 from curation.sources.fetch import FetchResult
 from curation.sources.plan import TILE_SIDE, CheckRow, PlanRow, RecipePlan
-from curation.sources.probe import Standing
+from curation.sources.probe import Probe, Standing, standing
 from curation.sources.source import Land, Source
 
 
-def format_sources(sources: Sequence[Source], as_json: bool = False, width: int | None = None) -> str:
+def _today_of(found: Standing) -> str:
+    """``automatic``, ``by hand`` or ``gone``, with the day on which that was found."""
+    return f"{found.state} {found.checked}".strip()
+
+
+def format_sources(
+    sources: Sequence[Source], as_json: bool = False, width: int | None = None, probe: Probe | None = None
+) -> str:
     """A table of sources that fits a terminal of ``width`` columns, or every field as JSON."""
     if as_json:
         return json.dumps([source.model_dump(mode="json") for source in sources], indent=2, ensure_ascii=False)
@@ -29,11 +36,12 @@ def format_sources(sources: Sequence[Source], as_json: bool = False, width: int 
             source.licence.pixels,
             source.redistributable,
             source.obtain.via,
+            _today_of(standing(source, probe)),
             "yes" if source.verified else "",
         )
         for source in sources
     ]
-    header = ("id", "task", "images", "gsd in m", "licence", "redistributable", "route", "verified")
+    header = ("id", "task", "images", "gsd in m", "licence", "redistributable", "route", "today", "verified")
     return table(header, rows, (2, 3), width) + f"\n\n{len(sources)} sources"
 
 
@@ -52,7 +60,7 @@ def format_plan(plan: RecipePlan, typed: str = "", data: Path | None = None, wid
             row.licence,
             row.redistributable,
             row.route,
-            f"{row.standing.state} {row.standing.checked}".strip(),
+            _today_of(row.standing),
             "?" if row.megabytes is None else f"{row.megabytes / 1e3:,.1f}",
             number(row.predicted_tiles),
             number(row.cap),
@@ -127,7 +135,9 @@ def _today(plan: RecipePlan) -> list[str]:
     parts = sum((row.predicted_tiles or 0) - row.tiles_there for row in plan.rows if row.standing.state != "gone")
     lines += [f"gone of the others: files of {parts:,} tiles"] if parts else []
     days = [row.standing.checked for row in plan.rows if row.standing.checked]
-    asked = f"{len(days)} of {len(plan.rows)} rows were checked, the first on {min(days)}" if days else "nobody asked"
+    asked = (
+        f"{len(days)} of {len(plan.rows)} rows were asked about, the first on {min(days)}" if days else "nobody asked"
+    )
     lines.append(f"servers: {asked}; rs-curate probe {plan.name} --out FILE asks, plan --probe FILE reads the answers")
     return lines + [f"{row.id}: {row.standing.note}" for row in plan.rows if row.standing.note]
 

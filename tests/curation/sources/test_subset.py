@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from textures import texture
 
 from curation.catalogue import read_table
+from curation.cli import main
 from curation.sources.fetch import FetchOptions, fetch
 from curation.sources.hosts import Endpoints
 from curation.sources.inventory import how_to_get, write_inventory
@@ -148,3 +150,25 @@ def test_what_to_type_for_a_part_of_a_source_does_not_fetch_all_of_it(tmp_path: 
 
     assert advice() == f"rs-curate fetch satlaspretrain --data {tmp_path}"
     assert advice(sample=3) == "rs-curate fetch RECIPE --data DATA"
+
+
+@pytest.mark.slow
+def test_a_drawn_part_is_locked_and_rebuilt_from_the_part_alone(tmp_path: Path) -> None:
+    data = tmp_path / "data/mine"
+    data.mkdir(parents=True)
+    for letter in "abc":
+        (data / f"{letter}.tar").write_bytes(tar_of(*(f"{letter}{number}{'x' * number}.png" for number in range(4))))
+    files = [{"name": f"{letter}.tar"} for letter in "abc"]
+    told = {"id": "mine", "path": "mine", "container": "tar", "files": files, "sample": 2, "max_images": 5}
+    recipe = {"name": "r", "sources": [told], "deduplicate": "off", "exclude": {"min_std": 0}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    line = ["run", str(tmp_path / "r.yaml"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert main([*line, "--workers", "1", "--pictures", "0"]) == 0
+    assert main(["lock", str(tmp_path / "out")]) == 0
+    taken = {row["image"][0] for row in read_table(tmp_path / "out/catalogue.parquet", "catalogue").to_pylist()}
+    assert len(taken) == 2
+    (data / f"{({*'abc'} - taken).pop()}.tar").unlink()
+    again = ["rebuild", str(tmp_path / "out/lock"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "again")]
+    assert main([*again, "--workers", "1"]) == 0
+    tars = [(tmp_path / out / "shards/r-000000.tar").read_bytes() for out in ("out", "again")]
+    assert tars[0] == tars[1]
