@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,8 @@ class CheckRow:
     expected: int | None = None
     warnings: list[str] = field(default_factory=list)
     error: str = ""
+    remote: bool = False
+    """Read where it lies: nothing of it is in a folder."""
 
     @property
     def missing(self) -> int:
@@ -257,6 +259,9 @@ def check(sources: Sequence[ResolvedSource]) -> list[CheckRow]:
     for resolved in sources:
         listing = SourceListing(resolved.id)
         row = CheckRow(resolved.id, expected=resolved.source.expected_images)
+        if resolved.source.remote is not None:
+            rows.append(replace(row, remote=True))
+            continue
         try:
             for _ in list_images(resolved.source, resolved.root, listing, taken_by(sources, resolved)):
                 pass

@@ -25,9 +25,8 @@ from curation.base.files import atomic
 from curation.base.settings import Strict
 from curation.containers.archives import archive_of
 from curation.remote.access import numbered
-from curation.sources.fetch import choose
 from curation.sources.hosts import PUBLIC, Endpoints, FileHead, Gone, Transient, ask
-from curation.sources.repositories import list_repository
+from curation.sources.repositories import choose, list_repository
 from curation.sources.source import BY_SCRIPT, RemoteFile, Source, is_page
 
 MOST_LISTED = 10_000

@@ -173,7 +173,13 @@ def format_check(rows: Sequence[CheckRow]) -> str:
             number(row.expected),
             number(row.missing) if row.missing else "",
             number(row.surplus) if row.surplus else "",
-            "ok" if row.fine else "absent" if row.error and not row.found else "look below",
+            "read where it lies"
+            if row.remote
+            else "ok"
+            if row.fine
+            else "absent"
+            if row.error and not row.found
+            else "look below",
         )
         for row in rows
     ]

@@ -11,7 +11,7 @@ from curation.base.columns import table
 from curation.base.errors import InputError
 from curation.sources.fetch import FetchResult
 from curation.sources.plan import check, list_sources, make_plan, targets
-from curation.sources.recipe import Recipe, load_recipe
+from curation.sources.recipe import Recipe, load_recipe, resolve
 from curation.sources.say import format_check, format_fetch, format_plan, format_sources
 from curation.sources.source import Source
 
@@ -127,3 +127,10 @@ def test_columns_align() -> None:
         "xx   1",
         "y   10",
     ]
+
+
+def test_imagery_that_is_read_where_it_lies_is_not_listed_to_be_checked(tmp_path: Path) -> None:
+    far = {"id": "far", "container": "remote", "remote": {"urls": ["https://example.org/a.tif"]}}
+    rows = check(resolve(Recipe.model_validate({"name": "r", "sources": [far]}), tmp_path))
+    assert "read where it lies" in format_check(rows)
+    assert not list(tmp_path.iterdir())
