@@ -236,6 +236,10 @@ def _drawn(source: ResolvedSource) -> str:
     files, subset = len(source.source.files), source.subset
     told = [f"{files} of {files + source.untaken} files"] if source.untaken else []
     told += [f"{subset.files:,} files"] if subset.files is not None else []
+    if (access := source.source.remote) is not None:
+        told += [f"{access.files:,} files"] if access.files is not None else []
+        told += [f"{access.per_file:,} of each"] if access.per_file is not None else []
+        told += [f"{access.ranges:,} byte ranges of each"] if access.ranges is not None else []
     return ", ".join([*told, *([f"{subset.images:,} images"] if subset.images is not None else [])])
 
 

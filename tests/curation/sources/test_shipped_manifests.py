@@ -15,6 +15,7 @@ from curation.scan.slicing import windows
 from curation.sources.globs import compile_globs
 from curation.sources.inventory import SourceListing, list_images, patterns_of
 from curation.sources.plan import make_plan
+from curation.sources.probe import standing
 from curation.sources.recipe import load_recipe, resolve
 from curation.sources.say import format_plan
 from curation.sources.source import BY_SCRIPT, EVERY_IMAGE, Source, load_benchmark, load_source, shipped
@@ -144,6 +145,18 @@ def test_what_comes_from_the_hub_is_of_a_revision(kind: str, name: str) -> None:
     if source.obtain.via == "huggingface":
         urls = [file.url or "" for file in source.files] + list(source.remote.urls if source.remote else ())
         assert source.obtain.revision or (urls and all("/resolve/" in url for url in urls))
+
+
+def test_what_is_known_to_be_closed_is_gone_with_its_day_and_in_no_plan() -> None:
+    """torchgeo/torchgeo#4054 is of 26 August 2026."""
+    for name in ("skyscript", "forest_damage"):
+        found = standing(load_source(name))
+        assert (found.state, found.checked) == ("gone", "2026-08-26")
+        assert "403" in found.note
+    for name in ("opticalrs-4m", "opticalrs-13m"):
+        plan = make_plan(load_recipe(name))
+        assert {row.id for row in plan.rows if row.standing.state == "gone"} == set()
+        assert {told.partition(" ")[0] for told in plan.left_out} == {"skyscript", "forest_damage"}
 
 
 @pytest.mark.parametrize("name", ["open-4m", "open-13m"])
