@@ -14,6 +14,7 @@ from textures import texture
 
 from curation.catalogue import read_table
 from curation.cli import main
+from curation.sources import key_fields
 from curation.sources.fetch import FetchOptions, fetch
 from curation.sources.hosts import Endpoints
 from curation.sources.inventory import how_to_get, write_inventory
@@ -134,6 +135,13 @@ def test_a_broken_archive_keeps_its_row(tmp_path: Path) -> None:
     resolved = ResolvedSource(source, tmp_path, SliceRules(), 0, None, subset=Subset(None, 1))
     rows = listed(resolved, tmp_path / "out.parquet")
     assert len(rows) == 2 and "a.tar/*" in rows
+
+
+def test_the_seed_is_in_the_key_of_a_listing_that_is_drawn_and_in_no_other() -> None:
+    source = Source(id="s")
+    keys = [key_fields.listing(source, Subset(2, None, seed)) for seed in (0, 0, 1)]
+    assert keys[0] == keys[1] != keys[2]
+    assert key_fields.listing(source, Subset(None, None, 1)) == key_fields.listing(source)
 
 
 @pytest.mark.parametrize("field", ["sample", "max_images"])
