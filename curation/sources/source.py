@@ -96,6 +96,8 @@ class RemoteFile(Strict):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     into: RelativePath = ""
     """Folder below the source's root that the archive's members are listed under, unpacked or read in place alike."""
+    split: str | None = None
+    """The one split that all its images are of: where a recipe leaves that out, the file is not fetched."""
 
 
 class Reported(Strict):

@@ -150,6 +150,27 @@ def test_nothing_of_a_source_is_no_number(field: str) -> None:
         Recipe.model_validate({"name": "r", "sources": [{"id": "s", "path": "/x", field: 0}]})
 
 
+def test_archives_of_a_split_that_is_left_out_are_not_fetched(tmp_path: Path) -> None:
+    files = [*(file.model_dump() for file in named("a.tar", "b.tar")), {"name": "t.tar", "split": "test"}]
+    told = {
+        "id": "s",
+        "path": "s",
+        "container": "tar",
+        "files": files,
+        "splits": {"test": ["t*"]},
+        "expected_images": 9,
+    }
+    for rules, names in (({}, ["a.tar", "b.tar"]), ({"splits": []}, ["a.tar", "b.tar", "t.tar"])):
+        recipe = Recipe.model_validate({"name": "r", "sources": [told], "exclude": rules})
+        (resolved,) = resolve(recipe, tmp_path)
+        assert [file.name for file in resolved.source.files] == names
+        assert resolved.source.leave == (("t.tar",) if len(names) == 2 else ())
+        assert resolved.source.expected_images == (None if len(names) == 2 else 9)
+        assert "drawn" not in format_plan(make_plan(recipe, tmp_path))
+    (spacenet,) = resolve(Recipe.model_validate({"name": "r", "sources": ["spacenet2"]}), tmp_path)
+    assert [file.name.split("_")[2] for file in spacenet.source.files] == ["train"] * 4
+
+
 def test_what_to_type_for_a_part_of_a_source_does_not_fetch_all_of_it(tmp_path: Path) -> None:
     def advice(**fields: Any) -> str:
         recipe = Recipe.model_validate({"name": "r", "sources": [{"id": "satlaspretrain", **fields}]})
