@@ -86,16 +86,19 @@ def _add_sources(commands: Commands) -> None:
     sources.add_argument(
         "--obtain", metavar="ROUTE", help="only this route: direct, zenodo, huggingface, s3, kaggle, ..."
     )
+    sources.add_argument("--probe", type=Path, metavar="FILE", help="what `rs-curate probe` wrote: what is there today")
     sources.add_argument("--json", action="store_true", help="every field, as JSON")
     sources.set_defaults(command=_sources)
 
 
 def _sources(options: argparse.Namespace) -> None:
     from curation.sources.plan import list_sources
+    from curation.sources.probe import read_probe
     from curation.sources.say import format_sources
 
     found = list_sources(options.task, options.licence, options.redistributable, options.obtain)
-    print(format_sources(found, options.json, width()))
+    answers = read_probe(options.probe) if options.probe else None
+    print(format_sources(found, options.json, width(), answers))
 
 
 def _add_plan(commands: Commands) -> None:

@@ -148,6 +148,7 @@ def _drawn(state: Run, listings: Mapping[str, Path], limit: int | None) -> Mappi
 
 def _dry_run(state: Run, listings: Mapping[str, Path]) -> RunResult:
     """Scan some images, and say what the run would take."""
+    from curation.sources.remote_entries import say_spools
     from curation.start.estimate import DRAWN, estimate
 
     plan = _plan(state, listings, state.options.limit)
@@ -155,7 +156,8 @@ def _dry_run(state: Run, listings: Mapping[str, Path]) -> RunResult:
     done = _scan(state, drawn)
     parts, sample = ([part for each in one.parts.values() for part in each] for one in (plan, drawn))
     found = estimate(_count(listings), len(parts), sample, done, state.recipe.shards)
-    for line in found.lines(state.options.workers or len(os.sched_getaffinity(0)), state.out):
+    lines = found.lines(state.options.workers or len(os.sched_getaffinity(0)), state.out)
+    for line in [*lines, *say_spools([each.source for each in state.sources], listings)]:
         state.observer.say(line)
     return RunResult(state.given, _count(listings), 0, 0, tuple(state.worked), ())
 

@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 import pytest
 import rasterio
 from PIL import Image
+from range_server import range_server
 from rasterio.transform import from_origin
+from remote_scenes import picture, scene
 from textures import texture
 
 from curation import cli as curate
@@ -157,6 +159,7 @@ CASES = {
     "No GPU": (city, {"corpus_city": {"kept": 6}}),
 }
 """Section -> the files it is about, and the verdicts of all tiles."""
+FAR = "Aerial COGs that stay on their server"
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +183,7 @@ def follow(text: str) -> None:
 
 
 def test_every_section_is_tried(page: dict[str, str]) -> None:
-    assert set(page) == {*CASES, "Trying a threshold"}
+    assert set(page) == {*CASES, FAR, "Trying a threshold"}
 
 
 @pytest.mark.parametrize("title", CASES)
@@ -202,6 +205,19 @@ def _colours_are_right(shards: Path) -> None:
         shown = [np.asarray(Image.open(tar.extractfile(name)), float) for name in names]
     wanted = [np.stack(deep(seed), axis=-1) / 3000 * 255 for seed in range(2)]
     assert all(min(np.abs(one - each).mean() for each in wanted) < 3 for one in shown)
+
+
+def test_scenes_on_a_server_are_read_where_they_lie(
+    page: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw").mkdir()
+    with range_server() as server:
+        for number in (1, 2):
+            server.files[f"/cogs/{number}.tif"] = scene(tmp_path, picture(number, 2048))
+        follow(page[FAR].replace("https://imagery.example.org", server.url("")))
+        assert server.sent < 0.8 * sum(map(len, server.files.values()))
+    assert verdicts(tmp_path / "corpus_far") == {"kept": 12}
 
 
 def test_a_threshold_is_tried_before_it_is_used(

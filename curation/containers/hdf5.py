@@ -6,12 +6,12 @@ Needs h5py, which the extra ``sources`` brings. The last axis is the bands; a da
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from curation.base.errors import InputError
+from curation.containers.array_tiff import as_tiff
 from curation.containers.container import Container, Member, locate, within
 
 MAX_CHUNK = 1 << 30
@@ -57,21 +57,7 @@ def _read(path: Path, member: str, limit: int) -> bytes:
             raise ValueError("no such image; if the file changed since it was listed, run with --relist")
         within(_bytes(images), limit)
         within(math.prod(images.chunks or ()) * images.dtype.itemsize, MAX_CHUNK)
-        return _tiff(images[index])
-
-
-def _tiff(pixels: Any) -> bytes:
-    from rasterio.io import MemoryFile
-
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.dtype.itemsize == 8:
-        pixels = pixels.astype("float32")
-    height, width, bands = pixels.shape
-    with MemoryFile() as memory:
-        shape = {"height": height, "width": width, "count": bands, "dtype": pixels.dtype.name}
-        with warnings.catch_warnings(action="ignore"), memory.open(driver="GTiff", **shape) as raster:
-            raster.write(pixels.transpose(2, 0, 1))
-        return bytes(memory.read())
+        return as_tiff(images[index])
 
 
 HDF5 = Container("hdf5", (".h5", ".hdf5"), _list, _read, is_table=True)

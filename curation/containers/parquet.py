@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from curation.base.errors import InputError
 from curation.containers import parquet_pages as pages
 from curation.containers.container import BrokenArchive, Container, Member, locate, within
+from curation.containers.parquet_arrays import ArrayColumns, check_columns, image_of, list_arrays, load_group
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,8 +41,13 @@ def _list(path: Path, image_column: str | None) -> Iterator[Member]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    arrays = ArrayColumns.of(image_column)
     try:
         with pq.ParquetFile(path) as table:
+            if arrays is not None:
+                check_columns(table.schema_arrow, arrays, lambda: str(path))
+                yield from list_arrays(table.metadata, arrays)
+                return
             name = _image_column(table.schema_arrow, image_column, path)
             footer = table.metadata
     except pa.ArrowException as error:
@@ -117,6 +123,8 @@ def _null_rows(version: Version, footer: pq.FileMetaData, group: int, column: _C
 def _read(path: Path, member: str, limit: int) -> bytes:
     group, row, name = locate(member) or (-1, -1, "")
     version = _version(path)
+    if (arrays := ArrayColumns.of(name)) is not None:
+        return image_of(_arrays(version, group, arrays), row, arrays, limit)
     chunk = _chunk(version, group, name)
     if chunk is not None:
         number = chunk.page_of(row)
@@ -192,6 +200,18 @@ def _group(version: Version, group: int, name: str) -> pa.ChunkedArray:
     except pa.ArrowException as error:
         raise ValueError(str(error).splitlines()[0]) from None
     return pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values
+
+
+@lru_cache(maxsize=1)
+def _arrays(version: Version, group: int, columns: ArrayColumns) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(version[0]) as table:
+            return load_group(table, group, columns)
+    except pa.ArrowException as error:
+        raise ValueError(str(error).splitlines()[0]) from None
 
 
 PARQUET = Container("parquet", (".parquet",), _list, _read, is_table=True)

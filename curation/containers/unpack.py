@@ -73,7 +73,7 @@ def unpack(parts: Sequence[Path], into: Path, limits: UnpackLimits = LIMITS) -> 
         if not (staging / ".whole").exists():
             _extract(parts, name, staging, limits)
             (staging / ".whole").touch()
-        count = _move(staging / "files", into)
+        count = _move(staging / "files", into, parts)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise WorkError(f"{name}: cannot be unpacked ({error or type(error).__name__})") from None
     except InputError:
@@ -154,15 +154,16 @@ def safe_name(archive: str, member: str) -> PurePosixPath:
     return PurePosixPath(*parts)
 
 
-def _move(source: Path, into: Path) -> int:
-    """Move a tree into place, file by file where folders exist already."""
-    count = 0
+def _move(source: Path, into: Path, parts: Sequence[Path]) -> int:
+    """Move a tree into place, file by file where folders exist already; no member replaces the archive itself."""
+    count, own = 0, {part.resolve() for part in parts}
     for folder, _, files in os.walk(source):
         target = into / Path(folder).relative_to(source)
         target.mkdir(parents=True, exist_ok=True)
         for file in files:
-            os.replace(Path(folder) / file, target / file)
-            count += 1
+            if (target / file).resolve() not in own:
+                os.replace(Path(folder) / file, target / file)
+                count += 1
     return count
 
 

@@ -2,7 +2,8 @@
 
 An image is sought by its path below the source's folder; what is not there, or has another size, by size and SHA-256
 among all images below ``--data``; rasters that are read by windows have no SHA-256 and are known by a tile's
-``content_hash``. What is found is a listing as the inventory writes it: the image's own path, and where it lies now.
+``content_hash``. Remote images lie where the lock's pins say. What is found is a listing as the inventory writes it:
+the image's own path, and where it lies now.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from curation.base.errors import InputError, UnreadableImage
 from curation.base.files import atomic
 from curation.catalogue import KEPT, open_table, schema_of, table_from_rows
 from curation.release.lock import Lock
+from curation.release.pins import read_pins
 from curation.scan.fingerprint import content_hash
 from curation.shards.write import pixels
 from curation.sources.inventory import list_images
@@ -71,11 +73,13 @@ def locate(lock: Lock, data: Path, folder: Path) -> tuple[dict[str, ResolvedSour
     for entry in lock.recipe.sources:
         if entry.id in lock.recipe.left_out:
             continue
-        resolved = ResolvedSource(
-            lock.sources[entry.id], data, entry.slice or lock.recipe.slice, entry.priority, entry.cap
-        )
+        source, below = lock.sources[entry.id], Path(entry.path or entry.id)
+        root = data if source.remote is None else data / (entry.id if below.is_absolute() else below)
+        rules = entry.slice or lock.recipe.slice
+        resolved = ResolvedSource(source, root, rules, entry.priority, entry.cap, lock.recipe.seed)
         found = Located(folder / f"{entry.id}.parquet")
-        seekers[entry.id] = _Seeker(resolved, Path(entry.path or entry.id), everything, found)
+        pins = read_pins(lock.folder, entry.id) if source.remote is not None else None
+        seekers[entry.id] = _Seeker(resolved, below, everything, found, pins)
         _write(iter(()), found.listing)
     for name, tiles in groupby(_kept(lock.catalogue), key=lambda row: row["source"]):
         _write(seekers[name].rows(tiles), seekers[name].found.listing)
@@ -165,8 +169,15 @@ def _images(source: Source, root: Path) -> Iterator[Row]:
 class _Seeker:
     """Finds the images of one source."""
 
-    def __init__(self, source: ResolvedSource, folder: Path, everything: _Everything, found: Located) -> None:
-        self.source, self.found = source, found
+    def __init__(
+        self,
+        source: ResolvedSource,
+        folder: Path,
+        everything: _Everything,
+        found: Located,
+        pins: Iterator[Row] | None = None,
+    ) -> None:
+        self.source, self.found, self._pins = source, found, pins
         self._everything = everything
         self._folder = folder if not folder.is_absolute() else Path(source.id)
         self._by_size: dict[int, list[Row]] | None = None
@@ -174,7 +185,7 @@ class _Seeker:
 
     def rows(self, tiles: Iterable[Row]) -> Iterator[Row]:
         """Lines of the listing for the images of some tiles; both come in the order of paths, and are read along."""
-        listing = _images(self.source.source, self.source.root / self._folder)
+        listing = _images(self.source.source, self.source.root / self._folder) if self._pins is None else self._pins
         here = next(listing, None)
         for image, group in groupby(tiles, key=lambda row: row["image"]):
             wanted = next(group)
@@ -188,9 +199,9 @@ class _Seeker:
 
     def _best(self, image: str, wanted: Row, same: Row | None) -> Row:
         """The file at the image's own path, where it has the size; else another that is the image."""
-        if same is not None and same["bytes"] == wanted["file_bytes"]:
+        if same is not None and (same["bytes"] == wanted["file_bytes"] or self._pins is not None):
             return same
-        elsewhere = self._elsewhere(image, wanted)
+        elsewhere = self._elsewhere(image, wanted) if self._pins is None else None
         self.found.moved += elsewhere is not None
         if elsewhere is None and same is None:
             self.found.missing.add(image)
@@ -198,6 +209,8 @@ class _Seeker:
 
     def _below(self, row: Row) -> Row:
         """The row with its files relative to the data folder."""
+        if self._pins is not None:
+            return row
         bands = row.get("band_files")
         files = None if bands is None else [str(self._folder / file) for file in bands]
         return {**row, "file": str(self._folder / row["file"]), "band_files": files}

@@ -2,7 +2,8 @@
 
 A folder with ``catalogue.parquet``, ``index.parquet`` and ``checksums.json`` as they are, and ``lock.json``: the recipe
 and the manifests as they were resolved, the encoder, the limits of every stretched scene, and the versions of the
-libraries that read and wrote. It holds no pixel, so it can be published where imagery may not.
+libraries that read and wrote; of remote sources also ``remote.parquet``, the pinned places. It holds no pixel, so it
+can be published where imagery may not.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from curation.base.errors import FormatVersionError, InputError
 from curation.base.files import atomic, digest
 from curation.catalogue import open_table
 from curation.record import Made, read_made, read_record
+from curation.release.pins import write_pins
 from curation.shards.format import CHECKSUMS, INDEX_FILE, VERSIONS, Checksums, read_checksums
 from curation.sources.recipe import Recipe
 from curation.sources.source import Source
@@ -63,6 +65,7 @@ def write_lock(out: Path, folder: Path) -> Path:
     for path in (out / CATALOGUE_FILE, shards / INDEX_FILE, shards / CHECKSUMS):
         with atomic(folder / path.name) as aside:
             shutil.copyfile(path, aside)
+    write_pins(out, made, folder)
     with atomic(folder / LOCK_FILE) as aside:
         told = _lock(out, made, checksums)
         aside.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

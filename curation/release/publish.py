@@ -22,6 +22,7 @@ from curation.release.facts import CorpusFacts, check_licences, read_facts
 from curation.release.footprints import write_footprints
 from curation.release.lock import FILES, write_lock
 from curation.release.pictures import draw_map, draw_sheet
+from curation.release.pins import PINS_FILE
 from curation.shards.format import CHECKSUMS, INDEX_FILE
 
 SUMS, UNFINISHED_SUMS = "SHA256SUMS", "SHA256SUMS.unfinished"
@@ -54,7 +55,8 @@ def assemble(out: Path, url: str, lock_only: bool) -> list[Upload]:
     if not lock_only:
         check_licences(facts)
     write_lock(out, folder / "lock")
-    items = [_item(f"lock/{name}", folder / "lock" / name) for name in FILES]
+    pinned = [PINS_FILE] if (folder / "lock" / PINS_FILE).exists() else []
+    items = [_item(f"lock/{name}", folder / "lock" / name) for name in (*FILES, *pinned)]
     if not lock_only:
         items += _pixels(out, facts)
     items += _footprints(out, folder)

@@ -34,6 +34,8 @@ class PlaceNotes:
     """Scenes of a catalogue that lie outside of the asked time or place."""
     without: int = 0
     """Scenes without an asset that is wanted."""
+    unlicensed: int = 0
+    """Scenes of another licence than is wanted."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -68,7 +70,7 @@ def path_of(url: str) -> str:
 
 def _urls(access: RemoteImagery, root: Path, transport: Transport, notes: PlaceNotes) -> Iterable[str]:
     if access.urls:
-        return access.urls
+        return access.every_url
     if access.url_list is not None:
         return _listed(access.url_list, root, transport)
     if access.prefix is not None:

@@ -6,28 +6,36 @@ file's size and version when it was listed, so that another version is never rea
 
 from __future__ import annotations
 
+import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
+from curation.base import watchdog
 from curation.base.errors import UnreadableImage
 from curation.catalogue import Window
 from curation.containers.container import locate
+from curation.containers.parquet_arrays import ArrayColumns
 from curation.remote import scenes
 from curation.remote.access import MOST_REQUESTS, RemoteImagery
 from curation.remote.remote_file import Ranges, RemoteFile
 from curation.remote.spool import Spool
+from curation.remote.tables import Tables
 from curation.remote.transport import Pin, Transport
 
 T = TypeVar("T")
 AHEAD = 3
 """Members that are being read before they are asked for, as a multiple of the requests that may be in flight."""
+HANGS_S = 1800.0
+"""After so long a decoder hangs: the process ends, and the image is found that brings it about."""
 FOLDER = ".remote"
 """Below a source's folder: its spool; beside it, for all sources: the lock files of requests."""
 
@@ -70,12 +78,27 @@ class Member(NamedTuple):
         return cls(located[0], located[1], Pin(url, int(size), unquote(version)), kind, rest)
 
 
+class _OpenScene(NamedTuple):
+    """What a thread keeps open."""
+
+    stack: ExitStack
+    file: RemoteFile
+    data: Any
+
+
 @dataclass
 class Reader:
     """Reads members of one source's remote files; safe for threads."""
 
     ranges: Ranges
+    tables: Tables
+    _local: threading.local = field(default_factory=threading.local)
     _ready: dict[tuple[str, str], Future[RemoteMember]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ranges: Ranges) -> Reader:
+        """A reader of ranges."""
+        return cls(ranges, Tables(ranges))
 
     def read(self, url: str, member: str, limit: int) -> RemoteMember:
         """One member.
@@ -96,21 +119,51 @@ class Reader:
         wanted = Member.of(url, member)
         if wanted.kind == "window":
             return self._window(wanted)
+        if wanted.kind in ("row", "image"):
+            return self._row(wanted, limit)
         if wanted.second > limit:
             raise UnreadableImage(f"{url}: {wanted.second} bytes, the limit is {limit}")
         data = self.ranges.read(wanted.pin, wanted.first, wanted.second)
         return RemoteMember(data, len(data), True)
+
+    def _row(self, wanted: Member, limit: int) -> RemoteMember:
+        """Of a table: kept in the spool one by one, since a row group brings all its rows along."""
+        columns = ArrayColumns.of(wanted.rest)
+        if columns is None:
+            raise UnreadableImage(f"{wanted.pin.url}: {wanted.rest}: names no columns; run with --relist")
+        place, as_stored = (wanted.pin, wanted.first, wanted.second), wanted.kind == "image"
+        key = hashlib.blake2b(wanted.written().encode(), digest_size=20).hexdigest()
+        data = self.ranges.kept(key, lambda: self.tables.image(*place, columns, as_stored, limit))
+        return RemoteMember(data, len(data), as_stored)
 
     def _window(self, wanted: Member) -> RemoteMember:
         width, height = map(int, wanted.rest.split("x"))
         driver = scenes.driver_of(self.ranges.page(wanted.pin, 0))
         if driver is None:
             raise UnreadableImage(f"{wanted.pin.url}: is no raster that is read by windows")
-        file = RemoteFile(wanted.pin, self.ranges)
-        with scenes.opened(file, driver) as data:
+        with self._scene(wanted.pin, driver) as (file, data):
             before = file.blocks
             cut = scenes.cut(data, Window(wanted.first, wanted.second, width, height))
-            return RemoteMember(cut, file.blocks - before, False)
+        return RemoteMember(cut, file.blocks - before, False)
+
+    @contextmanager
+    def _scene(self, pin: Pin, driver: str) -> Iterator[tuple[RemoteFile, Any]]:
+        """An open scene. A thread of :func:`ahead` keeps its last one open: to parse a header is half of the work."""
+        if threading.current_thread() is threading.main_thread():
+            file = RemoteFile(pin, self.ranges)
+            with scenes.opened(file, driver) as data:
+                yield file, data
+            return
+        held: _OpenScene | None = getattr(self._local, "scene", None)
+        if held is None or held.file.pin != pin or held.file.error is not None:
+            if held is not None:
+                held.stack.close()
+            self._local.scene = None
+            file, stack = RemoteFile(pin, self.ranges), ExitStack()
+            with scenes.told_of(file):
+                held = self._local.scene = _OpenScene(stack, file, scenes.enter(stack, file, driver))
+        with scenes.told_of(held.file):
+            yield held.file, held.data
 
 
 Wanted = tuple["Reader", str, str]
@@ -145,7 +198,8 @@ def ahead(items: Iterable[T], wanted: Callable[[T], Wanted | None], limit: int) 
 def _awaited(item: T, future: Future[RemoteMember] | None) -> T:
     """The item once its member is there, or has failed: what failed is told when it is asked for."""
     if future is not None:
-        future.exception()
+        with watchdog.deadline(HANGS_S):
+            future.exception()
     return item
 
 
@@ -157,7 +211,7 @@ def reader(root: Path, access: RemoteImagery) -> Reader:
 @lru_cache(maxsize=16)
 def _reader(root: Path, access: RemoteImagery, process: int) -> Reader:
     """Of a process, since connections and threads do not survive its fork."""
-    return Reader(Ranges(Transport(access, root.parent / FOLDER / "requests"), spool(root, access)))
+    return Reader.of(Ranges(Transport(access, root.parent / FOLDER / "requests"), spool(root, access)))
 
 
 def spool(root: Path, access: RemoteImagery) -> Spool:

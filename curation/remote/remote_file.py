@@ -10,16 +10,18 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rasterio.abc import MultiByteRangeResourceContainer
 
-from curation.base.errors import RscorpusError
+from curation.base.errors import RscorpusError, UnreadableImage
 from curation.remote.spool import Spool
 from curation.remote.transport import PAGE, Pin, Transport
 
+LONGEST = 1 << 30
+"""Bytes of a range, whatever a file's index says."""
 PAGES = 1024
 """Pages that a process keeps in memory."""
 
@@ -30,38 +32,44 @@ class Ranges:
 
     Attributes:
         fetched: bytes that came over the network.
-        requests: how often.
-        spooled: bytes that the spool gave.
-        overflowed: bytes that it had no room for.
     """
 
     transport: Transport
     spool: Spool
     fetched: int = 0
-    requests: int = 0
-    spooled: int = 0
-    overflowed: int = 0
     _pages: OrderedDict[tuple[str, int], bytes] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def read(self, pin: Pin, offset: int, size: int) -> bytes:
+    def read(self, pin: Pin, offset: int, size: int, spooled: bool = True) -> bytes:
         """A range exactly as it is asked for; shorter at the file's end.
+
+        Args:
+            pin: the file.
+            offset: where the range begins.
+            size: its bytes.
+            spooled: whether it is sought in the spool, and kept there.
 
         Raises:
             RscorpusError: as :class:`~curation.remote.transport.Transport`.
         """
-        key = _key(pin, offset, size)
+        if not spooled:
+            data = self.transport.read(pin, offset, size)
+            self.count(len(data))
+            return data
+        return self.kept(range_key(pin, offset, size), lambda: self.read(pin, offset, size, spooled=False))
+
+    def kept(self, key: str, make: Callable[[], bytes]) -> bytes:
+        """Bytes from the spool, made and kept where they are not there."""
         data = self.spool.get(key)
         if data is None:
-            data = self.transport.read(pin, offset, size)
-            kept = self.spool.put(key, data)
-            with self._lock:
-                self.fetched, self.requests = self.fetched + len(data), self.requests + 1
-                self.overflowed += 0 if kept else len(data)
-        else:
-            with self._lock:
-                self.spooled += len(data)
+            data = make()
+            self.spool.put(key, data)
         return data
+
+    def count(self, size: int) -> None:
+        """Note bytes that came over the network."""
+        with self._lock:
+            self.fetched += size
 
     def page(self, pin: Pin, number: int) -> bytes:
         """One page of :data:`PAGE` bytes."""
@@ -77,7 +85,7 @@ class Ranges:
     def first_page(self, url: str) -> tuple[Pin, bytes]:
         """A file's version and first page, asked of its server and kept."""
         pin, page = self.transport.pin(url)
-        self.spool.put(_key(pin, 0, PAGE), page)
+        self.spool.put(range_key(pin, 0, PAGE), page)
         self._keep(pin, 0, page)
         return pin, page
 
@@ -89,7 +97,8 @@ class Ranges:
                 self._pages.popitem(last=False)
 
 
-def _key(pin: Pin, offset: int, size: int) -> str:
+def range_key(pin: Pin, offset: int, size: int) -> str:
+    """What a range is kept under."""
     return hashlib.blake2b(f"{pin.key} {offset} {size}".encode(), digest_size=20).hexdigest()
 
 
@@ -97,12 +106,15 @@ class RemoteFile:
     """A pinned file, open for reading.
 
     Attributes:
-        error: what went wrong first; GDAL does not pass it on.
+        error: what went wrong first; Arrow tells it in its own words.
+        quiet: whether zeros stand for what does not come, since GDAL's callbacks must not raise; whoever opened the
+            file looks at ``error``.
         blocks: bytes that were asked for as ranges.
     """
 
-    def __init__(self, pin: Pin, ranges: Ranges) -> None:
-        self.pin, self.closed, self.blocks = pin, False, 0
+    def __init__(self, pin: Pin, ranges: Ranges, spooled: bool = True) -> None:
+        self._spooled = spooled
+        self.pin, self.closed, self.blocks, self.quiet = pin, False, 0, False
         self.error: RscorpusError | None = None
         self._ranges, self._at = ranges, 0
 
@@ -116,20 +128,26 @@ class RemoteFile:
     def get_byte_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """Several ranges, as GDAL asks for the blocks of a window."""
         self.blocks += sum(sizes)
-        return [self._guarded(offset, size) for offset, size in zip(offsets, sizes, strict=True)]
+        return [self._guarded(offset, size, exact=True) for offset, size in zip(offsets, sizes, strict=True)]
 
-    def _guarded(self, offset: int, size: int) -> bytes:
+    def _guarded(self, offset: int, size: int, exact: bool = False) -> bytes:
+        if self.quiet and self.error is not None:
+            return bytes(size)
         try:
-            return self._range(offset, size)
+            return self._range(offset, size, exact)
         except RscorpusError as error:
             self.error = self.error or error
+            if self.quiet:
+                return bytes(size)
             raise
 
-    def _range(self, offset: int, size: int) -> bytes:
+    def _range(self, offset: int, size: int, exact: bool) -> bytes:
         if size == 0:
             return b""
-        if size > PAGE:
-            return self._ranges.read(self.pin, offset, size)
+        if size > LONGEST:
+            raise UnreadableImage(f"{self.pin.url}: asks for {size:,} bytes at once, the limit is {LONGEST:,}")
+        if size > PAGE or exact:
+            return self._ranges.read(self.pin, offset, size, self._spooled)
         first, last = offset // PAGE, (offset + size - 1) // PAGE
         data = b"".join(self._ranges.page(self.pin, number) for number in range(first, last + 1))
         return data[offset - first * PAGE :][:size]
@@ -178,6 +196,7 @@ class Opener(MultiByteRangeResourceContainer):  # type: ignore[misc]
 
     def __init__(self, name: str, file: RemoteFile) -> None:
         self.name, self.file = name, file
+        file.quiet = True
 
     def _is(self, path: Any) -> bool:
         return str(path).rpartition("/")[2] == self.name

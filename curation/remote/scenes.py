@@ -40,6 +40,8 @@ LEAST_VALID = 0.5
 _CELLS = 8
 """Pixels of an overview along the side of a window, at least."""
 MOST_WINDOWS = 1 << 20
+MOST_PIXELS = 250_000_000
+"""Of a block in all bands, and of an overview: what is decoded at once."""
 
 
 class Drawn(NamedTuple):
@@ -59,22 +61,38 @@ def driver_of(head: bytes) -> str | None:
 
 @contextmanager
 def opened(file: RemoteFile, driver: str) -> Iterator[Any]:
-    """A scene as a dataset of rasterio, until the block ends; errors of reading in it are told alike.
+    """A scene as a dataset of rasterio, until the block ends.
 
     Raises:
         UnreadableImage: it is no raster of this driver.
         RscorpusError: its bytes do not come.
     """
+    with told_of(file), ExitStack() as stack:
+        yield enter(stack, file, driver)
+
+
+def enter(stack: ExitStack, file: RemoteFile, driver: str) -> Any:
+    """Open a scene until ``stack`` is closed, within :func:`told_of`."""
     name = f"{file.pin.key}.bin"
+    stack.enter_context(rasterio.Env(**GDAL_OPTIONS))
+    with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
+        return stack.enter_context(rasterio.open(name, driver=driver, opener=Opener(name, file)))
+
+
+@contextmanager
+def told_of(file: RemoteFile) -> Iterator[None]:
+    """What goes wrong with a scene in the block, as our own errors: first what its file says, since GDAL hears zeros.
+
+    Raises:
+        UnreadableImage: GDAL cannot read it.
+        RscorpusError: its bytes do not come.
+    """
     try:
-        with ExitStack() as stack:
-            stack.enter_context(rasterio.Env(**GDAL_OPTIONS))
-            stack.enter_context(warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning))
-            yield stack.enter_context(rasterio.open(name, driver=driver, opener=Opener(name, file)))
+        yield
     except (RasterioError, ValueError, OSError) as error:
-        if file.error is not None:
-            raise file.error from None
-        raise UnreadableImage(f"{file.pin.url}: {_cause(error)}") from None
+        raise file.error or UnreadableImage(f"{file.pin.url}: {_cause(error)}") from None
+    if file.error is not None:
+        raise file.error
 
 
 def draw(data: Any, side: int, count: int | None, key: str, nodata: float | None) -> Drawn:
@@ -88,11 +106,14 @@ def draw(data: Any, side: int, count: int | None, key: str, nodata: float | None
         nodata: the manifest's, in place of the file's.
 
     Raises:
-        UnreadableImage: it has more windows than can be listed.
+        UnreadableImage: it has more windows than can be listed, or blocks that are too large.
     """
+    high, wide = data.block_shapes[0]
+    if high * wide * data.count > MOST_PIXELS:
+        raise UnreadableImage(f"{data.width} x {data.height} pixels of {data.count} bands in blocks of {wide} x {high}")
+    if data.width * data.height // side**2 > MOST_WINDOWS:
+        raise UnreadableImage(f"{data.width} x {data.height} pixels are too many windows of {side}; raise remote.side")
     windows = list(_grid(data, side))
-    if len(windows) > MOST_WINDOWS:
-        raise UnreadableImage(f"{data.width} x {data.height} pixels are {len(windows):,} windows; raise remote.side")
     full = _full(data, side, nodata) if len(windows) > 1 else None
     kept = windows if full is None else [window for window in windows if _share(full, data, window) >= LEAST_VALID]
     empty = len(windows) - len(kept)
@@ -129,6 +150,8 @@ def _full(data: Any, side: int, nodata: float | None) -> npt.NDArray[np.bool_] |
     if not factors:
         return None
     shape = -(-data.height // max(factors)), -(-data.width // max(factors))
+    if shape[0] * shape[1] > MOST_PIXELS:
+        return None
     indexes = [1, 2, 3] if data.count >= 3 else [1]
     pixels = data.read(indexes, out_shape=(len(indexes), *shape))
     inside = np.asarray(data.dataset_mask(out_shape=shape) > 0)
@@ -159,6 +182,7 @@ def cut(data: Any, window: Window) -> bytes:
     place = RasterWindow(*window)
     shape: dict[str, Any] = {"width": window.width, "height": window.height, "count": data.count}
     shape |= {"dtype": data.dtypes[0], "crs": data.crs, "nodata": data.nodata}
+    shape["blockysize"] = window.height  # one strip a band: strips of 8 KB take longer to write than to decode
     if not data.transform.is_identity:
         shape["transform"] = data.window_transform(place)
     with MemoryFile() as memory:

@@ -67,10 +67,13 @@ def asset_urls(access: RemoteImagery, transport: Transport, notes: PlaceNotes) -
         WorkError: its server does not answer.
     """
     assert access.stac is not None  # its reader has asked
+    licences = _Licences(transport)
     try:
         for item, href in _items(access, access.stac, _Io(transport), notes):
             if not _within(item, access):
                 notes.outside += 1
+            elif access.licences and licences.of(item, href) not in access.licences:
+                notes.unlicensed += 1
             elif (url := _asset(item, href, access)) is None:
                 notes.without += 1
             else:
@@ -80,6 +83,23 @@ def asset_urls(access: RemoteImagery, transport: Transport, notes: PlaceNotes) -
     except (pystac.STACError, APIError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         told = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"remote.stac: {access.stac} is no STAC catalogue, collection or item ({told})") from None
+
+
+class _Licences:
+    """Licences of items, or of their collections, each of which is read once."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport, self._known = transport, dict[str, str | None]()
+
+    def of(self, item: Item, href: str) -> str | None:
+        """What an item says, else its collection; null where neither does."""
+        own: str | None = item["properties"].get("license")
+        links = [urljoin(href, each["href"]) for each in item.get("links", ()) if each["rel"] == "collection"]
+        if own is not None or not links:
+            return own
+        if links[0] not in self._known:
+            self._known[links[0]] = json.loads(self.transport.text(links[0], MOST_TEXT)).get("license")
+        return self._known[links[0]]
 
 
 def _items(access: RemoteImagery, href: str, io: _Io, notes: PlaceNotes) -> Iterator[tuple[Item, str]]:

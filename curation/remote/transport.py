@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 from curation.base.errors import InputError, UnreadableImage, WorkError
+from curation.base.locks import NO_FLOCK
 from curation.remote.access import RemoteImagery
 
 AGENT = "rscorpus (remote imagery; https://arxiv.org/abs/2406.11933)"
@@ -152,17 +153,18 @@ class Transport:
 
     @contextlib.contextmanager
     def _slot(self, host: str) -> Iterator[None]:
-        """Hold one of the host's lock files."""
+        """Hold one of the host's lock files: any that is free, else wait for one."""
         self.slots.mkdir(parents=True, exist_ok=True)
         names = [self.slots / f"{quote(host, safe='')}.{number}" for number in range(self.access.connections)]
         random.shuffle(names)
-        while True:
-            for name in names:
-                with name.open("a") as handle, contextlib.suppress(BlockingIOError):
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in names:
+            with name.open("a") as handle:
+                if _locked(handle):
                     yield
                     return
-            time.sleep(0.002)
+        with names[0].open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     def _ask(self, url: str, offset: int, size: int, pin: Pin | None) -> _Answer:
         """A range; the version is told by the answer itself, since a redirect may lead to a store of other tags."""
@@ -183,11 +185,11 @@ class Transport:
         except urllib3.exceptions.MaxRetryError as error:
             if isinstance(error.reason, urllib3.exceptions.ResponseError):
                 raise Refused(f"{url}: redirects more than five times") from None
-            raise _Passing(f"is not reached ({error.reason})") from None
+            raise _Passing(f"is not reached ({_words(error.reason)})") from None
         except urllib3.exceptions.LocationValueError as error:
             raise Refused(f"{url}: {error}") from None
         except urllib3.exceptions.HTTPError as error:
-            raise _Passing(f"stopped answering ({str(error) or type(error).__name__})") from None
+            raise _Passing(f"stopped answering ({_words(error)})") from None
 
     def _http_answer(self, url: str, response: Any, offset: int, size: int, all_of_it: bool) -> _Answer:
         headers, status = response.headers, response.status
@@ -292,6 +294,18 @@ class Transport:
         return Session().client("s3", region_name=access.region or "us-east-1", config=config)
 
 
+def _locked(handle: IO[str]) -> bool:
+    """Whether this process has the lock now; where a file system has none, always."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+    return True
+
+
 def _redirects() -> Any:
     import urllib3
 
@@ -299,6 +313,12 @@ def _redirects() -> Any:
 
 
 _REDIRECTS = _redirects()
+
+
+def _words(error: object) -> str:
+    """What urllib3 says, without the pool that it says it of."""
+    text = str(error)
+    return text.partition("): ")[2] or text or type(error).__name__
 
 
 def _body(response: Any, size: int) -> bytes:

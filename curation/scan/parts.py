@@ -322,7 +322,7 @@ class _Holders(NamedTuple):
     @classmethod
     def of(cls, paths: Iterable[Path], current: set[Path]) -> _Holders | None:
         found = [(path, told.stamps) for path in paths if path not in current and (told := footer(path))]
-        if not found:
+        if not sum(len(images) for _, images in found):
             return None
         known = np.concatenate([images for _, images in found])
         owners = np.repeat(np.arange(len(found), dtype=np.int32), [len(images) for _, images in found])

@@ -62,6 +62,8 @@ class WalkFindings:
     outside: set[str] = field(default_factory=set)
     """Folders that those links lead to which lead outside."""
     twins: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was left out as it was asked for."""
 
     def miss(self, warning: str) -> None:
         """Note what could not be read."""
@@ -298,7 +300,7 @@ def _open_file(walk: FolderWalk, item: _Item) -> Iterator[Entry]:
         walk.found.warnings.append(f"{item.relative!r}: the name is not UTF-8; rename the file")
         return
     if _opens(walk.source, item.relative):
-        yield from _members(walk, item.relative, item.path, walk.source.image_column)
+        yield from _members(walk, item.relative, item.path, walk.source.table_column)
     elif walk.wants(item.path):
         try:
             status = item.entry.stat()

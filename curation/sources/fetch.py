@@ -12,7 +12,7 @@ import re
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +20,16 @@ from typing import Literal
 
 from curation.base.errors import InputError, RscorpusError, WorkError
 from curation.base.locks import hold
-from curation.containers import CONTAINERS, container_of
+from curation.containers import container_of
 from curation.containers.archives import archive_of
 from curation.containers.unpack import LIMITS, UnpackLimits, unpack
 from curation.sources.download import RETRIES, Retries, check_file, download
 from curation.sources.entries import opened_in_place
-from curation.sources.globs import compile_globs
 from curation.sources.hosts import PUBLIC, Endpoints, Gone, Transient, size_at
-from curation.sources.inventory import TOLERANCE, SourceListing, list_images, patterns_of
+from curation.sources.inventory import TOLERANCE, SourceListing, list_images
 from curation.sources.journal import is_done, note_path, remember
 from curation.sources.recipe import ResolvedSource
-from curation.sources.repositories import list_repository, pinned
+from curation.sources.repositories import choose, list_repository, pinned
 from curation.sources.source import BY_SCRIPT, RemoteFile, Source, is_page
 from curation.sources.subset import ALL, Subset, choose_files
 
@@ -127,6 +126,9 @@ def fetch_source(
     """
     result = result or FetchResult(source.id, root)
     tell = _one_at_a_time(progress)
+    if source.remote is not None:
+        result.notes.append("read where it lies, nothing to fetch")
+        return result
     if source.obtain.via == "local" and not source.files:
         if not root.is_dir():
             raise InputError(f"source {source.id}: {root} does not exist, and nothing says where to fetch it from")
@@ -196,24 +198,6 @@ def files_of(source: Source, ends: Endpoints = PUBLIC) -> list[RemoteFile]:
     if not found:
         raise WorkError(f"source {source.id}: {source.obtain.repository} lists no file that is wanted")
     return found
-
-
-def choose(source: Source, listed: Iterable[RemoteFile]) -> list[RemoteFile]:
-    """The files to fetch: those the manifest names by glob, else the images themselves, else what may hold them."""
-    if source.obtain.wanted:
-        wanted = compile_globs(source.obtain.wanted)
-        return [file for file in listed if wanted(file.name)]
-    taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
-    kind = CONTAINERS.get(source.container)
-    suffixes = kind.suffixes if kind is not None and kind.is_table else ()
-    images: list[RemoteFile] = []
-    holders: list[RemoteFile] = []
-    for file in listed:  # a listing may run into the millions: only what may be fetched is kept
-        if taken(file.name) and not left(file.name):
-            images.append(file)
-        elif not images and (archive_of(file.name) or file.name.lower().endswith(suffixes)):
-            holders.append(file)
-    return images or holders
 
 
 def _is_complete(source: Source, root: Path) -> bool:

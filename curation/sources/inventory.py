@@ -25,7 +25,16 @@ from curation.sources.entries import Entry, FolderWalk, WalkFindings, changed, l
 from curation.sources.globs import compile_globs
 from curation.sources.recipe import ResolvedSource
 from curation.sources.remote_entries import check_root_of, remote_entries
-from curation.sources.source import BY_SCRIPT, EVERY_IMAGE, IMAGE_SUFFIXES, BandFiles, RemoteFile, Source, shipped
+from curation.sources.source import (
+    BY_SCRIPT,
+    EVERY_IMAGE,
+    IMAGE_SUFFIXES,
+    BandFiles,
+    RemoteFile,
+    Source,
+    load_source,
+    shipped,
+)  # fmt: skip
 from curation.sources.subset import Subset
 
 BESIDE_IMAGES = {
@@ -69,6 +78,8 @@ class SourceListing:
     """Those warnings that tell of folders, files and archives that could not be read."""
     taken: int | None = None
     """Of the images those that were drawn; null: all."""
+    notes: list[str] = field(default_factory=list)
+    """What of a remote source was left out as it was asked for."""
 
     def __str__(self) -> str:
         """One line: what was found, and what was not taken."""
@@ -78,7 +89,7 @@ class SourceListing:
         told += [] if self.taken is None else [f"{self.taken:,} of them drawn by the seed"]
         told += [f"{self.left:,} files match leave"] if self.left else []
         told += [f"taken by no rule: {', '.join(untaken[:_SUFFIXES])}{more}"] if untaken else []
-        return "; ".join(told)
+        return "; ".join([*told, *self.notes])
 
 
 # ------------------------------------------------------------------------------------------------ the table
@@ -194,7 +205,7 @@ def list_images(
         listing.splits[split or ""] = listing.splits.get(split or "", 0) + 1
         label = PurePosixPath(row["image"]).parent.name if source.label_from == "parent" else ""
         yield {"source": source.id, **row, "split": split, "label": label or None}
-    listing.left = found.left
+    listing.left, listing.notes = found.left, found.notes
     if source.obtain.via == "local":  # a shipped manifest leaves what only some releases of a set hold
         listing.warnings += [f"no file matches leave: {glob}" for glob in source.leave if glob in found.unused]
     _judge(source, root, listing)
@@ -243,6 +254,8 @@ def how_to_get(source: Source, root: Path) -> str:
     if source.obtain.via == "local" and not source.files:
         return "put its images there"
     named = source.id == root.name and source.id in (*shipped("sources"), *shipped("benchmarks"))
+    if named and source.id in shipped("sources"):  # by its id all of it would be fetched
+        named = len(load_source(source.id).files) == len(source.files)
     what = f"{source.id} --data {shlex.quote(str(root.parent))}" if named else "RECIPE --data DATA"
     return f"rs-curate fetch {what}" + ("" if source.obtain.via in BY_SCRIPT else " says how to get its images")
 
@@ -290,7 +303,7 @@ def _packed(source: Source, root: Path, file: str) -> str | None:
         return None
     takes = compile_globs((EVERY_IMAGE,))
     try:
-        members = islice(list_members(root / file, source.image_column), MOST_COUNTED)
+        members = islice(list_members(root / file, source.table_column), MOST_COUNTED)
         count = sum(kind.is_table or takes(member.name) for member in members)
     except InputError:
         return None

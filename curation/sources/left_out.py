@@ -37,7 +37,7 @@ def leave_out(recipe: Recipe, data: Path | None, only: Sequence[str] = (), skip_
     if not skip_absent:
         return recipe
     sources = resolve(recipe, data)
-    gone = {source.id: why for source in sources if (why := absence(source.root))}
+    gone = {source.id: why for source in sources if source.source.remote is None and (why := absence(source.root))}
     if len(gone) == len(sources):
         first = sources[0]
         raise InputError(

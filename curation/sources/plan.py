@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from curation.base.errors import InputError
 from curation.sources.fetch import instructions
 from curation.sources.inventory import SourceListing, list_images, taken_by
-from curation.sources.probe import Probe, Standing, standing
+from curation.sources.probe import Probe, Standing, bytes_of, standing
 from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, load_recipe, resolve
 from curation.sources.refuse import held_out
 from curation.sources.source import BY_SCRIPT, Benchmark, Source, as_typed, load_benchmark, load_source, shipped
@@ -38,6 +39,9 @@ class PlanRow:
     standing: Standing
     drawn: str = ""
     """What is taken of its files and images, where that is not all."""
+    gsd_m: float | None = None
+    """Of its manifest; of a range the geometric mean."""
+    land: str | None = None
 
     @property
     def tiles_there(self) -> int:
@@ -66,6 +70,18 @@ class RecipePlan:
     guarded: tuple[str, ...] = ()
     """Evaluation sets that it guards, one of one's own as the file that describes it."""
 
+    def share(self, of: Callable[[PlanRow], bool]) -> float:
+        """Share of the tiles that can be counted on whose source has a property."""
+        found = sum(row.tiles_there for row in self.rows if of(row))
+        return found / max(sum(row.tiles_there for row in self.rows), 1)
+
+    def histogram(self, of: Callable[[PlanRow], str]) -> dict[str, int]:
+        """Tiles that can be counted on, by a property of their source."""
+        found: Counter[str] = Counter()
+        for row in self.rows:
+            found[of(row)] += row.tiles_there
+        return {name: tiles for name, tiles in found.items() if tiles}
+
     @property
     def gigabytes(self) -> float:
         """Gigabytes to download, as far as known."""
@@ -86,6 +102,8 @@ class CheckRow:
     expected: int | None = None
     warnings: list[str] = field(default_factory=list)
     error: str = ""
+    remote: bool = False
+    """Read where it lies: nothing of it is in a folder."""
 
     @property
     def missing(self) -> int:
@@ -202,13 +220,15 @@ def _row(
         source.redistributable,
         via,
         by_hand,
-        _megabytes(source),
+        _megabytes(source, probe),
         predicted,
         cap,
         instructions(source, root) if by_hand else "",
         isinstance(source, Benchmark),
         standing(source, probe),
         drawn,
+        source.gsd,
+        source.land,
     )
 
 
@@ -216,13 +236,17 @@ def _drawn(source: ResolvedSource) -> str:
     files, subset = len(source.source.files), source.subset
     told = [f"{files} of {files + source.untaken} files"] if source.untaken else []
     told += [f"{subset.files:,} files"] if subset.files is not None else []
+    if (access := source.source.remote) is not None:
+        told += [f"{access.files:,} files"] if access.files is not None else []
+        told += [f"{access.per_file:,} of each"] if access.per_file is not None else []
+        told += [f"{access.ranges:,} byte ranges of each"] if access.ranges is not None else []
     return ", ".join([*told, *([f"{subset.images:,} images"] if subset.images is not None else [])])
 
 
-def _megabytes(source: Source) -> float | None:
-    sizes = [file.size for file in source.files]
-    if sizes and None not in sizes:
-        return sum(size or 0 for size in sizes) / 1e6
+def _megabytes(source: Source, probe: Probe | None) -> float | None:
+    """To download: what the manifest or the servers say of each file, else what lists print of all of them."""
+    if (told := bytes_of(source, probe)) is not None:
+        return told / 1e6
     return source.listed_megabytes
 
 
@@ -239,6 +263,9 @@ def check(sources: Sequence[ResolvedSource]) -> list[CheckRow]:
     for resolved in sources:
         listing = SourceListing(resolved.id)
         row = CheckRow(resolved.id, expected=resolved.source.expected_images)
+        if resolved.source.remote is not None:
+            rows.append(replace(row, remote=True))
+            continue
         try:
             for _ in list_images(resolved.source, resolved.root, listing, taken_by(sources, resolved)):
                 pass

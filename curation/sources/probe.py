@@ -24,9 +24,9 @@ from curation.base.errors import InputError
 from curation.base.files import atomic
 from curation.base.settings import Strict
 from curation.containers.archives import archive_of
-from curation.sources.fetch import choose
+from curation.remote.access import numbered
 from curation.sources.hosts import PUBLIC, Endpoints, FileHead, Gone, Transient, ask
-from curation.sources.repositories import list_repository
+from curation.sources.repositories import choose, list_repository
 from curation.sources.source import BY_SCRIPT, RemoteFile, Source, is_page
 
 MOST_LISTED = 10_000
@@ -137,7 +137,9 @@ def _questions(source: Source) -> Iterator[_Question]:
         for url in _urls(file):
             yield _Question(url, _host(url), source, file)
     if (name := _repository(source)) is not None:
-        yield _Question(name, _host(name) if source.obtain.via == "s3" else source.obtain.via, source, None)
+        yield _Question(name, _host(name) if "://" in name else source.obtain.via, source, None)
+    for url in _remote_urls(source):
+        yield _Question(url, _host(url), source, None)
     if source.obtain.via not in BY_SCRIPT and source.homepage:
         yield _Question(source.homepage, _host(source.homepage), source, None)
 
@@ -146,8 +148,19 @@ def _urls(file: RemoteFile) -> tuple[str, ...]:
     return (*([file.url] if file.url else []), *file.mirrors)
 
 
+def _remote_urls(source: Source) -> tuple[str, ...]:
+    """Of imagery that is read where it lies: the catalogue, the list, or the first URL of each of ``urls``."""
+    access = source.remote
+    if access is None:
+        return ()
+    named = (access.stac, access.url_list, *(next(iter(numbered(url))) for url in access.urls))
+    return tuple(url for url in named if url is not None and "://" in url)
+
+
 def _repository(source: Source) -> str | None:
     """Key of the repository whose files are not named one by one."""
+    if source.remote is not None:
+        return source.remote.prefix
     if source.files or source.obtain.repository is None or source.obtain.via not in BY_SCRIPT:
         return None
     prefix = "" if source.obtain.via == "s3" else f"{source.obtain.via}:"
@@ -200,8 +213,9 @@ def _judge(answer: FileHead, question: _Question) -> ProbeAnswer:
 
 def _repository_found(source: Source, ends: Endpoints) -> ProbeAnswer:
     """What a repository lists; its first wanted file is asked for, since some list what they do not give."""
-    repository = str(source.obtain.repository)
-    listed = list(islice(list_repository(source.obtain.via, repository, ends, source.obtain.revision), MOST_LISTED))
+    prefix = source.remote.prefix if source.remote is not None else None
+    via, repository = ("s3", prefix) if prefix else (source.obtain.via, str(source.obtain.repository))
+    listed = list(islice(list_repository(via, repository, ends, source.obtain.revision), MOST_LISTED))
     files = choose(source, listed)
     if not files and len(listed) == MOST_LISTED:
         return ProbeAnswer(
@@ -245,10 +259,22 @@ def standing(source: Source, probe: Probe | None = None) -> Standing:
     return Standing("gone" if share == 0 else state, day, share, note)
 
 
+def bytes_of(source: Source, probe: Probe | None = None) -> int | None:
+    """Bytes of all files of a source, by its manifest and a probe; null where one is not known."""
+    known = probe.found if probe else {}
+    if not source.files:
+        repository = _repository(source)
+        return known[repository].size if repository in known and source.remote is None else None
+    sizes = [_size(file, known) for file in source.files]
+    return None if None in sizes else sum(size or 0 for size in sizes)
+
+
 def _share(source: Source, known: Mapping[str, ProbeAnswer]) -> float:
     repository = _repository(source)
     if repository is not None:
         return float(repository not in known or known[repository].state != "gone")
+    if urls := _remote_urls(source):
+        return sum(url not in known or known[url].state != "gone" for url in urls) / len(urls)
     groups: dict[str, list[RemoteFile]] = defaultdict(list)
     for file in source.files:
         groups[archive_of(file.name) or file.name].append(file)

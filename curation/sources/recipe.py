@@ -25,7 +25,7 @@ from curation.base.settings import Strict, load, validate
 from curation.base.terminal import local_folder
 from curation.sources.exclude_rules import ExcludeRules as ExcludeRules
 from curation.sources.source import Identifier, Source, load_source, plain_words, shipped, shipped_path
-from curation.sources.subset import ALL, Subset, narrow
+from curation.sources.subset import ALL, Subset, narrow, without_splits
 
 RecipeName = Annotated[
     str,
@@ -302,6 +302,7 @@ def resolve(recipe: Recipe, data: Path | None) -> list[ResolvedSource]:
             if data is None:
                 raise InputError(f"source {entry.id}: its folder {root} is relative; say where with --data DIR")
             root = data / root
+        source = without_splits(source, recipe.exclude.splits)
         taken, subset = narrow(source, Subset(entry.sample, entry.max_images, recipe.seed))
         rules, untaken = entry.slice or recipe.slice, len(source.files) - len(taken.files)
         drawn = (recipe.seed, subset, untaken)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,11 @@ from pydantic import ValidationError
 
 from curation.base.errors import InputError, WorkError
 from curation.base.hub import unreachable
+from curation.containers import CONTAINERS
+from curation.containers.archives import archive_of
+from curation.sources.globs import compile_globs
 from curation.sources.hosts import RETRY_STATUS, Endpoints, Gone, Transient, read_json, refuse, s3_errors, status_of
+from curation.sources.inventory import patterns_of
 from curation.sources.journal import note_revision, noted_revision
 from curation.sources.source import RemoteFile, Source
 
@@ -39,6 +43,24 @@ def list_repository(via: str, repository: str, ends: Endpoints, revision: str | 
     if via not in listers:
         raise InputError(f"{via}: files of {repository} cannot be listed; name them under files")
     yield from listers[via](repository, ends)
+
+
+def choose(source: Source, listed: Iterable[RemoteFile]) -> list[RemoteFile]:
+    """The files to fetch: those the manifest names by glob, else the images themselves, else what may hold them."""
+    if source.obtain.wanted:
+        wanted = compile_globs(source.obtain.wanted)
+        return [file for file in listed if wanted(file.name)]
+    taken, left = compile_globs(patterns_of(source)), compile_globs(source.leave)
+    kind = CONTAINERS.get(source.container)
+    suffixes = kind.suffixes if kind is not None and kind.is_table else ()
+    images: list[RemoteFile] = []
+    holders: list[RemoteFile] = []
+    for file in listed:  # a listing may run into the millions: only what may be fetched is kept
+        if taken(file.name) and not left(file.name):
+            images.append(file)
+        elif not images and (archive_of(file.name) or file.name.lower().endswith(suffixes)):
+            holders.append(file)
+    return images or holders
 
 
 def _hosted(repository: str, **facts: Any) -> RemoteFile:

@@ -7,15 +7,23 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from curation.base.columns import number, table
 from curation.sources.fetch import FetchResult
-from curation.sources.plan import TILE_SIDE, CheckRow, RecipePlan
-from curation.sources.probe import Standing
-from curation.sources.source import Source
+from curation.sources.plan import TILE_SIDE, CheckRow, PlanRow, RecipePlan
+from curation.sources.probe import Probe, Standing, standing
+from curation.sources.source import Land, Source
 
 
-def format_sources(sources: Sequence[Source], as_json: bool = False, width: int | None = None) -> str:
+def _today_of(found: Standing) -> str:
+    """``automatic``, ``by hand`` or ``gone``, with the day on which that was found."""
+    return f"{found.state} {found.checked}".strip()
+
+
+def format_sources(
+    sources: Sequence[Source], as_json: bool = False, width: int | None = None, probe: Probe | None = None
+) -> str:
     """A table of sources that fits a terminal of ``width`` columns, or every field as JSON."""
     if as_json:
         return json.dumps([source.model_dump(mode="json") for source in sources], indent=2, ensure_ascii=False)
@@ -28,11 +36,12 @@ def format_sources(sources: Sequence[Source], as_json: bool = False, width: int 
             source.licence.pixels,
             source.redistributable,
             source.obtain.via,
+            _today_of(standing(source, probe)),
             "yes" if source.verified else "",
         )
         for source in sources
     ]
-    header = ("id", "task", "images", "gsd in m", "licence", "redistributable", "route", "verified")
+    header = ("id", "task", "images", "gsd in m", "licence", "redistributable", "route", "today", "verified")
     return table(header, rows, (2, 3), width) + f"\n\n{len(sources)} sources"
 
 
@@ -51,7 +60,7 @@ def format_plan(plan: RecipePlan, typed: str = "", data: Path | None = None, wid
             row.licence,
             row.redistributable,
             row.route,
-            f"{row.standing.state} {row.standing.checked}".strip(),
+            _today_of(row.standing),
             "?" if row.megabytes is None else f"{row.megabytes / 1e3:,.1f}",
             number(row.predicted_tiles),
             number(row.cap),
@@ -71,6 +80,7 @@ def format_plan(plan: RecipePlan, typed: str = "", data: Path | None = None, wid
         f" (at {TILE_SIDE} x {TILE_SIDE} pixels a tile)",
         *_today(plan),
     ]
+    sums += _spread(plan)
     if own:
         sums = [sums[0], "nothing to download: the folders are your own; `run --dry-run` says what they give"]
     drawn = [f"{row.id} {row.drawn}" for row in plan.rows if row.drawn]
@@ -81,6 +91,37 @@ def format_plan(plan: RecipePlan, typed: str = "", data: Path | None = None, wid
     steps = _steps(plan, shlex.quote(typed or plan.name), data, own)
     parts += [row.instructions for row in hands]
     return "\n\n".join([*parts, "Next:\n  " + "\n  ".join(steps)])
+
+
+GSD_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Metres per pixel between the rows of the histogram; a source of a range stands at its geometric mean."""
+
+
+def _gsd_row(row: PlanRow) -> str:
+    if row.gsd_m is None:
+        return "not told"
+    below = next((step for step in GSD_STEPS if row.gsd_m < step), None)
+    return f"from {GSD_STEPS[-1]:g} m" if below is None else f"below {below:g} m"
+
+
+def _spread(plan: RecipePlan) -> list[str]:
+    """How the tiles lie over metres per pixel and land, as far as the manifests tell."""
+    steps = [*(f"below {step:g} m" for step in GSD_STEPS), f"from {GSD_STEPS[-1]:g} m", "not told"]
+    lands = [*get_args(Land), "not told"]
+    found = {
+        "metres per pixel": (plan.histogram(_gsd_row), steps),
+        "land": (plan.histogram(lambda row: row.land or "not told"), lands),
+    }
+    every = sum(row.tiles_there for row in plan.rows)
+    if not every:
+        return []
+    script = plan.share(lambda row: row.standing.state == "automatic")
+    free = plan.share(lambda row: row.redistributable == "yes")
+    lines = [f"of these tiles {script:.1%} come by script, {free:.1%} are redistributable"]
+    for title, (tiles, order) in found.items():
+        rows = [(name, number(tiles[name]), "#" * round(40 * tiles[name] / every)) for name in order if name in tiles]
+        lines += ["", table((title, "tiles", ""), rows, (1,))]
+    return [*lines, ""]
 
 
 def _today(plan: RecipePlan) -> list[str]:
@@ -94,7 +135,9 @@ def _today(plan: RecipePlan) -> list[str]:
     parts = sum((row.predicted_tiles or 0) - row.tiles_there for row in plan.rows if row.standing.state != "gone")
     lines += [f"gone of the others: files of {parts:,} tiles"] if parts else []
     days = [row.standing.checked for row in plan.rows if row.standing.checked]
-    asked = f"{len(days)} of {len(plan.rows)} rows were checked, the first on {min(days)}" if days else "nobody asked"
+    asked = (
+        f"{len(days)} of {len(plan.rows)} rows were asked about, the first on {min(days)}" if days else "nobody asked"
+    )
     lines.append(f"servers: {asked}; rs-curate probe {plan.name} --out FILE asks, plan --probe FILE reads the answers")
     return lines + [f"{row.id}: {row.standing.note}" for row in plan.rows if row.standing.note]
 
@@ -130,7 +173,13 @@ def format_check(rows: Sequence[CheckRow]) -> str:
             number(row.expected),
             number(row.missing) if row.missing else "",
             number(row.surplus) if row.surplus else "",
-            "ok" if row.fine else "absent" if row.error and not row.found else "look below",
+            "read where it lies"
+            if row.remote
+            else "ok"
+            if row.fine
+            else "absent"
+            if row.error and not row.found
+            else "look below",
         )
         for row in rows
     ]

@@ -24,6 +24,8 @@ from pydantic_core import CoreSchema
 from curation.base.errors import InputError
 from curation.base.settings import Strict, load
 from curation.containers import CONTAINERS
+from curation.containers.array_layout import ArrayLayout, BandColumns
+from curation.containers.parquet_arrays import ArrayColumns
 from curation.remote.access import RemoteImagery
 
 
@@ -94,6 +96,8 @@ class RemoteFile(Strict):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     into: RelativePath = ""
     """Folder below the source's root that the archive's members are listed under, unpacked or read in place alike."""
+    split: str | None = None
+    """The one split that all its images are of: where a recipe leaves that out, the file is not fetched."""
 
 
 class Reported(Strict):
@@ -173,35 +177,6 @@ class BandFiles(Strict):
     @classmethod
     def _groups(cls, key: str) -> str:
         return _with_a_group(key, "key", "(.*)_B[0-9]+")
-
-
-class BandColumns(Strict):
-    """Columns of a Parquet table that hold the numbers of a band each."""
-
-    red: str = Field(min_length=1)
-    green: str = Field(min_length=1)
-    blue: str = Field(min_length=1)
-
-
-class ArrayLayout(Strict):
-    """How numbers in a Parquet column are an image: nested lists, one flat list, or raw bytes."""
-
-    axes: Literal["yx", "yxb", "byx", "tyx", "tbyx"] | None = None
-    """Outermost first: time, band, row, column. Null: by the number of axes yx, byx (of ``columns``: tyx), tbyx."""
-    shape: tuple[Counted, ...] | None = None
-    """Lengths of the axes; null: those of nested lists."""
-    dtype: Literal["uint8", "uint16", "int16", "float32"] | None = None
-    """Of raw bytes, little-endian; null: the column's own numbers."""
-    frame: int = Field(0, ge=0)
-    """The one that is taken of axis t."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> ArrayLayout:
-        if self.shape is not None and self.axes is not None and len(self.shape) != len(self.axes):
-            raise ValueError(f"axes: {self.axes} are {len(self.axes)}, shape names {len(self.shape)}")
-        if self.dtype is not None and self.shape is None:
-            raise ValueError("raw bytes (dtype) need shape")
-        return self
 
 
 class Examples(Strict):
@@ -327,9 +302,22 @@ class Source(Strict):
             raise ValueError("container: remote and the block remote go together")
         if self.columns is not None and self.image_column is not None:
             raise ValueError("give image_column or columns, not both")
+        if self.array is not None and self.image_column is None and self.columns is None:
+            raise ValueError("array needs image_column or columns: which ones hold the numbers")
         if (self.columns or self.array) and self.container not in ("parquet", "remote"):
             raise ValueError(f"columns and array are those of a Parquet table, not of container: {self.container}")
         return self
+
+    @property
+    def table_column(self) -> str | None:
+        """What a container's reader is told to take: a column, or how columns of numbers are an image."""
+        if self.columns is None and self.array is None:
+            return self.image_column
+        colours = self.columns
+        names = (self.image_column or "",) if colours is None else (colours.red, colours.green, colours.blue)
+        if self.array is None:
+            return ArrayColumns(names, is_encoded=True).text()
+        return ArrayColumns(names, False, *self.array.model_dump().values()).text()
 
     def linked(self, root: Path) -> Path | None:
         """The folder of ``follow_links``, without symbolic links."""

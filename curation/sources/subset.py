@@ -46,6 +46,20 @@ def choose_files(files: Sequence[RemoteFile], subset: Subset, source: str) -> li
     return [file for file in files if wholes[file.name] in chosen]
 
 
+def without_splits(source: Source, splits: Sequence[str]) -> Source:
+    """A source without the files that hold nothing but splits which are left out; they are left where they lie, too."""
+    taken = tuple(file for file in source.files if file.split not in splits)
+    if len(taken) in (0, len(source.files)):
+        return source
+    return source.model_copy(update=_but(source, taken))
+
+
+def _but(source: Source, taken: tuple[RemoteFile, ...]) -> dict[str, Any]:
+    """What changes where only some files of a source are taken."""
+    others = tuple(_as_glob(file.name) for file in source.files if file not in taken)
+    return {"files": taken, "leave": (*source.leave, *others), "expected_images": None}
+
+
 def narrow(source: Source, subset: Subset) -> tuple[Source, Subset]:
     """A source whose manifest names its files, with those alone that are taken; and what is left to choose.
 
@@ -66,8 +80,7 @@ def narrow(source: Source, subset: Subset) -> tuple[Source, Subset]:
     if count is None or count >= len(wholes):
         return source, replace(subset, files=None)
     taken = choose_files(source.files, replace(subset, files=count), source.id)
-    others = tuple(_as_glob(file.name) for file in source.files if file not in taken)
-    changes: dict[str, Any] = {"files": tuple(taken), "leave": (*source.leave, *others), "expected_images": None}
+    changes = _but(source, tuple(taken))
     if source.listed_megabytes is not None:
         changes["listed_megabytes"] = source.listed_megabytes * count / len(wholes)
     return source.model_copy(update=changes), replace(subset, files=None)

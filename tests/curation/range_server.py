@@ -105,9 +105,9 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
                 server.over.wait(30)
                 self.close_connection = True
                 return
-            self.wfile.write(body)
-            with server.lock:
+            with server.lock:  # before whoever waits for the last byte has it
                 server.sent += len(body)
+            self.wfile.write(body)
 
     return Handler
 

@@ -247,3 +247,17 @@ def test_two_archives_share_folders(tmp_path: Path) -> None:
     unpack([make_zip(tmp_path / "x.zip", {"img/1.jpg": b"1"})], tmp_path / "out")
     unpack([make_zip(tmp_path / "y.zip", {"img/2.jpg": b"2"})], tmp_path / "out")
     assert tree(tmp_path / "out") == {"img/1.jpg": b"1", "img/2.jpg": b"2"}
+
+
+def test_a_member_of_the_archives_own_name_does_not_replace_it(tmp_path: Path) -> None:
+    """As in SpaceNet 8's archive of Germany."""
+    archive = tmp_path / "a.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        for name in ("a.tar.gz", "b/c.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = 5
+            file.addfile(member, io.BytesIO(b"stray"))
+    before = archive.read_bytes()
+    assert unpack([archive], tmp_path) == 1
+    assert archive.read_bytes() == before
+    assert (tmp_path / "b/c.txt").read_bytes() == b"stray"

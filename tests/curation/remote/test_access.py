@@ -58,6 +58,7 @@ def test_times_as_stac_writes_them(asked: str, first: datetime | None, last: dat
         ({"columns": {"red": "r", "green": "g", "blue": "b"}}, "not of container: folder"),
         ({"container": "parquet", "image_column": "x", "columns": {"red": "r", "green": "g", "blue": "b"}}, "not both"),
         ({"container": "parquet", "array": {"dtype": "uint8"}}, "need shape"),
+        ({"container": "parquet", "array": {}}, "which ones hold the numbers"),
         ({"container": "parquet", "array": {"axes": "byx", "shape": [3, 8]}}, "are 3, shape names 2"),
     ],
 )

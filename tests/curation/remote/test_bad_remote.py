@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from range_server import RangeServer
-from remote_scenes import picture, scene
+from remote_scenes import catalogue, item, picture, scene
 
 from curation.base.errors import InputError, WorkError
 from curation.sources.inventory import SourceListing, list_images
@@ -18,7 +18,7 @@ from curation.sources.source import Source
 
 def listed(folder: Path, **remote: Any) -> tuple[list[dict[str, Any]], SourceListing]:
     """A listing of a remote source, with what was told."""
-    access = {"side": 128, "timeout_seconds": 1, "attempts": 2, **remote}
+    access = {"side": 128, "timeout_seconds": 20, "attempts": 2, **remote}
     source = Source.model_validate({"id": "far", "container": "remote", "remote": access})
     told = SourceListing("far")
     return list(list_images(source, folder / "far", told)), told
@@ -77,7 +77,9 @@ def test_a_server_that_stops_within_an_answer_is_given_up_after_its_time(server:
 
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(WorkError, match=r"http://127\.0\.0\.1:9/a\.tif: is not reached"):
+    with pytest.raises(
+        WorkError, match=r"http://127\.0\.0\.1:9/a\.tif: is not reached \(Failed to establish a new connection: "
+    ):
         listed(tmp_path, urls=["http://127.0.0.1:9/a.tif"], attempts=1)
 
 
@@ -122,6 +124,25 @@ def test_a_virtual_raster_is_no_scene(server: RangeServer, tmp_path: Path) -> No
     with pytest.raises(UnreadableImage, match="not an image format"):
         open_image(Location.of(tmp_path / "far", rows[0], source.remote), source, ExcludeRules())
     assert "/secret.tif" not in {path for path, _ in server.asked}
+
+
+def test_a_header_that_claims_the_earth_is_told_and_costs_nothing(server: RangeServer, tmp_path: Path) -> None:
+    import struct
+
+    def header(width: int, height: int, block: int) -> bytes:
+        """A TIFF of one band in blocks, with one block: tags as TIFF 6.0 numbers them."""
+        tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (277, 3, 1),
+                (322, 4, block), (323, 4, block), (324, 4, 4096), (325, 4, 16)]  # fmt: skip
+        body = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+        return b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + bytes(4)
+
+    server.files["/wide.tif"] = header(2_000_000_000, 2_000_000_000, 256)
+    server.files["/block.tif"] = header(60_000, 60_000, 60_000)
+    server.files["/z.tif"] = scene(tmp_path, picture(1, 256))
+    _, told = listed(tmp_path, urls=[server.url(f"/{name}.tif") for name in ("block", "wide", "z")])
+    assert len(told.unread) == 2
+    assert "60000 x 60000 pixels of 1 bands in blocks of 60000 x 60000" in told.unread[0]
+    assert server.sent < 200_000
 
 
 @pytest.mark.parametrize("etag", [True, False])
@@ -179,22 +200,6 @@ def test_a_list_that_holds_no_url_names_its_line(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ STAC
 
 
-def item(name: str, taken: str, href: str, **more: Any) -> dict[str, Any]:
-    """A STAC item as the specification 1.0.0 asks for it."""
-    return {
-        "type": "Feature", "stac_version": "1.0.0", "id": name, "geometry": None, "bbox": [10, 50, 11, 51],
-        "properties": {"datetime": taken}, "links": [], **more,
-        "assets": {"thumb": {"href": "t.png", "type": "image/png"},
-                   "data": {"href": href, "type": "image/tiff; application=geotiff; profile=cloud-optimized",
-                            "roles": ["data"]}},
-    }  # fmt: skip
-
-
-def catalogue(server: RangeServer, path: str, **told: Any) -> None:
-    whole = {"type": "Catalog", "stac_version": "1.0.0", "id": "c", "description": "d", **told}
-    server.files[path] = json.dumps(whole).encode()
-
-
 def search(server: RangeServer, pages: list[tuple[str, list[dict[str, Any]], str | None]]) -> None:
     """A STAC API whose pages are given by path, items and path of the next."""
     core = "https://api.stacspec.org/v1.0.0/"
@@ -220,7 +225,7 @@ def test_pages_of_an_api_are_followed_and_scenes_outside_of_the_asked_time_are_l
     search(server, [("/search", items[:2], "/search/2"), ("/search/2", items[2:], None)])
     rows, told = listed(tmp_path, stac=server.url("/stac"), datetime="2020", bbox=[10.5, 50.5, 12, 52])
     assert [row["image"] for row in rows] == [f"127.0.0.1/{name}.tif/000000_000000" for name in "ac"]
-    assert told.warnings == ["1 scenes lie outside of remote.datetime or remote.bbox and are left"]
+    assert told.notes == ["1 scenes lie outside of remote.datetime or remote.bbox and are left"]
     asked = next(path for path, _ in server.asked if path.startswith("/search?"))
     assert "bbox=10.5" in asked
     assert "datetime=2020" in asked
@@ -233,6 +238,29 @@ def test_pages_that_loop_end_where_they_began(server: RangeServer, tmp_path: Pat
     rows, told = listed(tmp_path, stac=server.url("/stac"))
     assert len(rows) == 1
     assert f"the pages lead back to {server.url('/search/2')}" in told.warnings[0]
+
+
+def test_scenes_of_other_licences_are_left_and_an_item_that_names_none_has_its_collections(
+    server: RangeServer, tmp_path: Path
+) -> None:
+    for name in "abc":
+        server.files[f"/{name}.tif"] = scene(tmp_path, picture(ord(name), 128))
+    catalogue(server, "/collection", type="Collection", id="aerial", license="CC-BY-4.0")
+    items = [item(name, "2020-05-01T10:00:00Z", server.url(f"/{name}.tif")) for name in "abc"]
+    items[0]["properties"]["license"], items[1]["properties"]["license"] = "CC-BY-NC-4.0", "CC0-1.0"
+    items[2]["links"] = [{"rel": "collection", "href": server.url("/collection")}]
+    search(server, [("/search", items, None)])
+    rows, told = listed(tmp_path, stac=server.url("/stac"), licences=["CC-BY-4.0", "CC0-1.0"])
+    assert [row["file"] for row in rows] == [server.url("/b.tif"), server.url("/c.tif")]
+    assert told.warnings == ["1 scenes have a licence that remote.licences does not name, and are left"]
+
+
+def test_numbers_in_a_url_are_asked_for_one_by_one(server: RangeServer, tmp_path: Path) -> None:
+    for number in (8, 9, 10):
+        server.files[f"/part-{number:02}.tif"] = scene(tmp_path, picture(number, 128))
+    rows, told = listed(tmp_path, urls=[server.url("/part-{08..10}.tif")])
+    assert [row["file"] for row in rows] == [server.url(f"/part-{name}.tif") for name in ("08", "09", "10")]
+    assert not told.warnings
 
 
 def test_a_static_catalogue_is_walked_and_its_circles_are_told(server: RangeServer, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from range_server import RangeServer
 from remote_scenes import picture, scene
 from textures import texture
 
+from curation.base.terminal import sized
 from curation.cli import main
 
 Make = Callable[..., "Runs"]
@@ -49,7 +50,7 @@ def recipe(tmp_path: Path, scheduler: str) -> Make:
 
     def make(seed: int = 0, source: dict[str, Any] | None = None, **remote: Any) -> Runs:
         far = {"id": "far", "container": "remote", "licence": "CC0-1.0", **(source or {})}
-        far["remote"] = {"side": 128, "timeout_seconds": 2, "attempts": 2, **remote}
+        far["remote"] = {"side": 128, "timeout_seconds": 20, "attempts": 2, **remote}
         told = {"name": "far", "seed": seed, "shards": {"encoder": "png"}, "sources": [far]}
         (tmp_path / "r.yaml").write_text(yaml.safe_dump(told))
         return Runs(tmp_path, scheduler)
@@ -172,3 +173,73 @@ def test_a_list_of_urls_is_a_text_file(server: RangeServer, tmp_path: Path, reci
     (tmp_path / "data/far/list.txt").write_text(f"# scenes\n{server.url('/a.tif')}\n\n")
     assert made() == 0
     assert len(samples(made)) == 4
+
+
+def test_a_lock_pins_every_scene_and_rebuilds_the_same_bytes_elsewhere(
+    server: RangeServer, tmp_path: Path, recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        server.files[f"/{name}.tif"] = scene(tmp_path, picture(ord(name), 512))
+    made = recipe(urls=[server.url(f"/{name}.tif") for name in "ab"], per_file=4)
+    assert made() == 0
+    assert main(["lock", str(tmp_path / "out"), "--to", str(tmp_path / "lock")]) == 0
+    assert pq.read_table(tmp_path / "lock/remote.parquet").num_rows == 8
+    (tmp_path / "theirs").mkdir()
+    again = ["rebuild", str(tmp_path / "lock"), "--data", str(tmp_path / "theirs"), "--workers", "1"]
+    assert main([*again, "--out", str(tmp_path / "same")]) == 0
+    for path in (tmp_path / "out/shards").glob("*.tar"):
+        assert (tmp_path / "same/shards" / path.name).read_bytes() == path.read_bytes()
+    server.files["/b.tif"] = scene(tmp_path, picture(9, 512))
+    (tmp_path / "others").mkdir()
+    again[3] = str(tmp_path / "others")
+    assert main([*again, "--out", str(tmp_path / "other")]) == 1
+    assert "4 same bytes, 4 changed" in capsys.readouterr().err
+    told = pq.read_table(tmp_path / "other/rebuild.parquet").to_pylist()
+    assert {row["state"] for row in told} == {"changed"}
+    assert "changed since it was listed" in told[0]["detail"]
+
+
+def test_a_scene_that_changed_between_scan_and_write_stops_the_run_until_it_is_listed_anew(
+    server: RangeServer, tmp_path: Path, recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.files["/a.tif"] = scene(tmp_path, picture(1, 256))
+    made = recipe(urls=[server.url("/a.tif")], spool_gigabytes=0)
+    assert made("--until", "select") == 0
+    server.files["/a.tif"] = scene(tmp_path, picture(2, 256))
+    assert made() == 1
+    assert "changed since it was listed; run with --relist" in capsys.readouterr().err
+    assert not list((tmp_path / "out/shards").glob("*.tar"))
+    assert made("--relist") == 0
+    assert len(samples(made)) == 4
+
+
+def test_a_dry_run_says_what_is_read_and_what_the_spool_keeps(
+    server: RangeServer, tmp_path: Path, recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.files["/a.tif"] = data = scene(tmp_path, picture(1, 512))
+    assert recipe(urls=[server.url("/a.tif")], spool_gigabytes=1e-4)("--dry-run") == 0
+    told = capsys.readouterr().out
+    size = sized(len(data) * 3 / 4)  # overviews are a quarter
+    assert f"spool:  far: about {size} to read, 0.1 MB of them kept" in told
+    assert "are fetched again (remote.spool_gigabytes)" in told
+
+
+def test_the_report_shows_rejected_windows_from_the_spool_and_does_without_those_it_cannot_get(
+    server: RangeServer, tmp_path: Path, recipe: Make
+) -> None:
+    pixels = picture(3, 256).copy()
+    pixels[:, :128, :128] = 77
+    server.files["/a.tif"] = scene(tmp_path, pixels)
+    server.files["/b.tif"] = scene(tmp_path, picture(4, 256))
+    server.statuses["/b.tif"] = [404]
+    made = recipe(urls=[server.url("/a.tif"), server.url("/b.tif")])
+    assert made("--pictures", "10") == 0
+    sent = server.sent
+    reports = [path.read_text() for path in (tmp_path / "out").glob("report*/**/*") if path.suffix in (".js", ".html")]
+    page = (tmp_path / "out/report.html").read_text() + "".join(reports)
+    assert "the server answers 404" in page
+    (row,) = [row for row in rows(made, "image") if row["verdict"] == "not_optical"]
+    assert row["image"].endswith("000000_000000")
+    assert made("--pictures", "9") == 0
+    assert server.sent == sent  # other pictures, of bytes that are here
+    assert main(["why", str(tmp_path / "out"), f"far/{row['image']}"]) == 0

@@ -36,7 +36,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def source(**remote: Any) -> Source:
-    access = {"side": 128, "attempts": 1, "timeout_seconds": 5, **remote}
+    access = {"side": 128, "attempts": 1, "timeout_seconds": 20, **remote}
     return Source.model_validate({"id": "far", "container": "remote", "leave": ["**/*_b.tif"], "remote": access})
 
 

@@ -38,7 +38,7 @@ CHANGES: dict[str, Any] = {
     "remote": {"urls": ["https://example.org/b.tif"]},
 }  # fmt: skip
 BESIDE: dict[str, Any] = {
-    "columns": {"container": "parquet"}, "array": {"container": "parquet"},
+    "columns": {"container": "parquet"}, "array": {"container": "parquet", "image_column": "x"},
     "remote": {"container": "remote", "remote": {"urls": ["https://example.org/a.tif"]}},
 }  # fmt: skip
 """What must be set for some fields to be there at all."""

@@ -12,6 +12,7 @@ from textures import texture
 from curation.base.errors import InputError
 from curation.cli import main
 from curation.sources.inventory import check_root
+from curation.sources.left_out import leave_out
 from curation.sources.recipe import Recipe, resolve
 from curation.sources.source import load_source
 
@@ -102,3 +103,10 @@ def test_where_a_command_helps_it_is_named(tmp_path: Path, name: str, advice: st
     assert str(error.value).endswith(f"does not exist; {advice.format(data=tmp_path)}")
     with pytest.raises(InputError, match="rs-curate fetch RECIPE --data DATA"):  # by its own name it goes elsewhere
         check_root(load_source(name), tmp_path / "elsewhere")
+
+
+def test_imagery_that_is_read_where_it_lies_is_never_absent(tmp_path: Path) -> None:
+    far = {"id": "far", "container": "remote", "remote": {"urls": ["https://example.org/a.tif"]}}
+    recipe = Recipe.model_validate({"name": "r", "sources": [far, {"id": "b", "path": "b"}]})
+    left = leave_out(recipe, tmp_path, skip_absent=True)
+    assert left.left_out == {"b": "its folder does not exist"}

@@ -11,7 +11,7 @@ from curation.base.columns import table
 from curation.base.errors import InputError
 from curation.sources.fetch import FetchResult
 from curation.sources.plan import check, list_sources, make_plan, targets
-from curation.sources.recipe import Recipe, load_recipe
+from curation.sources.recipe import Recipe, load_recipe, resolve
 from curation.sources.say import format_check, format_fetch, format_plan, format_sources
 from curation.sources.source import Source
 
@@ -75,14 +75,8 @@ def test_sources_by_task_licence_and_route() -> None:
 def test_what_can_be_named(tmp_path: Path) -> None:
     assert [one.id for one in targets("spacenet2", tmp_path)] == ["spacenet2"]
     assert targets("loveda", tmp_path)[0].root == tmp_path / "loveda"
-    assert [one.id for one in targets("opticalrs-4m", tmp_path)][-6:] == [
-        "aid",
-        "nwpu_resisc45",
-        "dior",
-        "dior_r",
-        "loveda",
-        "spacenet1",
-    ]
+    names = [one.id for one in targets("opticalrs-4m", tmp_path)]
+    assert names[-14:-8] == ["aid", "nwpu_resisc45", "dior", "dior_r", "loveda", "spacenet1"]
     (tmp_path / "mine.yaml").write_text("name: mine\nsources: [{id: mine, path: /some/where}]\n")
     assert targets(str(tmp_path / "mine.yaml"), None)[0].root == Path("/some/where")
     with pytest.raises(InputError, match="'opticalrs-5m' is no recipe, source or benchmark"):
@@ -133,3 +127,10 @@ def test_columns_align() -> None:
         "xx   1",
         "y   10",
     ]
+
+
+def test_imagery_that_is_read_where_it_lies_is_not_listed_to_be_checked(tmp_path: Path) -> None:
+    far = {"id": "far", "container": "remote", "remote": {"urls": ["https://example.org/a.tif"]}}
+    rows = check(resolve(Recipe.model_validate({"name": "r", "sources": [far]}), tmp_path))
+    assert "read where it lies" in format_check(rows)
+    assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ from curation.sources.hosts import Endpoints
 from curation.sources.plan import make_plan
 from curation.sources.probe import Probe, probe, read_probe, standing, write_probe
 from curation.sources.recipe import Recipe
-from curation.sources.say import format_plan
+from curation.sources.say import format_plan, format_sources
 from curation.sources.source import Source
 
 SIZE = 4_321
@@ -227,6 +227,43 @@ def test_s3(s3: tuple[Any, Endpoints]) -> None:
     for prefix, state in (("s3://open/set/", "there"), ("s3://closed/set/", "gone")):
         listed = Source.model_validate({"id": "s", "obtain": {"via": "s3", "repository": prefix}})
         assert probe([listed], ends).found[prefix].state == state
+
+
+def far(via: str = "s3", **remote: Any) -> Source:
+    return Source.model_validate({"id": "s", "container": "remote", "remote": remote, "obtain": {"via": via}})
+
+
+def test_imagery_that_is_read_where_it_lies_is_asked_for_where_it_begins(
+    server: Server, s3: tuple[Any, Endpoints]
+) -> None:
+    client, ends = s3
+    client.put_object(Bucket="open", Key="2024/a.tif", Body=b"II", ACL="public-read")
+    for path, state, share in (("ok/part-{00..99}.tif", "automatic", 1.0), ("404/part-{00..99}.tif", "gone", 0.0)):
+        source = far(urls=[server.url(path)])
+        asked = probe([source], ends)
+        assert list(asked.found) == [server.url(path).replace("{00..99}", "00")]
+        assert (standing(source, asked).state, standing(source, asked).share) == (state, share)
+    half = far(urls=[server.url("ok/a.tif"), server.url("404/b.tif")])
+    assert standing(half, probe([half], ends)).share == 0.5
+    catalogue = far(stac=server.url("404/stac"))
+    assert standing(catalogue, probe([catalogue], ends)).state == "gone"
+    for prefix, state in (("s3://open/2024/", "automatic"), ("s3://open/2025/", "gone"), ("s3://closed/", "gone")):
+        bucket = far(prefix=prefix)
+        assert standing(bucket, probe([bucket], ends)).state == state
+
+
+def test_what_others_reported_stands_until_a_server_says_otherwise(server: Server) -> None:
+    told = {"state": "gone", "on": "2020-08-26", "why": "the bucket answers 403"}
+    source = of({"name": "a.zip", "url": server.url("ok/1")}, via="direct")
+    source = source.model_copy(update={"obtain": source.obtain.model_validate({"via": "direct", "reported": told})})
+    found = standing(source)
+    assert (found.state, found.checked, found.note) == ("gone", "2020-08-26", "the bucket answers 403")
+    assert "gone 2020-08-26" in format_sources([source])
+    asked = standing(source, probe([source]))
+    assert (asked.state, asked.checked) == ("automatic", datetime.now(UTC).date().isoformat())
+    doubt = source.obtain.model_validate({"via": "direct", "reported": {**told, "state": "doubtful"}})
+    found = standing(source.model_copy(update={"obtain": doubt}))
+    assert (found.state, found.note) == ("automatic", "doubtful: the bucket answers 403")
 
 
 def test_a_plan_takes_off_what_is_gone_and_the_answers_are_kept(

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from textures import texture
 
 from curation.catalogue import read_table
+from curation.cli import main
+from curation.sources import key_fields
 from curation.sources.fetch import FetchOptions, fetch
 from curation.sources.hosts import Endpoints
-from curation.sources.inventory import write_inventory
+from curation.sources.inventory import how_to_get, write_inventory
 from curation.sources.plan import make_plan
 from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, resolve
 from curation.sources.say import format_plan
@@ -134,7 +137,67 @@ def test_a_broken_archive_keeps_its_row(tmp_path: Path) -> None:
     assert len(rows) == 2 and "a.tar/*" in rows
 
 
+def test_the_seed_is_in_the_key_of_a_listing_that_is_drawn_and_in_no_other() -> None:
+    source = Source(id="s")
+    keys = [key_fields.listing(source, Subset(2, None, seed)) for seed in (0, 0, 1)]
+    assert keys[0] == keys[1] != keys[2]
+    assert key_fields.listing(source, Subset(None, None, 1)) == key_fields.listing(source)
+
+
 @pytest.mark.parametrize("field", ["sample", "max_images"])
 def test_nothing_of_a_source_is_no_number(field: str) -> None:
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         Recipe.model_validate({"name": "r", "sources": [{"id": "s", "path": "/x", field: 0}]})
+
+
+def test_archives_of_a_split_that_is_left_out_are_not_fetched(tmp_path: Path) -> None:
+    files = [*(file.model_dump() for file in named("a.tar", "b.tar")), {"name": "t.tar", "split": "test"}]
+    told = {
+        "id": "s",
+        "path": "s",
+        "container": "tar",
+        "files": files,
+        "splits": {"test": ["t*"]},
+        "expected_images": 9,
+    }
+    for rules, names in (({}, ["a.tar", "b.tar"]), ({"splits": []}, ["a.tar", "b.tar", "t.tar"])):
+        recipe = Recipe.model_validate({"name": "r", "sources": [told], "exclude": rules})
+        (resolved,) = resolve(recipe, tmp_path)
+        assert [file.name for file in resolved.source.files] == names
+        assert resolved.source.leave == (("t.tar",) if len(names) == 2 else ())
+        assert resolved.source.expected_images == (None if len(names) == 2 else 9)
+        assert "drawn" not in format_plan(make_plan(recipe, tmp_path))
+    (spacenet,) = resolve(Recipe.model_validate({"name": "r", "sources": ["spacenet2"]}), tmp_path)
+    assert [file.name.split("_")[2] for file in spacenet.source.files] == ["train"] * 4
+
+
+def test_what_to_type_for_a_part_of_a_source_does_not_fetch_all_of_it(tmp_path: Path) -> None:
+    def advice(**fields: Any) -> str:
+        recipe = Recipe.model_validate({"name": "r", "sources": [{"id": "satlaspretrain", **fields}]})
+        (resolved,) = resolve(recipe, tmp_path)
+        return how_to_get(resolved.source, resolved.root)
+
+    assert advice() == f"rs-curate fetch satlaspretrain --data {tmp_path}"
+    assert advice(sample=3) == "rs-curate fetch RECIPE --data DATA"
+
+
+@pytest.mark.slow
+def test_a_drawn_part_is_locked_and_rebuilt_from_the_part_alone(tmp_path: Path) -> None:
+    data = tmp_path / "data/mine"
+    data.mkdir(parents=True)
+    for letter in "abc":
+        (data / f"{letter}.tar").write_bytes(tar_of(*(f"{letter}{number}{'x' * number}.png" for number in range(4))))
+    files = [{"name": f"{letter}.tar"} for letter in "abc"]
+    told = {"id": "mine", "path": "mine", "container": "tar", "files": files, "sample": 2, "max_images": 5}
+    recipe = {"name": "r", "sources": [told], "deduplicate": "off", "exclude": {"min_std": 0}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    line = ["run", str(tmp_path / "r.yaml"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert main([*line, "--workers", "1", "--pictures", "0"]) == 0
+    assert main(["lock", str(tmp_path / "out")]) == 0
+    taken = {row["image"][0] for row in read_table(tmp_path / "out/catalogue.parquet", "catalogue").to_pylist()}
+    assert len(taken) == 2
+    (data / f"{({*'abc'} - taken).pop()}.tar").unlink()
+    again = ["rebuild", str(tmp_path / "out/lock"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "again")]
+    assert main([*again, "--workers", "1"]) == 0
+    tars = [(tmp_path / out / "shards/r-000000.tar").read_bytes() for out in ("out", "again")]
+    assert tars[0] == tars[1]
