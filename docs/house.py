@@ -32,7 +32,7 @@ SINGLE = {
     },
     "pretrain": {
         "cli": ("cli", "evaluate_commands", "plot"),
-        "train": ("train", "loop"),
+        "train": ("train", "loop", "rehearsal"),
         "export": ("export", "push", "conversions", "model_card", "visualise", "sheet", "official"),
         "run": ("run", "page", "checkpoint", "log", "schedule", "health"),
         "base": ("config", "device", "errors", "signals", "distributed", "patience"),

@@ -65,9 +65,8 @@ def moments(model: nn.Module, optimizer: torch.optim.Optimizer, team: Team | Non
         return held
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     like = {f"{key}.{name}": parameter.detach() for name, parameter in trained for key in ("exp_avg", "exp_avg_sq")}
-    return distributed.gathered(
-        held, like | {f"step.{name}": torch.zeros((), dtype=torch.float32) for name, _ in trained}, team
-    )
+    steps = {f"step.{name}": torch.zeros((), dtype=torch.float32) for name, _ in trained}
+    return distributed.gathered(held, like | steps, team)
 
 
 def snapshot(model: nn.Module, moments: Mapping[str, Tensor]) -> Snapshot:

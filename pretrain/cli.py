@@ -77,10 +77,14 @@ def _add_train(commands: Commands) -> None:
     train = commands.add_parser("train", help="train, or go on training", description=_TRAIN)
     train.add_argument("config", help="a YAML file, or the name of a shipped config: " + ", ".join(_shipped()))
     train.add_argument("assignments", nargs="*", metavar="key=value", help="fields to set, e.g. optim.base_lr=1e-4")
-    train.add_argument("--out", type=Path, required=True, help="folder for log, checkpoints and pictures")
+    train.add_argument("--out", type=Path, help="folder for log, checkpoints and pictures")
     train.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint in --out, if there is one"
     )
+    train.add_argument(
+        "--dry-run", type=positive, nargs="?", const=1, metavar="N",
+        help="only say what it takes: images, steps, memory and time (on N such GPUs), measured on a few images",
+    )  # fmt: skip
     train.set_defaults(command=_train)
 
 
@@ -118,7 +122,15 @@ def _train_config(options: argparse.Namespace) -> TrainConfig:
 def _train(options: argparse.Namespace) -> int:
     from pretrain.train import train
 
-    result = train(_train_config(options), options.out, Terminal(), resume=options.resume)
+    config = _train_config(options)
+    if options.dry_run is not None:
+        from pretrain.rehearsal import rehearse, tell
+
+        print("\n".join(tell(rehearse(config, Terminal(), options.dry_run), options.dry_run)))
+        return 0
+    if options.out is None:
+        raise InputError("--out is missing: the folder for log, checkpoints and pictures (or add --dry-run)")
+    result = train(config, options.out, Terminal(), resume=options.resume)
     if not result.finished:
         print(f"stopped and saved at step {result.step} of {result.total_steps}; --resume goes on", file=sys.stderr)
         return 143

@@ -215,7 +215,7 @@ def _prepare(
         config.seed, config.global_batch, config.max_batch_per_gpu, config.data.window, config.data.groups,
         team.rank, team.world,
     )  # fmt: skip
-    _check_sizes(config, corpus, plan)
+    check_sizes(config, corpus, plan)
     stepped = model.compiled(config.compile)
     optimizer = build_optimizer(model, config.optim, team if config.shard_optimizer else None)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)
@@ -226,7 +226,7 @@ def _prepare(
         config, corpus, plan, data, observer, unreadable, feed, mover(team.device), mark,
     )  # fmt: skip
     if team.leads:
-        _announce(run)
+        announce(config, corpus, model, team.device, observer.say)
     return run
 
 
@@ -249,7 +249,12 @@ def crop_rule(config: TrainConfig, model: Objective) -> CropRule:
     return CropRule(model.crop_size, config.data.crop_scale, model.crop_ratio, config.data.max_upsample)
 
 
-def _check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
+def check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
+    """Refuse a config that does not fit the data.
+
+    Raises:
+        InputError: names the field.
+    """
     if config.global_batch < plan.world:
         raise InputError(
             f"global_batch: {config.global_batch} is less than one image for each of {plan.world} processes; start "
@@ -268,22 +273,22 @@ def _check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
         )
 
 
-def _announce(run: Pretraining) -> None:
-    describe(run.corpus, run.observer.say)
-    if run.corpus.samples < FEW:
-        run.observer.say(
-            f"warning: {run.corpus.samples:,} samples are too few to learn features that serve elsewhere; "
+def announce(
+    config: TrainConfig, corpus: Corpus, model: Objective, device: torch.device, say: Callable[[str], None]
+) -> None:
+    """Tell what data, model and steps a run has."""
+    describe(corpus, say)
+    if corpus.samples < FEW:
+        say(
+            f"warning: {corpus.samples:,} samples are too few to learn features that serve elsewhere; "
             "docs/benchmarks/learning.md: 1,400 in 60 epochs were enough for a very small encoder"
         )
-    millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
-    dropped = run.corpus.samples - run.pace.per_epoch * run.config.global_batch
-    run.observer.say(
-        f"model: {run.config.objective.name} on {run.config.encoder.name}, {millions:.1f} M parameters, "
-        f"{run.team.device}"
-    )
-    run.observer.say(
-        f"steps: {run.pace.total_steps:,} = {run.config.epochs} epochs of {run.pace.per_epoch:,}; "
-        f"last batch of each epoch: {run.config.last_batch} ({dropped:,} samples)"
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    say(f"model: {config.objective.name} on {config.encoder.name}, {millions:.1f} M parameters, {device}")
+    per_epoch, dropped = divmod(corpus.samples, config.global_batch)
+    say(
+        f"steps: {config.epochs * per_epoch:,} = {config.epochs} epochs of {per_epoch:,}; "
+        f"last batch of each epoch: {config.last_batch} ({dropped:,} samples)"
     )
 
 
