@@ -34,7 +34,7 @@ SINGLE = {
         "cli": ("cli", "evaluate_commands", "plot"),
         "train": ("train", "loop", "rehearsal"),
         "export": ("export", "push", "conversions", "model_card", "visualise", "sheet", "official"),
-        "run": ("run", "page", "checkpoint", "log", "schedule", "health"),
+        "run": ("run", "page", "checkpoint", "log", "schedule", "health", "trackers"),
         "base": ("config", "device", "errors", "signals", "distributed", "patience"),
     },
 }

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,13 +75,16 @@ def snapshot(model: nn.Module, moments: Mapping[str, Tensor]) -> Snapshot:
     return Snapshot(_copied(model.state_dict()), _copied(moments))
 
 
-class Writer:
-    """Writes checkpoints beside the training, never two at once."""
+class Writer(AbstractContextManager["Writer"]):
+    """Writes checkpoints beside the training, never two at once; leaving the context waits for the last."""
 
     def __init__(self, folder: Path, keep: int, always: int | None = None) -> None:
         self.folder, self.keep, self.always = folder, keep, always
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._last: Future[Path] | None = None
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
 
     def start(self, tensors: Snapshot, state: TrainState) -> None:
         """Begin to write, as :func:`save`; what was begun before must have been waited for."""

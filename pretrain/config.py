@@ -188,6 +188,9 @@ class OptimConfig(Strict):
     """Greatest norm of the gradient; none by default."""
 
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+
+
 class TrainConfig(Strict):
     """Everything that defines a training run."""
 
@@ -224,6 +227,10 @@ class TrainConfig(Strict):
     """How long the processes of a run wait for each other, for instance for one that waits for a shard."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of the log; between them nothing waits for the GPU."""
+    track: list[TrackerName] = []
+    """Where the log goes as well; each needs its library."""
+    peak_tflops: float | None = Field(None, gt=0)
+    """What the log's ``mfu`` compares with: 10^12 operations a second of one device. By default a GPU is measured."""
     save_every: int = Field(1000, ge=1)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
@@ -250,7 +257,7 @@ class TrainConfig(Strict):
 MAY_CHANGE = frozenset(
     {"data.shards", "data.max_unreadable", "data.retry_seconds", "data.workers", "data.prefetch", "max_batch_per_gpu",
      "max_nonfinite", "timeout_minutes", "device", "compile", "deterministic", "grad_checkpointing",
-     "shard_optimizer", "log_every", "save_every", "keep_checkpoints", "picture_every"}
+     "shard_optimizer", "log_every", "track", "peak_tflops", "save_every", "keep_checkpoints", "picture_every"}
 )  # fmt: skip
 """Fields that a resumed run may change: where and how it runs, what it writes and what it bears, not what it computes.
 ``data.shards`` may move; the checkpoint compares what is in it. ``epochs`` may be raised, not lowered."""

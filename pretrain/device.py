@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -46,6 +47,13 @@ def computing(config: TrainConfig, device: torch.device) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(products)
         torch.use_deterministic_algorithms(strict)
+
+
+def most_memory(device: torch.device) -> int:
+    """The most MiB that this process has taken so far: of the GPU, or of the machine's where it computes on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def mover(device: torch.device) -> Mover:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,21 +45,36 @@ class Log:
             aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
 
+class Reading(NamedTuple):
+    """What was measured since the reading before."""
+
+    loss: float | None
+    """Mean over the team; None where no step was finite."""
+    samples: float
+    """Of the team, unreadable ones left out."""
+    seconds: float
+    waited: float
+    """Seconds that this process waited for samples."""
+
+
 class Meter:
     """Sums of weighted losses between two lines of the log, kept on the device: adding never waits for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(2, device=device, dtype=torch.float64)
         self.since = time.monotonic()
+        self.waited = 0.0
+        """Seconds that were waited for samples; the loop adds to it."""
 
     def add(self, sums: Tensor, faulty: Tensor) -> None:
         """Count a step: its sums of weighted losses and of weights, (2,), unless ``faulty`` (0-d, 0 or 1) is 1."""
         self.sums += torch.where(faulty > 0, 0.0, sums)
 
-    def read(self, team: Team) -> tuple[float | None, float, float]:
-        """Mean loss (None where no step was finite), samples and seconds since the last reading, over the team."""
+    def read(self, team: Team) -> Reading:
+        """What was measured since the last reading; waits for the device."""
         loss, weight = distributed.summed(self.sums, team).tolist()
         now = time.monotonic()
-        seconds, self.since = now - self.since, now
+        reading = Reading(loss / weight if weight else None, weight, now - self.since, self.waited)
+        self.since, self.waited = now, 0.0
         self.sums.zero_()
-        return loss / weight if weight else None, weight, seconds
+        return reading

@@ -8,9 +8,10 @@ stopping and going on are here, once.
 from __future__ import annotations
 
 import gc
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from curation.base.progress import Observer, Progress
 from pretrain import checkpoint, distributed
 from pretrain.data.noise import Purpose, bits
+from pretrain.device import most_memory
 from pretrain.distributed import Team, Vote
 from pretrain.errors import WorkError
 from pretrain.health import Nonfinite, refuse_to_save
@@ -78,6 +80,15 @@ class Pace:
     clip_grad: float | None = None
 
 
+class Worth(NamedTuple):
+    """What a training's speed is compared with."""
+
+    operations: float
+    """Floating-point operations of one image's forward and backward pass."""
+    peak: float
+    """Operations a second that one device can do."""
+
+
 @dataclass
 class Training(ABC, Generic[B]):
     """What differs from one training to another."""
@@ -117,6 +128,14 @@ class Training(ABC, Generic[B]):
         """More fields of a line of the log; asked on every process."""
         return {}
 
+    def worth(self) -> Worth | None:
+        """What the speed is compared with, where that is known."""
+        return None
+
+    def logged(self, record: dict[str, Any]) -> None:
+        """Told each line of the log, on the process that writes files."""
+        return
+
     def mark(self, part: str) -> None:
         """Told the name of each part of a step when it ends: between, forward, backward, optimiser."""
         return
@@ -147,10 +166,13 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
     """
     pace, team = training.pace, training.team
     stream, meter, vote = training.feed(start), Meter(team.device), Vote(team)
-    writer = checkpoint.Writer(training.folder.checkpoints, pace.keep, pace.keep_step)
     training.stepped.train()
     due, done = False, start
-    with asked_to_stop() as stop, _collecting_garbage_at_log_steps(), _display(training, start, observer) as display:
+    with ExitStack() as stack:
+        writer = stack.enter_context(checkpoint.Writer(training.folder.checkpoints, pace.keep, pace.keep_step))
+        stop = stack.enter_context(asked_to_stop())
+        stack.enter_context(_collecting_garbage_at_log_steps())
+        display = stack.enter_context(_display(training, start, observer))
         for step in range(start, pace.total_steps):
             batch, norm = _step(training, stream, step, meter)
             done = step + 1
@@ -204,7 +226,9 @@ def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -
     training.mark("between")
     parts = list[Losses]()
     for number in range(pace.micro_batches):
+        waited = time.monotonic()
         batch = next(stream)
+        meter.waited += time.monotonic() - waited
         with distributed.accumulating(training.stepped, number == pace.micro_batches - 1):
             found = training.losses(batch, step)
             training.mark("forward")
@@ -221,18 +245,22 @@ def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -
 
 
 def _write_log(training: Training[B], meter: Meter, done: int, norm: Tensor, display: Progress | None) -> None:
-    loss, samples, seconds = meter.read(training.team)
-    skipped, facts = training.nonfinite.report(training.team), training.facts()
-    if not training.team.leads:
+    reading, team = meter.read(training.team), training.team
+    skipped, facts, worth = training.nonfinite.report(team), training.facts(), training.worth()
+    if not team.leads:
         return
+    rate = reading.samples / max(reading.seconds, 1e-9)
     record = {
-        "step": done, "epoch": round(done / training.pace.per_epoch, 4), "loss": loss, "lr": training.rate(done - 1),
-        "grad_norm": float(norm) if norm.isfinite() else None, "samples_per_s": round(samples / max(seconds, 1e-9), 2),
-        "skipped": skipped, **facts,
+        "step": done, "epoch": round(done / training.pace.per_epoch, 4), "loss": reading.loss,
+        "lr": training.rate(done - 1), "grad_norm": float(norm) if norm.isfinite() else None,
+        "samples_per_s": round(rate, 2), "data_wait": round(reading.waited / max(reading.seconds, 1e-9), 4),
+        "mfu": round(rate * worth.operations / (worth.peak * team.world), 4) if worth else None,
+        "memory_mib": most_memory(team.device), "time": round(time.time(), 3), "skipped": skipped, **facts,
     }  # fmt: skip
     Log(training.folder.log).write(record)
-    if display is not None and loss is not None:
-        display.advance(0, loss=loss)
+    training.logged(record)
+    if display is not None and reading.loss is not None:
+        display.advance(0, loss=reading.loss)
 
 
 def _save(training: Training[B], done: int, writer: checkpoint.Writer) -> None:

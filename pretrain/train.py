@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from pretrain.device import Mover, computing, mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.health import Nonfinite, Unreadable, way_back
-from pretrain.loop import Losses, Pace, Training, TrainResult, go_on, restore
+from pretrain.loop import Losses, Pace, Training, TrainResult, Worth, go_on, restore
 from pretrain.models import Objective, build_objective
 from pretrain.official import start_from
 from pretrain.run import RunFolder, begin
 from pretrain.schedule import build_optimizer, decay_begins, learning_rate
+from pretrain.trackers import Tracked, open_trackers
 from pretrain.visualise import draw, write_picture
 
 _PICTURED = 8
@@ -47,6 +48,10 @@ def unmarked(part: str) -> None:
     """Nobody measures the parts of a step."""
 
 
+Valuer = Callable[[Objective, TrainConfig, torch.device], Worth | None]
+"""What a training's speed is compared with, where that is known."""
+
+
 @dataclass
 class Pretraining(Training[Batch]):
     """A run: crops from shards, an objective that masks them."""
@@ -62,6 +67,8 @@ class Pretraining(Training[Batch]):
     source: Feed
     move: Mover
     told: Mark
+    value: Worth | None
+    tracked: Tracked = field(default_factory=Tracked)
 
     def mark(self, part: str) -> None:
         """Passed on."""
@@ -116,6 +123,14 @@ class Pretraining(Training[Batch]):
         """How many samples could not be read."""
         return {"unreadable": self.unreadable.count(self.team)}
 
+    def worth(self) -> Worth | None:
+        """What the speed is compared with."""
+        return self.value
+
+    def logged(self, record: dict[str, Any]) -> None:
+        """Passed on to the trackers."""
+        self.tracked.record(record["step"], record)
+
     def show(self, batch: Batch, done: int) -> None:
         """Reconstructions, where they are due."""
         every = self.config.picture_every
@@ -125,6 +140,7 @@ class Pretraining(Training[Batch]):
             with torch.compiler.set_stance("force_eager"):  # eight images are not worth kernels of their own
                 picture = draw(self.model, images, gsd, noise, self._progress(done - 1))
             write_picture(picture, self.folder.picture(done))
+            self.tracked.picture(done, self.folder.picture(done))
 
 
 def train(
@@ -135,6 +151,7 @@ def train(
     resume: bool = False,
     feed: Feed = batches,
     mark: Mark = unmarked,
+    worth: Valuer = lambda *_: None,
 ) -> TrainResult:
     """Train, or go on training, in the folder ``out``.
 
@@ -144,6 +161,7 @@ def train(
         observer: who is told.
         resume: whether to go on with a run that is not finished.
         feed: what makes the batches, where images do not come from tars.
+        worth: what the log's ``mfu`` compares with; it is null without.
         mark: who measures the parts of a step.
 
     Raises:
@@ -164,8 +182,12 @@ def train(
         if latest is not None and latest[1].step == latest[1].total_steps:
             return TrainResult(latest[1].step, latest[1].total_steps, worked=False)
         distributed.wait(team)  # nobody writes before everybody has read
-        run = _prepare(config, team, folder, data, observer, feed, mark)
-        return go_on(run, _restore(run, latest[0] if latest else None), observer)
+        run = _prepare(config, team, folder, data, observer, feed, mark, worth)
+        start = _restore(run, latest[0] if latest else None)
+        if team.leads:
+            run.tracked = open_trackers(config.track, folder, config.model_dump(mode="json"), start)
+            stack.callback(run.tracked.close)
+        return go_on(run, start, observer)
 
 
 def _standing(
@@ -205,7 +227,14 @@ def _before_decay(folder: RunFolder, path: Path, state: checkpoint.TrainState) -
 
 
 def _prepare(
-    config: TrainConfig, team: Team, folder: RunFolder, data: str, observer: Observer, feed: Feed, mark: Mark
+    config: TrainConfig,
+    team: Team,
+    folder: RunFolder,
+    data: str,
+    observer: Observer,
+    feed: Feed,
+    mark: Mark,
+    worth: Valuer,
 ) -> Pretraining:
     torch.manual_seed(config.seed)  # of the weights' start
     model = build_objective(config.objective, config.encoder).to(team.device)
@@ -224,6 +253,7 @@ def _prepare(
     run = Pretraining(
         folder, team, model, stepped, optimizer, _pace(config, corpus, plan), config.seed, nonfinite,
         config, corpus, plan, data, observer, unreadable, feed, mover(team.device), mark,
+        worth(model, config, team.device),
     )  # fmt: skip
     if team.leads:
         announce(config, corpus, model, team.device, observer.say)

@@ -28,7 +28,12 @@ def test_a_run_makes_what_it_says(make_shards: MakeShards, tmp_path: Path) -> No
     assert any(line.startswith("warning: 13 samples are too few to learn") for line in told.said)
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [2, 4, 6]
-    assert records[0].keys() == {"step", "epoch", "loss", "lr", "samples_per_s", "skipped", "unreadable", "grad_norm"}
+    assert records[0].keys() == {
+        "step", "epoch", "loss", "lr", "grad_norm", "samples_per_s", "data_wait", "mfu", "memory_mib", "time",
+        "skipped", "unreadable",
+    }  # fmt: skip
+    assert all(0 <= record["data_wait"] <= 1 and record["memory_mib"] > 50 for record in records)
+    assert [record["mfu"] for record in records] == [None] * 3  # nobody knows the peak of a CPU
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
     assert sorted(path.name for path in (out / "pictures").iterdir()) == ["step-00000004.png", "step-00000006.png"]
 
