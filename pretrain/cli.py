@@ -179,6 +179,10 @@ def _visualise(options: argparse.Namespace) -> None:
 def _add_plot(commands: Commands) -> None:
     plot = commands.add_parser("plot", help="loss curve as PNG or SVG")
     plot.add_argument("--run", type=Path, action="append", required=True, help="folder of a run; may be given again")
+    plot.add_argument(
+        "--against", choices=("epochs", "steps", "images", "hours"), default="epochs",
+        help="what lies on the axis (default epochs); hours are those of work, without stops",
+    )  # fmt: skip
     plot.add_argument("--out", type=Path, required=True, help="picture to write, .png or .svg")
     plot.set_defaults(command=_plot)
 
@@ -186,7 +190,7 @@ def _add_plot(commands: Commands) -> None:
 def _plot(options: argparse.Namespace) -> None:
     from pretrain.plot import plot_runs
 
-    plot_runs(options.run, options.out)
+    plot_runs(options.run, options.out, options.against)
     print(f"  {options.out}")
 
 
