@@ -15,7 +15,7 @@ from pretrain.config import TrainConfig
 from pretrain.data.corpus import Corpus, open_corpus
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
-from pretrain.device import float32_products, settled
+from pretrain.device import computing, settled
 from pretrain.models import Objective, build_objective
 from pretrain.schedule import build_optimizer
 from pretrain.train import announce, check_sizes, crop_rule, mask_noise, sample_rule
@@ -81,7 +81,7 @@ def rehearse(config: TrainConfig, observer: Observer, processes: int = 1) -> Reh
         )  # fmt: skip
         check_sizes(config, corpus, plan)
         announce(config, corpus, model, team.device, observer.say)
-        with float32_products(config, team.device):
+        with computing(config, team.device):
             return _measured(config, model, corpus, plan, team)
 
 
