@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -201,27 +202,24 @@ def resume(size: Size, work: Path, deterministic: bool) -> Result:
     return {"greatest_difference": apart, "seconds_of_a_step": took}
 
 
-class _Enough(Exception):
-    """Ends a run after some steps."""
-
-
 def _run(
     config: TrainConfig, steps: int, mark: Mark = unmarked, out: Path | None = None, resume: bool = False
 ) -> float:
-    """Train up to a step and save there; returns the least seconds between two steps."""
-    ends: list[float] = []
+    """Train up to a step, where a signal asks to stop; returns the least seconds between two steps."""
+    begun: list[float] = []
 
     def feed(corpus: Any, plan: Any, rule: Any, start: int, stop: int, *rest: Any, **named: Any) -> Iterator[Batch]:
         for number, batch in enumerate(batches(corpus, plan, rule, start, stop, *rest, **named)):
             if number % plan.micro_batches == 0:
-                ends.append(time.perf_counter())
-                if start + number // plan.micro_batches == steps:
-                    raise _Enough
+                begun.append(time.perf_counter())
+                if start + number // plan.micro_batches == steps - 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
-        train(config, out or Path(folder) / "run", Silent(), resume=resume, feed=feed, mark=mark)
-    return min(later - earlier for earlier, later in pairwise(ends))
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(config, out or Path(folder) / "run", Silent(), resume=resume, feed=feed, mark=mark)
+    assert result.step == steps, f"stopped at step {result.step} instead of {steps}"
+    return min(later - earlier for earlier, later in pairwise(begun))
 
 
 class Silent:

@@ -33,7 +33,7 @@ def _table(head: str, rows: Iterator[list[Any]] | list[list[Any]]) -> list[str]:
 
 
 def _smoke(ledger: Ledger, size: Size) -> list[str]:
-    lines = _values(ledger, "rates") + _values(ledger, "tests of the suite")
+    lines = [*_values(ledger, "rates"), *_values(ledger, "tests of the suite"), ""]
     rows = [
         [
             name,

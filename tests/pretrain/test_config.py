@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from curation.base.errors import InputError
 from curation.base.settings import load, validate
 from pretrain.checkpoint import flat
 from pretrain.config import MAY_CHANGE, TrainConfig
+from pretrain.models import build_objective
 from pretrain.models.selective_mae import token_counts
 from pretrain.schedule import peak_rate
 
@@ -18,11 +20,24 @@ SMALLEST = {"objective": {"name": "mae"}, "data": {"shards": "x"}}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_configs_are_valid(path: Path) -> None:
+def test_shipped_configs_build(path: Path) -> None:
     config = load(TrainConfig, path)
-    if config.objective.name == "selective_mae":
-        patches = 64 if path.stem == "demo" else 196
-        assert sum(map(sum, ([token_counts(patches, config.objective)[0]], token_counts(patches, config.objective)[1])))
+    with torch.device("meta"):
+        model = build_objective(config.objective, config.encoder)
+    # Dosovitskiy et al. 2021, table 1 (millions of B and L); Touvron et al. 2021, table 1 (S). Classifiers included.
+    published = {"_s": 22, "_b": 86, "_l": 307}
+    size = next((millions for mark, millions in published.items() if f"vit{mark}" in path.stem), None)
+    if size is not None:
+        trained = sum(parameter.numel() for parameter in model.encoder.parameters() if parameter.requires_grad)
+        assert trained / 1e6 == pytest.approx(size, rel=0.02)
+        assert (config.precision, config.compile, config.epochs, config.global_batch) == ("auto", "auto", 800, 2048)
+        assert f"train {path.stem} " in path.read_text(encoding="utf-8")
+
+
+def test_every_encoder_has_its_objectives() -> None:
+    names = {path.stem for path in CONFIGS}
+    assert {f"{objective}_vit_{size}" for objective in ("mae", "selective_mae") for size in "sbl"} <= names
+    assert {"scale_mae_vit_b", "scale_mae_vit_l", "selective_mae_vit_b_release"} <= names
 
 
 def test_published_numbers() -> None:
@@ -35,6 +50,10 @@ def test_published_numbers() -> None:
     assert selective.data.crop_scale == (0.2, 1.0)
     assert peak_rate(paper["mae_vit_b"].optim, paper["mae_vit_b"].global_batch) == pytest.approx(1.2e-3)
     assert paper["scale_mae_vit_l"].objective.decoder_depth == 3
+    released = paper["selective_mae_vit_b_release"]
+    assert (released.objective.decoder_depth, released.optim.warmup_epochs) == (8, 10)
+    assert released.objective.seeds == released.objective.targets == "uniform" and released.objective.added == "psts"
+    assert paper["selective_mae_vit_s"].objective.decoder_dim == 256
 
 
 @pytest.mark.parametrize(
