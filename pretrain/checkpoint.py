@@ -205,6 +205,16 @@ def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Op
                 own.state[parameter] = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in shapes}
 
 
+def refuse_nonfinite(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Look at what was loaded: none is written that is not finite, but a disk or memory may be at fault.
+
+    Raises:
+        InputError: a weight or moment is not finite.
+    """
+    if not finite(model, optimizer):
+        raise InputError(f"{checkpoint}: holds weights or moments that are not finite; {_go_back(checkpoint)}")
+
+
 def refuse_changes(state: TrainState, config: TrainConfig, data: str, where: Path) -> None:
     """Compare a checkpoint with what is asked for.
 

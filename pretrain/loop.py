@@ -155,6 +155,7 @@ def restore(training: Training[B], path: Path | None) -> int:
     if path is not None:
         checkpoint.load_model(path, training.model)
         checkpoint.load_optimizer(path, training.model, training.optimizer)
+        checkpoint.refuse_nonfinite(path, training.model, training.optimizer)
         step = checkpoint.read_state(path).step
     training.nonfinite.restart(step, training.team)
     if training.team.leads:
