@@ -123,10 +123,20 @@ def save(folder: Path, tensors: Snapshot, state: TrainState, *, keep: int, alway
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # of a disk that was full, nothing is to remain
     for old in found(folder)[:-keep]:
-        if old.name == f"step-{always or 0:08d}":
-            continue
-        shutil.rmtree(old.rename(folder / f".{old.name}.part"))  # killed half-way, it must not look whole
+        if old.name != f"step-{always or 0:08d}":
+            _drop(old)
     return target
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Drop checkpoints of later steps: those of a run that was made longer from before its end."""
+    for path in found(folder):
+        if path.name > f"step-{step:08d}":
+            _drop(path)
+
+
+def _drop(path: Path) -> None:
+    shutil.rmtree(path.rename(path.with_name(f".{path.name}.part")))  # killed half-way, it must not look whole
 
 
 def _write(folder: Path, tensors: Snapshot, state: TrainState) -> None:

@@ -160,6 +160,7 @@ def restore(training: Training[B], path: Path | None) -> int:
     training.nonfinite.restart(step, training.team)
     if training.team.leads:
         Log(training.folder.log).cut(step)
+        checkpoint.drop_after(training.folder.checkpoints, step)
     return step
 
 
