@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from curation.base.settings import Strict
 
@@ -121,12 +121,22 @@ ObjectiveConfig = Annotated[MaeObjective | SelectiveMaeObjective | ScaleMaeObjec
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
+Place = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+"""A folder of this machine, or the URL of one elsewhere."""
+
 
 class DataConfig(Strict):
     """Where samples come from, and how they are cropped."""
 
-    shards: Path | list[Path]
-    """Folder of shards with its ``index.parquet``, or several."""
+    shards: Place | list[Place]
+    """Folder of shards with its ``index.parquet``, or several: here, or at ``s3://``, ``hf://`` or ``https://``."""
+    cache: Path | None = None
+    """Folder on a disk of this machine for shards that come from elsewhere; runs and processes share it."""
+    cache_gigabytes: float = Field(100, gt=0)
+    """What the cache may hold, in 10^9 bytes."""
+    missing_shard: Literal["stop", "skip"] = "stop"
+    """What becomes of a shard that cannot be had for ``retry_seconds``: the run stops with its name, or its samples
+    stay with weight 0 and count as unreadable."""
     window: int = Field(8, ge=1)
     """Shards whose samples are mixed with each other; so many are open at a time."""
     groups: int = Field(1, ge=1)
@@ -161,8 +171,8 @@ class DataConfig(Strict):
         return self
 
     @property
-    def folders(self) -> list[Path]:
-        """The folders of shards."""
+    def folders(self) -> list[str]:
+        """The folders of shards, here or elsewhere."""
         return self.shards if isinstance(self.shards, list) else [self.shards]
 
 
@@ -270,9 +280,10 @@ class TrainConfig(Strict):
 
 
 MAY_CHANGE = frozenset(
-    {"data.shards", "data.max_unreadable", "data.retry_seconds", "data.workers", "data.prefetch", "max_batch_per_gpu",
-     "max_nonfinite", "timeout_minutes", "device", "compile", "deterministic", "grad_checkpointing",
-     "shard_optimizer", "log_every", "knn", "track", "peak_tflops", "save_every", "keep_checkpoints", "picture_every"}
+    {"data.shards", "data.cache", "data.cache_gigabytes", "data.missing_shard", "data.max_unreadable",
+     "data.retry_seconds", "data.workers", "data.prefetch", "max_batch_per_gpu", "max_nonfinite",
+     "timeout_minutes", "device", "compile", "deterministic", "grad_checkpointing", "shard_optimizer",
+     "log_every", "knn", "track", "peak_tflops", "save_every", "keep_checkpoints", "picture_every"}
 )  # fmt: skip
 """Fields that a resumed run may change: where and how it runs, what it writes and what it bears, not what it computes.
 ``data.shards`` may move; the checkpoint compares what is in it. ``epochs`` may be raised, not lowered."""

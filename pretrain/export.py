@@ -24,8 +24,8 @@ from torch import Tensor
 from curation.base import settings
 from curation.shards.format import open_index, read_checksums
 from pretrain.checkpoint import TrainState
-from pretrain.config import EncoderConfig, TrainConfig
-from pretrain.errors import FormatVersionError, InputError
+from pretrain.config import DataConfig, EncoderConfig, TrainConfig
+from pretrain.errors import FormatVersionError, InputError, RscorpusError
 from pretrain.model_card import FORMAT_VERSION, Card, DataFacts, readme, results_table
 from pretrain.models import Objective
 from pretrain.models.encoder import build_encoder, timm_args
@@ -50,7 +50,7 @@ def export(run: Path, out: Path, results: Path | None = None) -> Card:
     told = read_results(results, f"{run.name}, step {state.step}") if results is not None else ""
     weights = {name: tensor.detach().float().contiguous() for name, tensor in model.encoder.state_dict().items()}
     _check_loads(card.encoder, weights)
-    card = card.model_copy(update={"data": data_facts(config.data.folders)})
+    card = card.model_copy(update={"data": data_facts(config.data)})
     with writing(out / WEIGHTS) as aside:
         save_file(weights, aside, metadata={"format": "pt"})
     tables = {TIMM_CONFIG: timm_config(card), CARD: card.model_dump(mode="json")}
@@ -158,10 +158,15 @@ def load_export(path: Path) -> tuple[VisionTransformer, Card]:
     return encoder.eval(), card
 
 
-def data_facts(folders: list[Path]) -> DataFacts | None:
+def data_facts(data: DataConfig) -> DataFacts | None:
     """Keys, sources and licences of shards; None when they are gone."""
     from pretrain.data.corpus import content_fingerprint
+    from pretrain.data.places import access_of, localised
 
+    try:
+        folders = [localised(place, access_of(data)) for place in data.folders]
+    except RscorpusError:  # elsewhere, and not to be had
+        return None
     if not all(folder.is_dir() for folder in folders):
         return None
     keys = []

@@ -29,7 +29,7 @@ from pretrain.health import Nonfinite, refuse_to_save
 from pretrain.log import Log, Meter
 from pretrain.run import RunFolder
 from pretrain.schedule import clip_gradient, set_rate, step_unless
-from pretrain.signals import asked_to_stop
+from pretrain.signals import asked_to_stop, telling_of_killed_readers
 
 B = TypeVar("B")
 """A micro-batch on the device, as a training's feed gives it and its losses take it."""
@@ -176,6 +176,7 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
     due, done = False, start
     with ExitStack() as stack:
         writer = stack.enter_context(checkpoint.Writer(training.folder.checkpoints, pace.keep, pace.keep_step))
+        stack.enter_context(telling_of_killed_readers())
         stop = stack.enter_context(asked_to_stop())
         stack.enter_context(_collecting_garbage_at_log_steps())
         display = stack.enter_context(_display(training, start, observer))

@@ -13,6 +13,7 @@ from curation.base.progress import Observer
 from pretrain import distributed
 from pretrain.config import TrainConfig
 from pretrain.data.corpus import Corpus, open_corpus
+from pretrain.data.places import access_of
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.device import computing, settled
@@ -74,7 +75,7 @@ def rehearse(config: TrainConfig, observer: Observer, processes: int = 1) -> Reh
         torch.manual_seed(config.seed)
         model = build_objective(config.objective, config.encoder).to(team.device)
         model.set_grad_checkpointing(config.grad_checkpointing)
-        corpus = open_corpus(config.data.folders, sample_rule(config, model))
+        corpus = open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
         plan = StreamPlan(
             config.seed, config.global_batch, config.max_batch_per_gpu, config.data.window, config.data.groups,
             0, processes,

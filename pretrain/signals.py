@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pretrain.errors import WorkError
+
 
 class Stop:
     """Whether a signal asked the run to stop."""
@@ -39,6 +41,24 @@ def ignore_in_worker() -> None:
     """Leave the decision to the main process: a scheduler or a terminal signals all processes of a group at once."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def telling_of_killed_readers() -> Iterator[None]:
+    """Say it in a line when a reading process was killed: torch raises that from a signal, amid whatever runs.
+
+    Raises:
+        WorkError: one was.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkError(
+            f"a reading process was ended from outside ({str(error).splitlines()[0]}); where memory ran out, set "
+            "data.workers or data.prefetch lower; --resume goes on from the last checkpoint"
+        ) from None
 
 
 def kill_left_at_exit() -> None:

@@ -18,8 +18,10 @@ from pretrain.config import TrainConfig
 from pretrain.data.augment import CropRule, flip
 from pretrain.data.corpus import Corpus, SampleRule, content_fingerprint, describe, open_corpus
 from pretrain.data.noise import Purpose, torch_uniform
+from pretrain.data.places import absolute, access_of
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
+from pretrain.data.supply import refuse_small_cache
 from pretrain.device import Mover, computing, mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
@@ -84,7 +86,7 @@ class Pretraining(Training[Batch]):
         workers = team.workers if config.data.workers is None else config.data.workers
         stream = self.source(
             self.corpus, self.plan, crop_rule(config, self.model), start, self.pace.total_steps,
-            workers, config.data.prefetch, pin=team.device.type == "cuda", retry_seconds=config.data.retry_seconds,
+            workers, config.data.prefetch, pin=team.device.type == "cuda",
         )  # fmt: skip
         for batch in stream:
             self.mark("data")
@@ -192,7 +194,7 @@ def train(
         team = stack.enter_context(distributed.joined(config.device, config.timeout_minutes))
         config = settled(config, team.device)
         stack.enter_context(computing(config, team.device))
-        data = content_fingerprint(config.data.folders)
+        data = content_fingerprint(config.data.folders, access_of(config.data))
         if team.leads:
             stack.enter_context(hold(folder.path))
         latest = _standing(folder, config, data, resume)
@@ -257,12 +259,13 @@ def _prepare(
     torch.manual_seed(config.seed)  # of the weights' start
     model = build_objective(config.objective, config.encoder).to(team.device)
     model.set_grad_checkpointing(config.grad_checkpointing)
-    corpus = open_corpus(config.data.folders, sample_rule(config, model))
+    corpus = open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
     plan = StreamPlan(
         config.seed, config.global_batch, config.max_batch_per_gpu, config.data.window, config.data.groups,
         team.rank, team.world,
     )  # fmt: skip
     check_sizes(config, corpus, plan)
+    refuse_small_cache(corpus, plan.window, plan.groups_of(team.local_world))
     stepped = model.compiled(config.compile)
     optimizer = build_optimizer(model, config.optim, team if config.shard_optimizer else None)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)
@@ -347,8 +350,9 @@ def _restore(run: Pretraining, path: Path | None) -> int:
         if run.team.leads:
             run.observer.say(f"encoder: starts from {begun.path}, {len(begun.weights)} tensors")
     if run.team.leads:
-        absolute = [folder.resolve() for folder in run.config.data.folders]
-        changed: dict[str, object] = {"data": run.config.data.model_copy(update={"shards": absolute})}
+        data = run.config.data
+        where = {"shards": [absolute(place) for place in data.folders], "cache": data.cache and data.cache.resolve()}
+        changed: dict[str, object] = {"data": data.model_copy(update=where)}
         if run.config.init_from is not None:
             changed["init_from"] = run.config.init_from.resolve()
         if run.config.knn is not None:
@@ -356,7 +360,7 @@ def _restore(run: Pretraining, path: Path | None) -> int:
         kept = run.config.model_copy(update=changed)
         begin(run.folder, kept)
     step = restore(run, path)
-    if run.team.leads:
+    if run.team.leads and run.folder.neighbours.exists():
         Log(run.folder.neighbours).cut(step)
     if step and run.team.leads:
         run.observer.say(f"going on from step {step:,}")

@@ -16,7 +16,9 @@ from pretrain.data.augment import CropRule, resize_whole
 from pretrain.data.corpus import Corpus, SampleRows, SampleRule, join, open_corpus
 from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.order import epoch_order
+from pretrain.data.places import access_of
 from pretrain.data.reader import EVALUATION_FORMATS, ShardReader, decode
+from pretrain.data.supply import supplied
 from pretrain.errors import InputError, UnreadableImage
 from pretrain.models import Objective, Output, SelectiveMAE
 from pretrain.models.encoder import encode
@@ -178,7 +180,9 @@ def open_images(
         sample_id, gsd = torch.arange(len(files)), torch.ones(len(files))
     else:
         rule = SampleRule(1, model.uses_gsd, "drop" if model.uses_gsd else "refuse")
-        images, gsd, sample_id = sample(open_corpus(data or config.data.folders, rule), count, model.crop_size)
+        images, gsd, sample_id = sample(
+            open_corpus(data or config.data.folders, rule, access_of(config.data)), count, model.crop_size
+        )
     return (
         images,
         gsd,
@@ -209,13 +213,13 @@ def sample(corpus: Corpus, count: int, size: int) -> tuple[Tensor, Tensor, Tenso
         if candidates := list(islice(readable, _CANDIDATES)):
             chosen.append(max(candidates, key=lambda candidate: float(candidate[0].float().std())))
     if not chosen:
-        raise InputError(f"{corpus.paths[0].parent}: no image in it can be read; rs-curate verify says why")
+        raise InputError(f"{next(iter(corpus.folders))}: no image in it can be read; rs-curate verify says why")
     images, gsd, ids = zip(*chosen, strict=True)
     return torch.stack(images), torch.tensor(gsd), torch.tensor(ids)
 
 
 def _readable(corpus: Corpus, size: int) -> Iterator[tuple[Tensor, float, int]]:
-    reader = ShardReader(corpus.paths, CropRule(size, (1.0, 1.0), (1.0, 1.0), 1e9))
+    reader = ShardReader(corpus.paths, CropRule(size, (1.0, 1.0), (1.0, 1.0), 1e9), corpus.names)
     for row in _in_order(corpus):
         try:
             rgb = decode(reader.read(int(row.shard), int(row.offset), int(row.size)))
@@ -226,9 +230,11 @@ def _readable(corpus: Corpus, size: int) -> Iterator[tuple[Tensor, float, int]]:
 
 def _in_order(corpus: Corpus) -> Iterator[SampleRows]:
     """Single samples in a fixed, mixed order, a few shards at a time."""
-    for window in epoch_order(corpus.sizes, 0, 0, window=4):
-        rows = join([corpus.rows(int(shard)) for shard in window.shards])
-        yield from (rows.at(index) for index in window.permutation)
+    with supplied(corpus) as supply:
+        for window in epoch_order(corpus.sizes, 0, 0, window=4):
+            supply.enter("pictures", window.shards.tolist(), [])
+            rows = join([corpus.rows(int(shard)) for shard in window.shards])
+            yield from (rows.at(index) for index in window.permutation)
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:

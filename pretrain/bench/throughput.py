@@ -20,6 +20,7 @@ from pretrain.bench.arithmetic import multiply_adds, peak_operations
 from pretrain.bench.clock import PartsClock
 from pretrain.config import TrainConfig
 from pretrain.data.corpus import open_corpus
+from pretrain.data.places import access_of
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.device import settled
@@ -100,7 +101,7 @@ def train_bench(config: TrainConfig, steps: int = 60, seconds: float = 120) -> d
         raise InputError("rs-pretrain bench train: measures one process; start it without torchrun")
     config = settled(config, device)
     model, plan = _model_and_plan(config)
-    corpus = open_corpus(config.data.folders, sample_rule(config, model))
+    corpus = open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
     per_epoch = max(1, plan.steps_per_epoch(corpus))
     long = max(config.epochs, -(-(steps + WARM_UP + 2) // per_epoch))
     given = config.model_copy(update={"epochs": long, "picture_every": 0, "save_every": 10**9})
@@ -147,7 +148,7 @@ def data_bench(config: TrainConfig, workers: Sequence[int], seconds: float = 20)
         A row for each: ``workers``, ``images_per_second``, ``images``, ``seconds``.
     """
     model, plan = _model_and_plan(config)
-    corpus = open_corpus(config.data.folders, sample_rule(config, model))
+    corpus = open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
     rule = crop_rule(config, model)
     rows = []
     for count in workers:

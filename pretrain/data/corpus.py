@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.base.arrays import Flags, Floats
-from curation.shards.format import INDEX_FILE, open_index, read_checksums
+from curation.shards.format import INDEX, INDEX_FILE, open_index, read_checksums
+from pretrain.data.cache import Want
+from pretrain.data.places import HERE, Access, localised, wanted
 from pretrain.errors import InputError
 
 _LOCATION = ["image_offset", "image_size"]
@@ -45,6 +47,8 @@ class SampleRows(NamedTuple):
     offset: npt.NDArray[np.int64]
     size: npt.NDArray[np.int32]
     gsd_m: Floats
+    epoch: npt.NDArray[np.int64]
+    """Pass over its folder that a sample belongs to."""
 
     def at(self, where: npt.NDArray[np.int64] | np.int64 | slice) -> SampleRows:
         """The chosen rows; of one row the columns are scalars."""
@@ -61,27 +65,34 @@ class Corpus:
     """Shards, opened.
 
     Attributes:
-        paths: the tars, over all folders.
+        paths: the tars, over all folders; those from elsewhere as they lie in the cache.
+        names: file names of the tars where they come from.
         starts: (S,) sample id of each shard's first row.
         sizes: usable samples per shard.
         left_out: ``{reason: {source: samples}}`` of what is not used.
         groups: index file, its metadata and row group of each shard.
+        wants: what the cache is asked for, None of a shard on this machine.
+        folders: shards of each folder, by the name that the user gave it.
     """
 
     paths: list[Path]
+    names: list[str]
     starts: list[int]
     sizes: list[int]
     left_out: dict[str, dict[str, int]]
     rule: SampleRule
     groups: list[tuple[Path, pq.FileMetaData, int]]
+    wants: list[Want | None]
+    folders: dict[str, range]
+    access: Access = HERE
 
     @property
     def samples(self) -> int:
         """Usable samples."""
         return sum(self.sizes)
 
-    def rows(self, shard: int) -> SampleRows:
-        """The usable samples of a shard, in its order.
+    def rows(self, shard: int, epoch: int = 0) -> SampleRows:
+        """The usable samples of a shard, in its order, as those of an epoch.
 
         Raises:
             OSError: the index cannot be read; names it.
@@ -90,14 +101,14 @@ class Corpus:
         usable, _ = judge_samples(table, self.rule)
         gsd = fill_gsd(table, self.rule)
         ids = self.starts[shard] + np.arange(table.num_rows)
-        number = np.full(table.num_rows, shard, np.int32)
+        number, epochs = np.full(table.num_rows, shard, np.int32), np.full(table.num_rows, epoch, np.int64)
         offset, size = (table[name].to_numpy() for name in _LOCATION)
-        return SampleRows(number, ids, offset, size, gsd).at(np.flatnonzero(usable))
+        return SampleRows(number, ids, offset, size, gsd, epochs).at(np.flatnonzero(usable))
 
     def place(self, sample_id: int) -> str:
         """Where a sample lies: ``corpus-000012.tar, sample 7`` (counted from 0)."""
         shard = bisect_right(self.starts, sample_id) - 1
-        return f"{self.paths[shard].name}, sample {sample_id - self.starts[shard]}"
+        return f"{self.names[shard]}, sample {sample_id - self.starts[shard]}"
 
     def _index(self, shard: int) -> pa.Table:
         """Columns of a shard's rows. The file is opened each time: one held open may go stale in a run of days."""
@@ -109,38 +120,66 @@ class Corpus:
             raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
-def open_corpus(folders: Sequence[Path], rule: SampleRule) -> Corpus:
-    """Open folders of shards and count what can be used.
+def open_corpus(places: Sequence[str | Path], rule: SampleRule, access: Access = HERE) -> Corpus:
+    """Open folders of shards, here or elsewhere, and count what can be used.
 
     Raises:
         InputError: a folder, index or tar is absent; no sample can be used; or samples lack a GSD that is needed.
     """
-    corpus = Corpus([], [], [], {}, rule, [])
+    corpus = Corpus([], [], [], [], {}, rule, [], [], {}, access)
     missing: dict[str, int] = {}
-    total = 0
-    for folder in folders:
-        index, paths = open_index(folder)
-        for group, path in enumerate(paths):
-            if not path.is_file():
-                raise InputError(f"{path}: listed in the index, but absent; copy it there or write the shards again")
-            table = index.read_row_group(group, columns=_RULES)
-            usable, reasons = judge_samples(table, rule)
-            _count(corpus.left_out, table, reasons)
-            if rule.needs_gsd and rule.gsd_missing != "drop":
-                _tally(missing, table, np.isnan(fill_gsd(table, rule)) & usable)
-            corpus.paths.append(path)
-            corpus.starts.append(total)
-            corpus.sizes.append(int(usable.sum()))
-            corpus.groups.append((folder / INDEX_FILE, index.metadata, group))
-            total += table.num_rows
-        index.close()
+    for place in places:
+        _add_folder(corpus, place, missing)
     _refuse_missing_gsd(missing)
     if not corpus.samples:
         told = "; ".join(f"{reason}: {sum(counts.values())}" for reason, counts in corpus.left_out.items())
-        raise InputError(
-            f"{', '.join(map(str, folders))}: none of {total} samples can be used ({told or 'no samples'})"
-        )
+        total = sum(metadata.row_group(group).num_rows for _, metadata, group in corpus.groups)
+        raise InputError(f"{', '.join(map(str, places))}: none of {total} samples can be used ({told or 'no samples'})")
     return corpus
+
+
+def _add_folder(corpus: Corpus, place: str | Path, missing: dict[str, int]) -> None:
+    """Add the shards of a folder; in ``missing`` are counted the samples without the GSD that is needed."""
+    folder = localised(place, corpus.access)
+    index, paths = open_index(folder)
+    wants, first = wanted(place, folder, paths), len(corpus.paths)
+    total = corpus.starts[-1] + corpus.groups[-1][1].row_group(corpus.groups[-1][2]).num_rows if first else 0
+    for group, (path, want) in enumerate(zip(paths, wants, strict=True)):
+        if want is None and not corpus.access.skip_missing and not path.is_file():
+            raise InputError(f"{path}: listed in the index, but absent; copy it there or write the shards again")
+        corpus.sizes.append(_usable(corpus, index, group, missing))
+        corpus.paths.append(path if want is None else _cached(corpus.access, want))
+        corpus.names.append(path.name)
+        corpus.starts.append(total)
+        corpus.groups.append((folder / INDEX_FILE, index.metadata, group))
+        total += index.metadata.row_group(group).num_rows
+    corpus.wants.extend(wants)
+    corpus.folders[str(place)] = range(first, len(corpus.paths))
+    index.close()
+
+
+def _cached(access: Access, want: Want) -> Path:
+    assert access.cache is not None, "a place elsewhere was opened without a cache"
+    return access.cache.path(want.sha256)
+
+
+def _usable(corpus: Corpus, index: pq.ParquetFile, group: int, missing: dict[str, int]) -> int:
+    """Usable samples of a shard. Most shards are told by the least width and height that the index states of them."""
+    rule, facts = corpus.rule, index.metadata.row_group(group)
+    if not rule.needs_gsd and min(_least(facts, "width"), _least(facts, "height")) >= max(rule.min_side, 1):
+        return int(facts.num_rows)
+    table = index.read_row_group(group, columns=_RULES)
+    usable, reasons = judge_samples(table, rule)
+    _count(corpus.left_out, table, reasons)
+    if rule.needs_gsd and rule.gsd_missing != "drop":
+        _tally(missing, table, np.isnan(fill_gsd(table, rule)) & usable)
+    return int(usable.sum())
+
+
+def _least(facts: pq.RowGroupMetaData, column: str) -> int:
+    """The least value of a column in a row group; 0 where the file does not state it."""
+    statistics = facts.column(INDEX.get_field_index(column)).statistics
+    return int(statistics.min) if statistics is not None and statistics.has_min_max else 0
 
 
 def judge_samples(table: pa.Table, rule: SampleRule) -> tuple[Flags, dict[str, Flags]]:
@@ -191,14 +230,15 @@ def _refuse_missing_gsd(missing: dict[str, int]) -> None:
         )
 
 
-def content_fingerprint(folders: Sequence[Path]) -> str:
+def content_fingerprint(places: Sequence[str | Path], access: Access = HERE) -> str:
     """Hash of the shards' checksums: equal for equal data, wherever they lie.
 
     Raises:
         InputError: a folder, its index or its checksums are absent.
     """
     digest = hashlib.sha256()
-    for folder in folders:
+    for place in places:
+        folder = localised(place, access)
         open_index(folder)[0].close()  # names a missing folder or index before a missing checksums file
         checksums = read_checksums(folder)
         assert checksums is not None

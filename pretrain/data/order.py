@@ -8,6 +8,7 @@ same samples on any number of GPUs and workers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +20,22 @@ ORDER_VERSION = 2
 """Of the order with several groups: 1 dealt whole shards in turn. One group has had one order from the start."""
 
 
-class ShardWindow(NamedTuple):
+@dataclass(frozen=True)
+class ShardWindow:
     """A few shards whose samples are mixed."""
 
     shards: Ints
     """(S,) numbers of the shards, in the epoch's order."""
-    permutation: Ints
-    """(n,) positions in the concatenation of these shards' samples; of a shard that two groups share, only its own."""
+    rows: range
+    """Positions in the concatenation of these shards' samples; of a shard that two groups share, only its own."""
+    key: tuple[int, int, int, int]
+    """Seed, epoch, group and place, of which the order is a function."""
+
+    @property
+    def permutation(self) -> Ints:
+        """(n,) ``rows``, mixed. Drawn when it is asked for: a resumed run passes over many windows."""
+        seed, *words = self.key
+        return self.rows.start + drawn_permutation(seed, Purpose.SAMPLE_ORDER, *words, n=len(self.rows))
 
 
 class Position(NamedTuple):
@@ -62,8 +72,7 @@ def epoch_order(
         shards = order[start : min(start + window, last)]
         base, end = int(bounds[start]), int(bounds[start + len(shards)])
         rows = range(max(low, base) - base, min(high, end) - base)
-        mixed = drawn_permutation(seed, Purpose.SAMPLE_ORDER, epoch, group, start, n=len(rows))
-        yield ShardWindow(shards, rows.start + mixed)
+        yield ShardWindow(shards, rows, (seed, epoch, group, start))
 
 
 def steps_per_epoch(shard_sizes: Sequence[int], global_batch: int) -> int:

@@ -63,8 +63,13 @@ class Batch(NamedTuple):
 class ShardReader:
     """Serves requests. Its only state is open files; ``pread`` keeps no position, so forked workers may share them."""
 
-    def __init__(self, paths: list[Path], rule: CropRule) -> None:
+    def __init__(self, paths: list[Path], rule: CropRule, names: list[str] | None = None) -> None:
         self.paths, self.rule = paths, rule
+        self.names = names or [path.name for path in paths]
+        self.missing: set[int] = set()
+        """Shards whose samples count as unreadable."""
+        self.failed: int | None = None
+        """The shard that could not be read last."""
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def __getitems__(self, request: Request) -> Batch | Request:
@@ -96,7 +101,7 @@ class ShardReader:
                 weight[row], gsd[row] = 0, 1.0  # a NaN here would reach the gradients in spite of the weight
                 unreadable.append((int(request.rows.sample_id[row]), str(error)))
         ids = torch.from_numpy(request.rows.sample_id)
-        epoch = torch.full((count,), request.epoch, dtype=torch.int64)
+        epoch = torch.from_numpy(request.rows.epoch)
         return Batch(images, gsd, ids, epoch, weight, (request.epoch, request.row), unreadable)
 
     def _sample(self, request: Request, row: int) -> tuple[Tensor, float]:
@@ -104,7 +109,7 @@ class ShardReader:
         try:
             rgb = decode(self.read(shard, offset, int(request.rows.size[row])))
         except UnreadableImage as error:
-            raise UnreadableImage(f"{self.paths[shard].name} at byte {offset}: {error}") from None
+            raise UnreadableImage(f"{self.names[shard]} at byte {offset}: {error}") from None
         box = crop_box(rgb.shape[1], rgb.shape[0], self.rule, request.noise[row])
         return crop_and_resize(rgb, box, self.rule.size), gsd_after(float(request.rows.gsd_m[row]), box, self.rule.size)
 
@@ -112,13 +117,18 @@ class ShardReader:
         """Bytes of a member.
 
         Raises:
-            UnreadableImage: the shard ends before it.
+            UnreadableImage: the shard ends before it, or is missing, and may be.
             OSError: the shard cannot be read; names it.
         """
+        if not size:
+            raise UnreadableImage("the shard could not be had")
         try:
             data = os.pread(self._descriptor(shard), size, offset)
         except OSError as error:
             self._forget(shard)
+            if shard in self.missing:
+                raise UnreadableImage("the shard could not be had") from None
+            self.failed = shard
             raise OSError(error.errno, error.strerror, str(self.paths[shard])) from None
         if len(data) != size:
             raise UnreadableImage("the file ends early")

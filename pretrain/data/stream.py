@@ -10,8 +10,10 @@ import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -19,9 +21,12 @@ from pretrain.data.augment import NOISE_SIZE, CropRule
 from pretrain.data.corpus import Corpus, SampleRows, join
 from pretrain.data.noise import Purpose, uniform
 from pretrain.data.order import ShardWindow, epoch_order, group_rows, rank_rows, steps_per_epoch
+from pretrain.data.places import Access
 from pretrain.data.reader import Batch, Request, ShardReader
+from pretrain.data.supply import Supply, supplied
+from pretrain.errors import WorkError
 from pretrain.patience import patiently
-from pretrain.signals import ignore_in_worker, kill_left_at_exit
+from pretrain.signals import ignore_in_worker, kill_left_at_exit, telling_of_killed_readers
 
 
 @dataclass(frozen=True)
@@ -47,69 +52,111 @@ class StreamPlan:
         """Micro-batches per step on this rank."""
         return -(-len(self.rows) // self.micro_batch)
 
+    def groups_of(self, local_world: int) -> int:
+        """How many groups the processes of this rank's machine read."""
+        first = self.rank // local_world * local_world
+        ranks = [rank_rows(self.global_batch, rank, self.world) for rank in range(first, first + local_world)]
+        return len({group for rows in ranks for group, _ in group_rows(rows, self.global_batch, self.groups)})
+
     def steps_per_epoch(self, corpus: Corpus) -> int:
         """Steps that one epoch of this corpus has."""
         return steps_per_epoch(corpus.sizes, self.global_batch)
 
 
 class _Feed:
-    """One group's rows of an epoch, taken in ascending order; holds the rows of one window at a time."""
+    """One group's rows of all epochs, taken in ascending order; holds the rows of one window at a time.
 
-    def __init__(self, corpus: Corpus, plan: StreamPlan, epoch: int, group: int, retry_seconds: float) -> None:
-        self.corpus, self.retry_seconds = corpus, retry_seconds
-        self.windows = epoch_order(corpus.sizes, plan.seed, epoch, plan.window, plan.groups, group)
-        self.window: ShardWindow | None = None
+    Rows are counted over epochs, each of which has ``length``.
+    """
+
+    def __init__(self, corpus: Corpus, plan: StreamPlan, group: int, supply: Supply) -> None:
+        self.corpus, self.plan, self.group, self.supply = corpus, plan, group, supply
+        total = corpus.samples
+        self.length = total * (group + 1) // plan.groups - total * group // plan.groups
+        self.coming: Iterator[tuple[int, ShardWindow]] = iter(())
+        self.next: tuple[int, ShardWindow] | None = None
+        self.epoch, self.window = 0, ShardWindow(np.zeros(0, np.int64), range(0), (0, 0, 0, 0))
         self.held: SampleRows | None = None
-        self.start = self.stop = 0
+        self.start = self.stop = -1
 
-    def take(self, start: int, stop: int) -> SampleRows:
-        """Rows ``start`` to ``stop`` of the group's order, not before those of an earlier call."""
+    def take(self, start: int, stop: int, end: int) -> SampleRows:
+        """Rows ``start`` to ``stop``, not before those of an earlier call; none from ``end`` on will be asked for."""
+        if self.stop < 0:
+            self._begin(start // self.length)
         parts = []
         while start < stop:
             while start >= self.stop:
                 self._advance()
-            end = min(stop, self.stop)
-            parts.append(self._rows().at(slice(start - self.start, end - self.start)))
-            start = end
+            last = min(stop, self.stop)
+            parts.append(self._rows(end).at(slice(start - self.start, last - self.start)))
+            start = last
         return join(parts)
+
+    def _begin(self, epoch: int) -> None:
+        self.coming = self._windows(epoch)
+        self.next, self.stop = next(self.coming), epoch * self.length
+
+    def _windows(self, first: int) -> Iterator[tuple[int, ShardWindow]]:
+        plan = self.plan
+        for epoch in count(first):
+            for window in epoch_order(self.corpus.sizes, plan.seed, epoch, plan.window, plan.groups, self.group):
+                yield epoch, window
 
     def _advance(self) -> None:
         """Go to the next window; its index is read only when rows of it are taken."""
-        self.window, self.held = next(self.windows), None
-        self.start, self.stop = self.stop, self.stop + len(self.window.permutation)
+        assert self.next is not None
+        (self.epoch, self.window), self.held, self.next = self.next, None, next(self.coming)
+        self.start, self.stop = self.stop, self.stop + len(self.window.rows)
 
-    def _rows(self) -> SampleRows:
-        assert self.window is not None
+    def _rows(self, end: int) -> SampleRows:
         if self.held is None:
-            shards = [patiently(partial(self.corpus.rows, int(s)), self.retry_seconds) for s in self.window.shards]
+            assert self.next is not None
+            soon = self.next[1].shards.tolist() if self.stop < end else []
+            self.supply.enter(self.group, self.window.shards.tolist(), soon)
+            seconds = self.corpus.access.retry_seconds
+            shards = [patiently(partial(self._shard, int(shard)), seconds) for shard in self.window.shards]
             self.held = join(shards).at(self.window.permutation)
         return self.held
 
+    def _shard(self, shard: int) -> SampleRows:
+        rows = self.corpus.rows(shard, self.epoch)
+        return rows._replace(size=np.zeros_like(rows.size)) if shard in self.supply.missing else rows
 
-def requests(corpus: Corpus, plan: StreamPlan, start: int, stop: int, retry_seconds: float = 0) -> Iterator[Request]:
-    """Yield this rank's micro-batches of the steps ``start`` to ``stop``, counted over all epochs."""
-    per_epoch = plan.steps_per_epoch(corpus)
+
+def requests(
+    corpus: Corpus, plan: StreamPlan, start: int, stop: int, supply: Supply | None = None
+) -> Iterator[Request]:
+    """Yield this rank's micro-batches of the steps ``start`` to ``stop``, counted over all epochs.
+
+    Args:
+        corpus: opened shards.
+        plan: see :class:`StreamPlan`.
+        start: first step.
+        stop: step after the last.
+        supply: told what is about to be read, and of every request.
+    """
+    supply, per_epoch = supply or Supply(corpus), plan.steps_per_epoch(corpus)
     cut = group_rows(plan.rows, plan.global_batch, plan.groups)
     part = plan.global_batch // plan.groups
-    epoch, feeds = -1, list[_Feed]()
+    feeds = [_Feed(corpus, plan, group, supply) for group, _ in cut]
     for step in range(start, stop):
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            feeds = [_Feed(corpus, plan, epoch, group, retry_seconds) for group, _ in cut]
-        base = step % per_epoch
-        taken = [
-            feed.take(base * part + rows.start, base * part + rows.stop)
-            for feed, (_, rows) in zip(feeds, cut, strict=True)
-        ]
-        yield from _micro(join(taken), plan, epoch, base * plan.global_batch)
+        epoch, base = divmod(step, per_epoch)
+        taken = []
+        for feed, (_, rows) in zip(feeds, cut, strict=True):
+            first = epoch * feed.length + base * part
+            end = (stop - 1) // per_epoch * feed.length + ((stop - 1) % per_epoch + 1) * part
+            taken.append(feed.take(first + rows.start, first + rows.stop, end))
+        for request in _micro(join(taken), plan, epoch, base * plan.global_batch):
+            supply.sent(np.unique(request.rows.shard).tolist())
+            yield request
 
 
 def _micro(rows: SampleRows, plan: StreamPlan, epoch: int, first: int) -> Iterator[Request]:
-    total, count = len(rows.sample_id), plan.micro_batches
-    for number in range(count):
-        part = rows.at(slice(number * total // count, (number + 1) * total // count))
-        noise = uniform(plan.seed, Purpose.CROP, epoch, part.sample_id, NOISE_SIZE)
-        yield Request(epoch, first, part, noise)
+    total, number = len(rows.sample_id), plan.micro_batches
+    for part in range(number):
+        cut = rows.at(slice(part * total // number, (part + 1) * total // number))
+        noise = uniform(plan.seed, Purpose.CROP, cut.epoch, cut.sample_id, NOISE_SIZE)
+        yield Request(epoch, first, cut, noise)
 
 
 def batches(
@@ -121,7 +168,6 @@ def batches(
     workers: int = 0,
     prefetch: int = 2,
     pin: bool = False,
-    retry_seconds: float = 0,
 ) -> Iterator[Batch]:
     """Yield this rank's micro-batches of the steps ``start`` to ``stop``, in order.
 
@@ -134,29 +180,41 @@ def batches(
         workers: processes that read and decode; 0 does it in this one.
         prefetch: micro-batches that each worker prepares ahead.
         pin: put batches into pinned memory, for a GPU.
-        retry_seconds: how long to wait for a shard or index that cannot be read.
 
     Raises:
-        WorkError: a shard or an index could not be read for so long.
+        WorkError: a shard or an index could not be had for so long as the corpus's access allows.
     """
     options = loader_options(workers) | {"pin_memory": pin, "collate_fn": _as_is}
     if workers:
         options["prefetch_factor"] = prefetch
-    feed: Any = _Sampler(corpus, plan, start, stop, retry_seconds)
-    reader: Any = ShardReader(corpus.paths, rule)
-    for served in DataLoader(reader, batch_sampler=feed, **options):
-        yield patiently(partial(reader.serve, served), retry_seconds) if isinstance(served, Request) else served
+    reader: Any = ShardReader(corpus.paths, rule, corpus.names)
+    with supplied(corpus) as supply:
+        feed: Any = _Sampler(corpus, plan, start, stop, supply)
+        with telling_of_killed_readers():
+            for served in DataLoader(reader, batch_sampler=feed, **options):
+                yield _patient(reader, served, corpus.access) if isinstance(served, Request) else served
+                supply.served()
+
+
+def _patient(reader: ShardReader, request: Request, access: Access) -> Batch:
+    """Serve a request whose shard went away; where shards may be missing, without it in the end."""
+    while True:
+        try:
+            return patiently(partial(reader.serve, request), access.retry_seconds)
+        except WorkError:
+            if not access.skip_missing or reader.failed is None:
+                raise
+            reader.missing.add(reader.failed)
 
 
 class _Sampler:
     """Requests, in the place where torch's loader expects lists of indices."""
 
-    def __init__(self, corpus: Corpus, plan: StreamPlan, start: int, stop: int, retry_seconds: float) -> None:
-        self.corpus, self.plan, self.start, self.stop = corpus, plan, start, stop
-        self.retry_seconds = retry_seconds
+    def __init__(self, corpus: Corpus, plan: StreamPlan, start: int, stop: int, supply: Supply) -> None:
+        self.corpus, self.plan, self.start, self.stop, self.supply = corpus, plan, start, stop, supply
 
     def __iter__(self) -> Iterator[Request]:
-        return requests(self.corpus, self.plan, self.start, self.stop, self.retry_seconds)
+        return requests(self.corpus, self.plan, self.start, self.stop, self.supply)
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.plan.micro_batches

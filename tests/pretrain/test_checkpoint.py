@@ -138,6 +138,7 @@ def test_epochs_may_be_raised() -> None:
 
 
 OTHER: dict[str, Any] = {
+    "data.cache": "c", "data.cache_gigabytes": 3, "data.missing_shard": "skip",
     "data.shards": ["b"], "data.workers": 3, "data.prefetch": 5, "data.max_unreadable": 0.5, "data.retry_seconds": 1,
     "max_batch_per_gpu": 8, "max_nonfinite": 0, "timeout_minutes": 3, "device": "cpu", "compile": True,
     "grad_checkpointing": True, "shard_optimizer": True, "log_every": 1, "save_every": 2, "keep_checkpoints": 7,

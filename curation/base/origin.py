@@ -1,0 +1,187 @@
+"""Folders elsewhere to read from: ``s3://``, ``hf://`` and ``https://``. :mod:`curation.base.remote` publishes to them.
+
+A file comes as a stream of bytes from any offset, so that a connection that breaks costs nothing that has come before.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+from curation.base.errors import InputError, WorkError
+
+SCHEMES = ("s3", "hf", "https", "http")
+TIMEOUT_S = 30.0
+"""Silence of a server after which a connection counts as broken."""
+_CHUNK = 1 << 18
+_REFUSED = {400, 401, 403, 404, 405, 410}
+
+
+class Origin(Protocol):
+    """A folder elsewhere; a protocol, hence without bodies."""
+
+    url: str
+
+    def stream(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """The bytes of a file from ``start`` on.
+
+        Raises:
+            InputError: it is absent, or refused to us.
+            WorkError: the connection broke, or the service fails; the same call may go on.
+        """
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is a URL of a folder elsewhere."""
+    return urlsplit(place).scheme in SCHEMES and "://" in place
+
+
+def open_origin(url: str) -> Origin:
+    """The folder that a URL names.
+
+    Raises:
+        InputError: no such kind, it lacks a part, or the library for it is not installed.
+    """
+    place = urlsplit(url)
+    if place.scheme == "s3" and place.netloc:
+        return S3Origin(place.netloc, place.path.strip("/"))
+    if place.scheme in ("https", "http") and place.netloc:
+        return HttpOrigin(url.rstrip("/"))
+    parts = place.path.strip("/").split("/", 2)
+    if place.scheme == "hf" and place.netloc == "datasets" and len(parts) > 1:
+        return _hub(url.rstrip("/"), *parts)
+    raise InputError(
+        f"{url}: give s3://bucket/folder, https://host/folder or hf://datasets/owner/name/folder (hf://datasets/"
+        "owner/name@revision/folder for a fixed revision)"
+    )
+
+
+class HttpOrigin:
+    """A folder of a web server that answers to ranges.
+
+    Args:
+        url: of the folder.
+        headers: that this host alone is sent: a redirect to another one does not carry them.
+        told: what the user calls the folder.
+    """
+
+    def __init__(self, url: str, headers: dict[str, str] | None = None, told: str = "") -> None:
+        self._at, self._headers, self.url = url, headers or {}, told or url
+
+    def stream(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """The bytes of a file from ``start`` on; a server without ranges is read from the beginning."""
+        where = f"{self.url}/{name}"
+        request = urllib.request.Request(f"{self._at}/{quote(name)}")
+        for header, value in {**self._headers, **({"Range": f"bytes={start}-"} if start else {})}.items():
+            add = request.add_unredirected_header if header == "authorization" else request.add_header
+            add(header, value)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                yield from _from(_whole(answer), start if answer.status != 206 else 0)
+        except urllib.error.HTTPError as error:
+            line = f"{where}: {error.code} {error.reason}"
+            raise (InputError if error.code in _REFUSED else WorkError)(line) from None
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            raise WorkError(f"{where}: {getattr(error, 'reason', error) or type(error).__name__}") from None
+
+
+def _whole(answer: Any) -> Iterator[bytes]:
+    """The body of an answer; one that ends early is an error, which reading in pieces does not raise."""
+    left = answer.length
+    while chunk := answer.read1(_CHUNK):
+        left = None if left is None else left - len(chunk)
+        yield chunk
+    if left:
+        raise http.client.IncompleteRead(b"", left)
+
+
+def _from(chunks: Iterator[bytes], start: int) -> Iterator[bytes]:
+    """What follows the first ``start`` bytes."""
+    for chunk in chunks:
+        if start < len(chunk):
+            yield chunk[start:]
+        start = max(start - len(chunk), 0)
+
+
+def _hub(url: str, owner: str, name: str, folder: str = "") -> HttpOrigin:
+    """A folder of a dataset on the Hugging Face Hub, at the main branch or ``@revision``."""
+    try:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers
+    except ImportError:
+        raise InputError("hf:// needs huggingface_hub; pip install 'rscorpus[sources]'") from None
+    name, _, revision = name.partition("@")
+    endpoint = os.environ.get("HF_ENDPOINT")
+    mark = hf_hub_url(f"{owner}/{name}", "_", repo_type="dataset", revision=revision or None, endpoint=endpoint)
+    base = f"{mark.removesuffix('/_')}/{folder}".rstrip("/")
+    return HttpOrigin(base, {key.lower(): value for key, value in build_hf_headers().items()}, url)
+
+
+class S3Origin:
+    """A prefix of a bucket; keys and endpoint come from where ``boto3`` looks for them (AWS_ENDPOINT_URL and others).
+
+    Raises:
+        InputError: ``boto3`` is not installed.
+    """
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        try:
+            from boto3.session import Session
+            from botocore.config import Config
+        except ImportError:
+            raise InputError("s3:// needs boto3; pip install 'rscorpus[sources]'") from None
+        self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
+        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        config = Config(retries={"mode": "standard"}, connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S)
+        self._client: Any = Session().client("s3", config=config)
+
+    def stream(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """The bytes of an object from ``start`` on."""
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+
+        where = f"{self.url}/{name}"
+        ranged = {"Range": f"bytes={start}-"} if start else {}
+        try:
+            found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name, **ranged)
+            with closing(found["Body"]) as body:
+                yield from body.iter_chunks(_CHUNK)
+        except NoCredentialsError as error:
+            raise InputError(
+                f"{where}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            ) from None
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            line = f"{where}: {error.response['Error'].get('Message') or error.response['Error']['Code']}"
+            raise (InputError if status in _REFUSED else WorkError)(line) from None
+        except (BotoCoreError, HTTPClientError, http.client.HTTPException, OSError) as error:
+            raise WorkError(f"{where}: {error}") from None
+
+
+def read_whole(origin: Origin, name: str, limit: int, again: Callable[[WorkError], None]) -> bytes:
+    """A small file.
+
+    Args:
+        origin: the folder.
+        name: of the file.
+        limit: greatest size, bytes.
+        again: called where the connection broke; raises when enough has been tried.
+
+    Raises:
+        InputError: it is absent, refused or larger than ``limit``.
+    """
+    data = bytearray()
+    while True:
+        try:
+            for chunk in origin.stream(name, len(data)):
+                data += chunk
+                if len(data) > limit:
+                    raise InputError(f"{origin.url}/{name}: has more than {limit:,} bytes")
+            return bytes(data)
+        except WorkError as error:
+            again(error)

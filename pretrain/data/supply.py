@@ -1,0 +1,208 @@
+"""The shards of this window are on this machine, and those of the next are on their way.
+
+Each process says what it is about to read, in its own main process and in the order that is a pure function, so nothing
+of it is saved. What lies elsewhere a prefetcher brings (:mod:`pretrain.data.prefetch`); what lies on a local disk the
+kernel is told to read ahead.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+
+from pretrain.data.cache import ShardCache, Want
+from pretrain.data.corpus import Corpus
+from pretrain.errors import InputError, WorkError
+
+_LOOK_S = 2.0
+"""Time between two looks whether the machine has a prefetcher."""
+_PAUSE_S = 0.05
+
+
+class Supply:
+    """What one process wants of its shards."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus, self.access = corpus, corpus.access
+        self.missing: set[int] = set()
+        """Shards that could not be had."""
+        self._windows: dict[object, tuple[list[int], list[int]]] = {}
+        self._in_use: deque[set[int]] = deque()
+
+    def enter(self, feed: object, shards: Sequence[int], coming: Sequence[int]) -> None:
+        """A feed is about to read ``shards``, and then those that are ``coming``."""
+        self._windows[feed] = list(shards), list(coming)
+        Thread(target=_read_ahead, args=([self.corpus.paths[shard] for shard in coming],), daemon=True).start()
+
+    def sent(self, shards: Iterable[int]) -> None:
+        """A request that reads these shards was handed out; they stay until it is :meth:`served`."""
+        self._in_use.append(set(shards))
+
+    def served(self) -> None:
+        """The oldest request was served."""
+        self._in_use.popleft()
+
+
+class RemoteSupply(Supply):
+    """With a cache and its prefetcher."""
+
+    def __init__(self, corpus: Corpus, cache: ShardCache) -> None:
+        super().__init__(corpus)
+        self.cache = cache
+        self._said: list[Want] = []
+        self._next_look = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Want things until the block ends."""
+        with self.cache.wanting() as self._say:
+            try:
+                yield
+            finally:
+                self._stop()
+
+    def enter(self, feed: object, shards: Sequence[int], coming: Sequence[int]) -> None:
+        """Say what is wanted, and wait until ``shards`` are here.
+
+        Raises:
+            WorkError: one cannot be had, and none may be missing.
+        """
+        super().enter(feed, shards, coming)
+        self._want()
+        self.missing = {shard for shard in self.missing if self._away(shard) is not None}
+        self._wait([shard for shard in shards if shard not in self.missing])
+
+    def served(self) -> None:
+        """The oldest request was served; what nobody reads any more may go."""
+        super().served()
+        self._want()
+        self._tend()
+
+    def _want(self) -> None:
+        windows = self._windows.values()
+        shards = [
+            *(shard for now, _ in windows for shard in now),
+            *(shard for use in self._in_use for shard in sorted(use)),
+            *(shard for _, coming in windows for shard in coming),
+        ]
+        wants = [want for shard in dict.fromkeys(shards) if (want := self.corpus.wants[shard]) is not None]
+        if wants != self._said:
+            self._say(wants)
+            self._said = wants
+
+    def _wait(self, shards: list[int]) -> None:
+        began = changed = time.time()
+        seen: dict[int, int] = {}
+        while left := {shard: want for shard in shards if (want := self._away(shard)) is not None}:
+            self._tend()
+            come = {shard: self.cache.come(want.sha256) for shard, want in left.items()}
+            if come != seen:
+                seen, changed = come, time.time()
+            for shard, want in left.items():
+                if reason := self._hopeless(want, began, changed):
+                    self._give_up(shard, want, reason)
+            shards = [shard for shard in left if shard not in self.missing]
+            time.sleep(_PAUSE_S)
+
+    def _away(self, shard: int) -> Want | None:
+        want = self.corpus.wants[shard]
+        return None if want is None or self.cache.path(want.sha256).exists() else want
+
+    def _hopeless(self, want: Want, began: float, changed: float) -> str:
+        """Why a shard is not waited for any longer; empty while it is."""
+        trouble, seconds = self.cache.trouble(want.sha256), self.access.retry_seconds
+        if trouble is not None and time.time() - max(trouble.since, began) > seconds:
+            return trouble.reason
+        if time.time() - changed > max(seconds, 2 * _LOOK_S):
+            return trouble.reason if trouble is not None else "no byte of it came"
+        return ""
+
+    def _give_up(self, shard: int, want: Want, reason: str) -> None:
+        if not self.access.skip_missing:
+            raise WorkError(
+                f"{want.url}: could not be had for {self.access.retry_seconds:g} s ({reason}); bring it back, and "
+                "--resume goes on from the last checkpoint (data.retry_seconds is the time that is waited; "
+                "data.missing_shard=skip goes on without its samples)"
+            )
+        self.missing.add(shard)
+
+    def _tend(self) -> None:
+        """Have a prefetcher: the machine's, or one started here."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK_S
+        if not self.cache.has_prefetcher():
+            self._stop()
+            command = [sys.executable, "-m", "pretrain.data.prefetch", str(self.cache.folder), str(os.getpid())]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def supplied(corpus: Corpus) -> Iterator[Supply]:
+    """What brings the shards of a corpus, until the block ends."""
+    cache = corpus.access.cache
+    if cache is None or not any(corpus.wants):
+        yield Supply(corpus)
+        return
+    supply = RemoteSupply(corpus, cache)
+    with supply.open():
+        yield supply
+
+
+def refuse_small_cache(corpus: Corpus, window: int, groups: int) -> None:
+    """Check that the cache holds two windows of the greatest shards.
+
+    Args:
+        corpus: opened shards.
+        window: shards that are mixed.
+        groups: that are read on this machine.
+
+    Raises:
+        InputError: it does not.
+    """
+    cache = corpus.access.cache
+    sizes = sorted((want.bytes for want in corpus.wants if want is not None), reverse=True)
+    need = sum(sizes[: 2 * window * groups])
+    if cache is not None and cache.limit < need:
+        raise InputError(
+            f"data.cache_gigabytes: {cache.limit / 1e9:g} holds less than two windows of {window} shards "
+            f"({need / 1e9:.3g} GB); set data.cache_gigabytes={need / 1e9 * 1.05:.3g} or more"
+        )
+
+
+def _read_ahead(paths: list[Path]) -> None:
+    """Have the kernel read files into memory, where half of what is free holds them: else they push out each other."""
+    sizes = {}
+    for path in paths:
+        with suppress(OSError):
+            sizes[path] = path.stat().st_size
+    if not hasattr(os, "posix_fadvise") or sum(sizes.values()) > _free_memory() // 2:
+        return
+    for path in sizes:
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(handle)
+
+
+def _free_memory() -> int:
+    """Bytes that the kernel can give without swapping; 0 where it does not say."""
+    with suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return 0
