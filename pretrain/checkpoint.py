@@ -123,10 +123,20 @@ def save(folder: Path, tensors: Snapshot, state: TrainState, *, keep: int, alway
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # of a disk that was full, nothing is to remain
     for old in found(folder)[:-keep]:
-        if old.name == f"step-{always or 0:08d}":
-            continue
-        shutil.rmtree(old.rename(folder / f".{old.name}.part"))  # killed half-way, it must not look whole
+        if old.name != f"step-{always or 0:08d}":
+            _drop(old)
     return target
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Drop checkpoints of later steps: those of a run that was made longer from before its end."""
+    for path in found(folder):
+        if path.name > f"step-{step:08d}":
+            _drop(path)
+
+
+def _drop(path: Path) -> None:
+    shutil.rmtree(path.rename(path.with_name(f".{path.name}.part")))  # killed half-way, it must not look whole
 
 
 def _write(folder: Path, tensors: Snapshot, state: TrainState) -> None:
@@ -203,6 +213,16 @@ def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Op
                     raise InputError(f"{path}: has no {key}.{name} of shape {tuple(shape)}; {_go_back(checkpoint)}")
             if parameter in stepped:  # a fused optimiser keeps the step beside the parameter
                 own.state[parameter] = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in shapes}
+
+
+def refuse_nonfinite(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Look at what was loaded: none is written that is not finite, but a disk or memory may be at fault.
+
+    Raises:
+        InputError: a weight or moment is not finite.
+    """
+    if not finite(model, optimizer):
+        raise InputError(f"{checkpoint}: holds weights or moments that are not finite; {_go_back(checkpoint)}")
 
 
 def refuse_changes(state: TrainState, config: TrainConfig, data: str, where: Path) -> None:

@@ -121,6 +121,7 @@ def _train_config(options: argparse.Namespace) -> TrainConfig:
 
 def _train(options: argparse.Namespace) -> int:
     from pretrain.bench.utilisation import worth
+    from pretrain.evaluate.watch import neighbours
     from pretrain.train import train
 
     config = _train_config(options)
@@ -131,7 +132,7 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     if options.out is None:
         raise InputError("--out is missing: the folder for log, checkpoints and pictures (or add --dry-run)")
-    result = train(config, options.out, Terminal(), resume=options.resume, worth=worth)
+    result = train(config, options.out, Terminal(), resume=options.resume, worth=worth, watch=neighbours(config))
     if not result.finished:
         print(f"stopped and saved at step {result.step} of {result.total_steps}; --resume goes on", file=sys.stderr)
         return 143

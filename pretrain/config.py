@@ -235,6 +235,19 @@ class OptimConfig(Strict):
     """Greatest norm of the gradient; none by default."""
 
 
+class NeighboursConfig(Strict):
+    """Labelled images by which a run is watched while it trains."""
+
+    data: Path
+    """A folder with a folder of images per class, shards, or a CSV list: what ``rs-pretrain evaluate --data`` takes."""
+    every: int = Field(5000, ge=1)
+    """Steps; the last is always looked at."""
+    k: int = Field(20, ge=1)
+    train_share: float = Field(0.5, gt=0, lt=1)
+    seed: int = 0
+    gsd_m: float | None = Field(None, gt=0)
+
+
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
@@ -274,6 +287,8 @@ class TrainConfig(Strict):
     """How long the processes of a run wait for each other, for instance for one that waits for a shard."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of the log; between them nothing waits for the GPU."""
+    knn: NeighboursConfig | None = None
+    """Accuracy of nearest neighbours on labelled images while the run trains, by all GPUs."""
     track: list[TrackerName] = []
     """Where the log goes as well; each needs its library."""
     peak_tflops: float | None = Field(None, gt=0)
@@ -309,7 +324,7 @@ MAY_CHANGE = frozenset(
     {"data.shards", "data.cache", "data.cache_gigabytes", "data.missing_shard", "data.max_unreadable",
      "data.retry_seconds", "data.workers", "data.prefetch", "max_batch_per_gpu", "max_nonfinite",
      "timeout_minutes", "device", "compile", "deterministic", "grad_checkpointing", "shard_optimizer",
-     "log_every", "track", "peak_tflops", "save_every", "keep_checkpoints", "picture_every"}
+     "log_every", "knn", "track", "peak_tflops", "save_every", "keep_checkpoints", "picture_every"}
 )  # fmt: skip
 """Fields that a resumed run may change: where and how it runs, what it writes and what it bears, not what it computes.
 ``data.shards`` may move; the checkpoint compares what is in it. ``epochs`` may be raised, not lowered."""

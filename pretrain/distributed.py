@@ -194,6 +194,17 @@ def gathered(held: dict[str, Tensor], like: dict[str, Tensor], team: Team) -> di
     return held
 
 
+def interleaved(values: Tensor, total: int, team: Team) -> Tensor:
+    """Rows (total, D) of which process r of W holds the rows r, r + W, r + 2W, ..., on the CPU of every process."""
+    if team.world == 1:
+        return values
+    own = torch.zeros(-(-total // team.world), values.shape[1], dtype=values.dtype)
+    own[: len(values)] = values
+    everyones = [torch.empty_like(own) for _ in range(team.world)]
+    dist.all_gather(everyones, own, group=team.host)
+    return torch.stack(everyones, 1).flatten(0, 1)[:total]
+
+
 def accumulating(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Context of a micro-batch: gradients are exchanged only with the last one of a step."""
     if isinstance(model, DistributedDataParallel) and not last:

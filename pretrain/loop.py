@@ -128,6 +128,10 @@ class Training(ABC, Generic[B]):
         """More fields of a line of the log; asked on every process."""
         return {}
 
+    def watch(self, done: int) -> None:
+        """Told after each step, on every process."""
+        return
+
     def worth(self) -> Worth | None:
         """What the speed is compared with, where that is known."""
         return None
@@ -151,10 +155,12 @@ def restore(training: Training[B], path: Path | None) -> int:
     if path is not None:
         checkpoint.load_model(path, training.model)
         checkpoint.load_optimizer(path, training.model, training.optimizer)
+        checkpoint.refuse_nonfinite(path, training.model, training.optimizer)
         step = checkpoint.read_state(path).step
     training.nonfinite.restart(step, training.team)
     if training.team.leads:
         Log(training.folder.log).cut(step)
+        checkpoint.drop_after(training.folder.checkpoints, step)
     return step
 
 
@@ -184,6 +190,7 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
                 gc.collect()
             if team.leads:
                 training.show(batch, done)
+            training.watch(done)
             due = due or (pace.save_every > 0 and (done % pace.save_every == 0 or done == pace.keep_step))
             # Weights that give no finite gradient are not to push out the checkpoint before them.
             if pace.save_every > 0 and (wish != _GO_ON or last or (due and not training.nonfinite.last())):

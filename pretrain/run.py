@@ -3,6 +3,7 @@
 OUT/config.yaml                the resolved configuration
 OUT/log.jsonl                  one record per ``log_every`` steps
 OUT/nonfinite.jsonl            the steps that changed nothing, with their sample ids
+OUT/knn.jsonl                  accuracy of nearest neighbours while the run trains
 OUT/checkpoints/step-00001000/ see :mod:`pretrain.checkpoint`
 OUT/pictures/step-00001000.png reconstructions
 """
@@ -44,6 +45,11 @@ class RunFolder:
     def nonfinite(self) -> Path:
         """Steps whose loss or gradient was not finite."""
         return self.path / "nonfinite.jsonl"
+
+    @property
+    def neighbours(self) -> Path:
+        """Accuracy of nearest neighbours while the run trains."""
+        return self.path / "knn.jsonl"
 
     @property
     def checkpoints(self) -> Path:

@@ -27,6 +27,7 @@ from pretrain.device import Mover, computing, mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.health import Nonfinite, Unreadable, way_back
+from pretrain.log import Log
 from pretrain.loop import Losses, Pace, Training, TrainResult, Worth, go_on, restore
 from pretrain.models import Objective, build_objective
 from pretrain.official import start_from
@@ -51,6 +52,8 @@ def unmarked(part: str) -> None:
     """Nobody measures the parts of a step."""
 
 
+Watch = Callable[[Objective, Team, int], dict[str, Any]]
+"""Asked on every process, after so many steps; what it answers on the first is written down."""
 Valuer = Callable[[Objective, TrainConfig, torch.device], Worth | None]
 """What a training's speed is compared with, where that is known."""
 
@@ -71,6 +74,7 @@ class Pretraining(Training[Batch]):
     move: Mover
     told: Mark
     value: Worth | None
+    ask: Watch | None = None
     tracked: Tracked = field(default_factory=Tracked)
     counts: ShardCounts = field(default_factory=ShardCounts)
 
@@ -132,6 +136,17 @@ class Pretraining(Training[Batch]):
         """What the speed is compared with."""
         return self.value
 
+    def watch(self, done: int) -> None:
+        """Nearest neighbours, where they are due."""
+        if self.ask is None or self.config.knn is None:
+            return
+        if done % self.config.knn.every == 0 or done == self.pace.total_steps:
+            record = {"step": done, **self.ask(self.model, self.team, done)}
+            self.stepped.train()
+            if self.team.leads:
+                Log(self.folder.neighbours).write(record)
+                self.tracked.record(done, record)
+
     def logged(self, record: dict[str, Any]) -> None:
         """Passed on to the trackers."""
         self.tracked.record(record["step"], record)
@@ -157,6 +172,7 @@ def train(
     feed: Feed = batches,
     mark: Mark = unmarked,
     worth: Valuer = lambda *_: None,
+    watch: Watch | None = None,
 ) -> TrainResult:
     """Train, or go on training, in the folder ``out``.
 
@@ -167,6 +183,7 @@ def train(
         resume: whether to go on with a run that is not finished.
         feed: what makes the batches, where images do not come from tars.
         worth: what the log's ``mfu`` compares with; it is null without.
+        watch: what is asked every ``knn.every`` steps.
         mark: who measures the parts of a step.
 
     Raises:
@@ -188,6 +205,7 @@ def train(
             return TrainResult(latest[1].step, latest[1].total_steps, worked=False)
         distributed.wait(team)  # nobody writes before everybody has read
         run = _prepare(config, team, folder, data, observer, feed, mark, worth)
+        run.ask = watch
         start = _restore(run, latest[0] if latest else None)
         if team.leads:
             run.tracked = open_trackers(config.track, folder, config.model_dump(mode="json"), start)
@@ -367,9 +385,13 @@ def _restore(run: Pretraining, path: Path | None) -> int:
         changed: dict[str, object] = {"data": data.model_copy(update=where)}
         if run.config.init_from is not None:
             changed["init_from"] = run.config.init_from.resolve()
+        if run.config.knn is not None:
+            changed["knn"] = run.config.knn.model_copy(update={"data": run.config.knn.data.resolve()})
         kept = run.config.model_copy(update=changed)
         begin(run.folder, kept)
     step = restore(run, path)
+    if run.team.leads and run.folder.neighbours.exists():
+        Log(run.folder.neighbours).cut(step)
     if step and run.team.leads:
         run.observer.say(f"going on from step {step:,}")
     return step

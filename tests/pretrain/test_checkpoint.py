@@ -143,6 +143,7 @@ OTHER: dict[str, Any] = {
     "max_batch_per_gpu": 8, "max_nonfinite": 0, "timeout_minutes": 3, "device": "cpu", "compile": True,
     "grad_checkpointing": True, "shard_optimizer": True, "log_every": 1, "save_every": 2, "keep_checkpoints": 7,
     "picture_every": 0, "track": ["tensorboard"], "peak_tflops": 1.5,
+    "knn": {"data": "c"}, "deterministic": True,
 }  # fmt: skip
 
 

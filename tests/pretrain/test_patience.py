@@ -24,11 +24,12 @@ from pretrain.train import train
 class Unplugged(Quiet, logging.Handler):
     """Takes a file or folder away once the run has opened its data, and brings it back once the run waits for it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seconds: float = 0.5) -> None:
         Quiet.__init__(self)
         logging.Handler.__init__(self, logging.WARNING)
         self.path, self.away = path, path.with_name("away")
         self.waits: list[str] = []
+        self.seconds = seconds
 
     def say(self, text: str) -> None:
         super().say(text)
@@ -37,17 +38,22 @@ class Unplugged(Quiet, logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.waits.append(record.getMessage())
-        Timer(0.5, self.away.rename, [self.path]).start()
+        Timer(self.seconds, self.away.rename, [self.path]).start()
+
+
+@pytest.mark.slow
+def test_a_shard_that_is_away_for_ten_seconds(make_shards: MakeShards, tmp_path: Path) -> None:
+    test_a_shard_that_comes_back_gives_the_same_samples(make_shards, tmp_path, "t-000001.tar", 2, 10)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("lost", ["t-000001.tar", "index.parquet", "."])
 def test_a_shard_that_comes_back_gives_the_same_samples(
-    make_shards: MakeShards, tmp_path: Path, lost: str, workers: int
+    make_shards: MakeShards, tmp_path: Path, lost: str, workers: int, seconds: float = 0.5
 ) -> None:
     shards = make_shards([6, 6])
     asked = config(shards, data={"workers": workers, "retry_seconds": 600, "max_unreadable": 0})
-    observer = Unplugged(Path(os.path.normpath(shards / lost)))
+    observer = Unplugged(Path(os.path.normpath(shards / lost)), seconds)
     logger = logging.getLogger("pretrain.patience")
     logger.addHandler(observer)
     try:

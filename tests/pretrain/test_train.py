@@ -64,7 +64,7 @@ def test_a_finished_run_may_be_made_longer(make_shards: MakeShards, tmp_path: Pa
     assert "going on from step 4" in told.said
     steady = {"base_lr": 0.01, "warmup_epochs": 1, "decay_epochs": 1, "clip_grad": 1.0}
     train(config(shards, epochs=2, optim=steady, keep_checkpoints=1), tmp_path / "steady", Quiet())
-    assert train(config(shards, epochs=4, optim=steady), tmp_path / "steady", told, resume=True).finished
+    assert train(config(shards, epochs=4, optim=steady, save_every=2), tmp_path / "steady", told, resume=True).finished
     assert told.said[-1] == "going on from step 2"
     train(config(shards, epochs=4, optim=steady), tmp_path / "whole", Quiet())
     assert_equal(tmp_path / "whole", tmp_path / "steady")
