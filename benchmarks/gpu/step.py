@@ -111,7 +111,7 @@ def best_name(encoder: str, arm: Arm) -> str:
 
 
 def at_best(size: Size, ledger: Ledger, encoder: str, arm: Arm) -> Result:
-    """The best batch of the sweep, compiled in the way that was fastest, or what the sweep found where that is blocks."""
+    """The best batch of the sweep, compiled in the fastest way, or what the sweep found where that is by blocks."""
     found = [ledger.result(sweep_name(encoder, arm, batch)) for batch in size.batches]
     best = max(found, key=lambda row: row.get("images_per_second", 0.0))
     how = fastest_mode(ledger, arm, size)
