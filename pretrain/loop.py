@@ -182,6 +182,7 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
             if done % pace.log_every == 0 or last or wish == _STOP:
                 _write_log(training, meter, done, norm, display)
                 gc.collect()
+                gc.freeze()  # what compiling the first steps left is not looked at again either
             if team.leads:
                 training.show(batch, done)
             due = due or (pace.save_every > 0 and (done % pace.save_every == 0 or done == pace.keep_step))
