@@ -188,6 +188,7 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
             if done % pace.log_every == 0 or last or wish == _STOP:
                 _write_log(training, meter, done, norm, display)
                 gc.collect()
+                gc.freeze()  # what compiling the first steps left is not looked at again either
             if team.leads:
                 training.show(batch, done)
             training.watch(done)

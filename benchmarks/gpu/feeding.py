@@ -43,33 +43,24 @@ def loaded(size: Size, work: Path, workers: int) -> Result:
 
 
 def train_cells(size: Size, work: Path) -> list[Cell]:
-    """Whole runs."""
-    most = max(size.workers)
+    """Whole runs: the first encoder with each number of workers, then the others."""
+    most, *fewer = size.workers[:3]
     depths = {"selective_mae": size.depths[0], "mae": size.mae_depth}
-    runs = [
-        Cell(
-            f"{encoder}, {objective} {depth}, {most} workers",
-            partial(trained, size, work, objective, depth, encoder, most),
-            size.run_seconds + 60,
-        )
-        for encoder in size.encoders
-        for objective, depth in depths.items()
+    main = size.encoders[0]
+
+    def cell(encoder: str, objective: str, workers: int, **changes: Any) -> Cell:
+        told = "".join(f", {name} {value}" for name, value in changes.items())
+        name = f"{encoder}, {objective} {depths[objective]}, {workers} workers{told}"
+        measure = partial(trained, size, work, objective, depths[objective], encoder, workers, **changes)
+        return Cell(name, measure, size.run_seconds + 40, 240)
+
+    return [
+        cell(main, "selective_mae", most),
+        cell(main, "selective_mae", most, compile="model"),
+        *(cell(main, "selective_mae", count) for count in fewer),
+        cell(main, "mae", most),
+        *(cell(encoder, objective, most) for encoder in size.encoders[1:] for objective in depths),
     ]
-    fewer = [
-        Cell(
-            f"{size.encoders[0]}, selective_mae {size.depths[0]}, {count} workers",
-            partial(trained, size, work, "selective_mae", size.depths[0], size.encoders[0], count),
-            size.run_seconds + 40,
-        )
-        for count in size.workers
-        if 0 < count < most and count >= most // 2
-    ]
-    whole = Cell(
-        "compiled as one model",
-        partial(trained, size, work, "selective_mae", size.depths[0], size.encoders[0], most, compile="model"),
-        size.run_seconds + 60,
-    )
-    return [runs[0], *fewer, whole, *runs[1:]]
 
 
 def _config(

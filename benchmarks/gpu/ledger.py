@@ -89,7 +89,8 @@ class Ledger:
         self.cells[cell.name] = {"state": "begun"}
         self.write()
         started = time.time()
-        faulthandler.dump_traceback_later(max(5.0, min(cell.limit, until - started)), exit=True)
+        limit = max(5.0, min(cell.limit, until - started))
+        faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__)
         try:
             found: Result = {"state": "done", "result": cell.measure()}
         except torch.OutOfMemoryError as error:

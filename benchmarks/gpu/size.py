@@ -29,6 +29,7 @@ class Size:
     side: int
     """Of the images in the shards, pixels."""
     workers: tuple[int, ...]
+    """Of the loader; runs take the first three."""
     loader_seconds: float
     global_batch: int
     steps: int
@@ -51,11 +52,11 @@ GPU = Size(
     shards=32,
     per_shard=512,
     side=512,
-    workers=(8, 15, 1, 4, 12, 16),
+    workers=(15, 8, 12, 16, 4, 1),
     loader_seconds=8,
     global_batch=2048,
-    steps=60,
-    run_seconds=45,
+    steps=40,
+    run_seconds=25,
 )
 
 TINY = Size(
@@ -74,7 +75,7 @@ TINY = Size(
     shards=2,
     per_shard=8,
     side=112,
-    workers=(0, 1),
+    workers=(1, 0),
     loader_seconds=0.3,
     global_batch=4,
     steps=3,

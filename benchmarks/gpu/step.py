@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,72 +30,101 @@ BACKENDS = {
 }
 
 
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: an objective with a decoder."""
+
+    objective: str
+    depth: int
+
+    @property
+    def name(self) -> str:
+        """In names of cells."""
+        return f"{self.objective} {self.depth}"
+
+
+def arms(size: Size) -> list[Arm]:
+    """SelectiveMAE's, and MAE last."""
+    return [Arm("selective_mae", depth) for depth in size.depths] + [Arm("mae", size.mae_depth)]
+
+
+def contender(size: Size, encoder: str, arm: Arm, batch: int, how: str) -> Contender:
+    """On this device, in bf16."""
+    return Contender(encoder, arm.objective, arm.depth, batch, "bf16", size.device, how, image=size.image)
+
+
 def cells(size: Size, ledger: Ledger) -> list[Cell]:
     """In the order in which they are measured: what decides most comes first."""
-    base = Contender(
-        size.encoders[0], "selective_mae", size.depths[0], size.mode_batch, "bf16", size.device, image=size.image
-    )
-    arms = [("selective_mae", depth) for depth in size.depths] + [("mae", size.mae_depth)]
+    first, last = arms(size)[0], arms(size)[-1]
+    main = size.encoders[0]
     modes = [
-        Cell(
-            f"{objective} {depth}, compiled {how}",
-            partial(timed, size, replace(base, objective=objective, decoder_depth=depth, compiled=how)),
-            60,
-        )
+        Cell(mode_name(arm, how), partial(timed, size, contender(size, main, arm, size.mode_batch, how)), 60, 240)
         for how in MODES
-        for objective, depth in (arms[0], arms[-1])
-    ]
-    sweep = [
-        Cell(
-            sweep_name(encoder, objective, depth, batch),
-            partial(swept, size, ledger, encoder, objective, depth, batch),
-            40,
-        )
-        for encoder in size.encoders
-        for batch in size.batches
-        for objective, depth in arms
-    ]
-    profiles = [
-        Cell(
-            f"profile, {objective}",
-            partial(profiled, ledger, replace(base, objective=objective, decoder_depth=depth)),
-            60,
-        )
-        for objective, depth in (arms[0], arms[-1])
-    ]
-    scale = [
-        Cell(
-            f"scale_mae, {batch}",
-            partial(
-                timed,
-                size,
-                Contender(size.scale_encoder, "scale_mae", 3, batch, "bf16", size.device, "blocks", image=size.image),
-            ),
-            60,
-        )
-        for batch in size.scale_batches
+        for arm in (first, last)
     ]
     small = [
         Cell("attention", partial(attention, size), 20),
         Cell("hog", partial(hog, size), 30),
         Cell("laplacian", partial(laplacian, size), 30),
     ]
-    first, rest = len(arms) * len(size.batches), sweep[len(arms) * len(size.batches) :]
-    return [
-        Cell("peak", partial(peak, size), 5),
-        *modes,
-        *small,
-        *sweep[:first],
-        *profiles,
-        scale[0],
-        *rest,
-        *scale[1:],
+    profiles = [
+        Cell(f"profile, {arm.name}", partial(profiled, contender(size, main, arm, size.mode_batch, "blocks")), 40)
+        for arm in (first, last)
+    ]
+    model = Arm("scale_mae", 3)
+    scale = [
+        Cell(
+            f"scale_mae, {batch}", partial(timed, size, contender(size, size.scale_encoder, model, batch, "blocks")), 60
+        )
+        for batch in size.scale_batches
+    ]
+    rest = [cell for encoder in size.encoders[1:] for cell in _sweep(size, ledger, encoder)]
+    start = [Cell("peak", partial(peak, size), 5), *modes, *_sweep(size, ledger, main)]
+    return [*start, *profiles, *small, scale[0], *rest, *scale[1:]]
+
+
+def _sweep(size: Size, ledger: Ledger, encoder: str) -> list[Cell]:
+    """Every batch with compiled blocks, and then the best of them compiled as was fastest."""
+    swept = [
+        Cell(sweep_name(encoder, arm, batch), partial(timed, size, contender(size, encoder, arm, batch, "blocks")), 35)
+        for batch in size.batches
+        for arm in arms(size)
+    ]
+    return swept + [
+        Cell(best_name(encoder, arm), partial(at_best, size, ledger, encoder, arm), 60, 240) for arm in arms(size)
     ]
 
 
-def sweep_name(encoder: str, objective: str, depth: int, batch: int) -> str:
+def mode_name(arm: Arm, how: str) -> str:
+    """Of a cell that tries a way to compile."""
+    return f"{arm.name}, compiled {how}"
+
+
+def sweep_name(encoder: str, arm: Arm, batch: int) -> str:
     """Of a cell of the sweep."""
-    return f"{encoder}, {objective} {depth}, batch {batch}"
+    return f"{encoder}, {arm.name}, batch {batch}"
+
+
+def best_name(encoder: str, arm: Arm) -> str:
+    """Of the cell that takes the best batch."""
+    return f"{encoder}, {arm.name}, batch: the best"
+
+
+def at_best(size: Size, ledger: Ledger, encoder: str, arm: Arm) -> Result:
+    """The best batch of the sweep, compiled in the fastest way, or what the sweep found where that is by blocks."""
+    found = [ledger.result(sweep_name(encoder, arm, batch)) for batch in size.batches]
+    best = max(found, key=lambda row: row.get("images_per_second", 0.0))
+    how = fastest_mode(ledger, arm, size)
+    if how == best["compiled"]:
+        return best
+    return timed(size, contender(size, encoder, arm, best["batch"], how))
+
+
+def fastest_mode(ledger: Ledger, arm: Arm, size: Size) -> str:
+    """How SelectiveMAE, or MAE, was fastest; ``blocks`` where nothing was measured."""
+    tried = arms(size)[-1] if arm.objective == "mae" else arms(size)[0]
+    rates = {how: ledger.result(mode_name(tried, how)).get("images_per_second", 0.0) for how in MODES}
+    return max(rates, key=lambda how: rates[how])
 
 
 def peak(size: Size) -> Result:
@@ -107,19 +136,6 @@ def timed(size: Size, contender: Contender) -> Result:
     """A step as the training loop does it: bf16, TF32 for the rest."""
     torch.set_float32_matmul_precision("high")
     return time_here(contender, size.repeats)
-
-
-def swept(size: Size, ledger: Ledger, encoder: str, objective: str, depth: int, batch: int) -> Result:
-    """One batch of the sweep, compiled in the way that was fastest."""
-    how = fastest_mode(ledger, objective, size)
-    return timed(size, Contender(encoder, objective, depth, batch, "bf16", size.device, how, image=size.image))
-
-
-def fastest_mode(ledger: Ledger, objective: str, size: Size) -> str:
-    """How SelectiveMAE, or MAE, was fastest; ``blocks`` where nothing was measured."""
-    depth = size.mae_depth if objective == "mae" else size.depths[0]
-    rates = {how: ledger.result(f"{objective} {depth}, compiled {how}").get("images_per_second", 0) for how in MODES}
-    return max(rates, key=lambda how: rates[how]) if any(rates.values()) else "blocks"
 
 
 def attention(size: Size) -> Result:
@@ -200,13 +216,13 @@ def _median(work: Any, size: Size) -> float:
     return seconds[len(seconds) // 2]
 
 
-def profiled(ledger: Ledger, contender: Contender) -> Result:
-    """The kernels that a step spends most of its time in; of its blocks compiled, as a run has them."""
+def profiled(shown: Contender) -> Result:
+    """The kernels that a step spends most of its time in; of compiled blocks, as a run has them."""
     torch.set_float32_matmul_precision("high")
-    _, step = prepared(replace(contender, compiled="blocks"))
+    _, step = prepared(shown)
     for _ in range(WARM_UP):
         step()
-    on_gpu = contender.device == "cuda"
+    on_gpu = shown.device == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
         step()
     attribute = "self_device_time_total" if on_gpu else "self_cpu_time_total"

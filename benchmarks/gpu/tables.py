@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.gpu.ledger import Ledger, Result
 from benchmarks.gpu.size import Size
-from benchmarks.gpu.step import sweep_name
+from benchmarks.gpu.step import Arm, arms, best_name, sweep_name
 from pretrain.bench.throughput import PARTS
 
 
@@ -79,7 +79,7 @@ def _step(ledger: Ledger, size: Size) -> list[str]:
     sweep = [[name, found["compiled"], *_rate(found, peak)] for name, found in timed.items() if ", batch " in name]
     lines += _table(f"sweep | compiled | {head}", sweep)
     lines += _table(
-        "encoder | SelectiveMAE | best batch | images/s | MFU | MAE: best batch | images/s | MAE's time / its",
+        "encoder | SelectiveMAE | best batch | images/s | MFU | MAE: best batch | images/s | MFU | ratio of images/s",
         list(_ratios(timed, size, peak)),
     )
     lines += _table(
@@ -107,25 +107,20 @@ def _rate(found: Result, peak: float | None) -> list[str]:
 
 def _ratios(timed: dict[str, Result], size: Size, peak: float | None) -> Iterator[list[Any]]:
     """Images per second at the best batch of each."""
+    *selective, mae = arms(size)
     for encoder in size.encoders:
-        base = _best(timed, size, encoder, "mae", size.mae_depth)
-        for depth in size.depths:
-            best = _best(timed, size, encoder, "selective_mae", depth)
+        base = _best(timed, size, encoder, mae)
+        for arm in selective:
+            best = _best(timed, size, encoder, arm)
             if best is not None and base is not None:
                 ratio = best["images_per_second"] / base["images_per_second"]
-                yield [
-                    encoder,
-                    f"{depth} blocks",
-                    best["batch"],
-                    *_rate(best, peak)[:2],
-                    base["batch"],
-                    _rate(base, peak)[0],
-                    f"{ratio:.2f}",
-                ]
+                ours = [f"{best['batch']}, {best['compiled']}", *_rate(best, peak)[:2]]
+                theirs = [f"{base['batch']}, {base['compiled']}", *_rate(base, peak)[:2]]
+                yield [encoder, f"{arm.depth} blocks", *ours, *theirs, f"{ratio:.2f}"]
 
 
-def _best(timed: dict[str, Result], size: Size, encoder: str, objective: str, depth: int) -> Result | None:
-    names = [sweep_name(encoder, objective, depth, batch) for batch in size.batches]
+def _best(timed: dict[str, Result], size: Size, encoder: str, arm: Arm) -> Result | None:
+    names = [*(sweep_name(encoder, arm, batch) for batch in size.batches), best_name(encoder, arm)]
     there = [timed[name] for name in names if name in timed]
     return max(there, key=lambda found: found["images_per_second"], default=None)
 

@@ -24,6 +24,7 @@ from pretrain.data.reader import Batch, Spent
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.data.supply import ShardCounts
 from pretrain.device import settled
+from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.models import Objective, build_objective
 from pretrain.train import corpus_of, crop_rule, stream_plan, train
@@ -96,9 +97,13 @@ def train_bench(config: TrainConfig, steps: int = 60, seconds: float = 120) -> d
         WorkError: the run failed.
     """
     with distributed.joined(config.device) as team:
-        device, workers = team.device, team.workers
-    if team.world > 1:
-        raise InputError("rs-pretrain bench train: measures one process; start it without torchrun")
+        if team.world > 1:
+            raise InputError("rs-pretrain bench train: measures one process; start it without torchrun")
+        return _train_bench(config, team, steps, seconds)
+
+
+def _train_bench(config: TrainConfig, team: Team, steps: int, seconds: float) -> dict[str, Any]:
+    device, workers = team.device, team.workers if config.data.workers is None else config.data.workers
     config = settled(config, device)
     model, plan = _model_and_plan(config)
     corpus = corpus_of(config, model)
@@ -111,7 +116,7 @@ def train_bench(config: TrainConfig, steps: int = 60, seconds: float = 120) -> d
     with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
         train(given, Path(folder) / "run", _Silent(), feed=timed.feed, mark=timed.clock)
     operations, peak = multiply_adds(model).training_operations, peak_operations(device, config.precision)
-    loader = data_bench(config, [workers if config.data.workers is None else config.data.workers], min(seconds, 10))
+    loader = data_bench(config, [workers], min(seconds, 10))
     rate = timed.images / timed.elapsed
     return {
         "device": device_name(device), "encoder": config.encoder.name, "objective": config.objective.name,

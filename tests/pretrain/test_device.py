@@ -1,14 +1,16 @@
-"""What a device wants: what ``auto`` stands for, copies that are equal to plain ones, noise with the same bits."""
+"""What a device wants: what ``auto`` stands for, copies equal to plain ones, the same bits, no waiting."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from small_run import config
+from small_run import Quiet, config
 
 from pretrain.data.noise import torch_uniform, uniform
 from pretrain.device import computing, fused, mover, settled
+from pretrain.models.hog import richness
+from pretrain.train import train
 
 CPU = torch.device("cpu")
 
@@ -68,3 +70,26 @@ def test_fused_noise_has_the_bits_of_numpy():
     ids, epoch = torch.arange(257, device="cuda"), torch.full((257,), 3, device="cuda")
     ours = torch_uniform(2**62 + 5, 5, epoch, ids, 588)
     np.testing.assert_array_equal(ours.cpu().numpy(), uniform(2**62 + 5, 5, 3, np.arange(257), 588))
+
+
+@pytest.mark.cuda
+def test_compiled_richness_is_that_of_the_cpu():
+    images = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(richness(images.cuda(), 16).cpu(), richness(images, 16), rtol=1e-4)
+
+
+@pytest.mark.cuda
+def test_the_loop_waits_for_the_gpu_at_log_steps_only(make_shards, tmp_path):
+    steps = []
+
+    def mark(part):
+        steps.extend(["step"] if part == "between" else [])
+        watched = part != "optimiser" and len(steps) > 5  # kernels are chosen and memory is taken in the first
+        torch.cuda.set_sync_debug_mode("error" if watched else "default")
+
+    given = config(make_shards([9, 7]), device="cuda", compile=False, log_every=4)
+    try:
+        assert train(given, tmp_path / "run", Quiet(), mark=mark).finished
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(steps) == 12
