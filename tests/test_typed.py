@@ -56,8 +56,6 @@ NOT_TYPED = {
     r"^rs-curate COMMAND|^rs-pretrain COMMAND": "stands for every command; test_messages.py asks each for its help",
     r"^rs-pretrain evaluate suite benchmarks/": "wants weights of 2 GB that others released, and hours",
     r"^python (-m )?benchmarks": "measures for minutes to hours; the last test here runs those that need no data set",
-    r"^torchrun --nproc-per-node=2 ": "resumes with two processes, as tests/pretrain/test_train.py does",
-    r"^rs-pretrain train .*=(s3|hf)://": "of a bucket, a Hub: tests/pretrain/data/test_remote.py has servers",
     r"^torchrun --nproc-per-node=8 ": "wants eight GPUs; docs/cluster.md has the line that is typed",
 }
 """Commands that no test types, and why."""
@@ -108,7 +106,6 @@ DESK: dict[str, dict[str, str]] = {
     "docs/deduplication.md": {},
     "docs/exclusion.md": {"--out OUT": "--out corpus"},
     "docs/fetching.md": {},
-    "docs/loading.md": {"mine.yaml": "small.yaml", "--out run": "--out loaded"},
     "docs/methods/mae.md": {"RUN": "by_mae"},
     "docs/methods/scale_mae.md": {"RUN": "by_scale_mae"},
     "docs/methods/selective_mae.md": {"RUN": "by_selective_mae"},
