@@ -162,7 +162,7 @@ def _pixels(one: Draft, survey: Survey) -> Iterator[str]:
         yield from _comment(f"Red, green and blue by what the files say: {_counts(told, ' in ')}.")
     if one.unnamed:
         yield from _comment(f"Look here: {_advice(one, '').removeprefix(': ')}.")
-        yield "# bands: [4, 3, 2]"
+        yield "# bands: [RED, GREEN, BLUE]"
     if one.nodata is not None:
         yield f"nodata: {one.nodata:g}  # the lowest value of some images, which no tag declares"
     yield from _stretch(one)
