@@ -6,6 +6,7 @@ as absent, so nothing is synced.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import hashlib
 import os
@@ -48,8 +49,7 @@ class Spool:
         path = self._path(key)
         aside = path.with_name(f".{key}.{secrets.token_hex(4)}{UNFINISHED}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(hashlib.sha256(data).digest() + data)
+            self._write(aside, data)
             os.replace(aside, path)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -59,6 +59,18 @@ class Spool:
             raise
         self._used, self._added = self._used + len(data), self._added + 1
         return True
+
+    def _write(self, path: Path, data: builtins.bytes) -> None:
+        for attempt in range(2):
+            try:
+                with path.open("wb", buffering=0) as file:
+                    file.write(hashlib.sha256(data).digest())
+                    file.write(data)
+                return
+            except FileNotFoundError:
+                if attempt:
+                    raise
+                path.parent.mkdir(parents=True, exist_ok=True)
 
     def bytes(self) -> int:
         """What all files take."""

@@ -14,7 +14,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -77,6 +77,7 @@ class Transport:
     access: RemoteImagery
     slots: Path
     """Folder of the lock files."""
+    _stems: dict[str, str] = field(default_factory=dict)
 
     def pin(self, url: str) -> tuple[Pin, bytes]:
         """A file's version, and its first bytes.
@@ -154,17 +155,23 @@ class Transport:
     @contextlib.contextmanager
     def _slot(self, host: str) -> Iterator[None]:
         """Hold one of the host's lock files: any that is free, else wait for one."""
-        self.slots.mkdir(parents=True, exist_ok=True)
-        names = [self.slots / f"{quote(host, safe='')}.{number}" for number in range(self.access.connections)]
-        random.shuffle(names)
-        for name in names:
-            with name.open("a") as handle:
+        stem, count = self._stem(host), self.access.connections
+        first = random.randrange(count)
+        for number in range(first, first + count):
+            with open(f"{stem}.{number % count}", "a") as handle:  # noqa: PTH123 (a path takes longer than the lock)
                 if _locked(handle):
                     yield
                     return
-        with names[0].open("a") as handle:
+        with open(f"{stem}.{first}", "a") as handle:  # noqa: PTH123
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+    def _stem(self, host: str) -> str:
+        """How the names of a host's lock files begin."""
+        if host not in self._stems:
+            self.slots.mkdir(parents=True, exist_ok=True)
+            self._stems[host] = str(self.slots / quote(host, safe=""))
+        return self._stems[host]
 
     def _ask(self, url: str, offset: int, size: int, pin: Pin | None) -> _Answer:
         """A range; the version is told by the answer itself, since a redirect may lead to a store of other tags."""
