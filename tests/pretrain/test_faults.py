@@ -97,7 +97,7 @@ def test_killed_at_any_step_a_run_ends_with_the_same_losses(make_shards: MakeSha
     """Killed with -9 again and again, at moments that a seed draws, also while a checkpoint is written."""
     shards, out, drawn = make_shards([12, 12]), tmp_path / "torn" / "run", random.Random(5)
     out.parent.mkdir()
-    changes = {"epochs": 40, "save_every": 3, "log_every": 1}
+    changes = {"epochs": 20, "save_every": 3, "log_every": 1}
     train(config(shards, **changes), tmp_path / "whole", Quiet())
     kills = 0
     for _ in range(200):
