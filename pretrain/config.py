@@ -125,6 +125,18 @@ Place = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(va
 """A folder of this machine, or the URL of one elsewhere."""
 
 
+class AugmentConfig(Strict):
+    """How samples are mirrored and turned, on the device."""
+
+    hflip: Ratio = 0.5
+    """Share of the samples that are mirrored left to right."""
+    vflip: Ratio = 0.0
+    """Share of the samples that are mirrored top to bottom."""
+    quarter_turns: Ratio = 0.0
+    """Share of the samples that are turned by 90, 180 or 270 degrees; 0.75 makes all four orientations equally
+    frequent."""
+
+
 class DataConfig(Strict):
     """Where samples come from, and how they are cropped."""
 
@@ -137,6 +149,9 @@ class DataConfig(Strict):
     missing_shard: Literal["stop", "skip"] = "stop"
     """What becomes of a shard that cannot be had for ``retry_seconds``: the run stops with its name, or its samples
     stay with weight 0 and count as unreadable."""
+    mix: list[Annotated[int, Field(ge=1, le=1_000_000)]] = []
+    """Weights of the folders, whole numbers in their order: so many of every ``sum(mix)`` samples come from each, and a
+    sample comes again only after all others of its folder. Without it each epoch has every sample once."""
     window: int = Field(8, ge=1)
     """Shards whose samples are mixed with each other; so many are open at a time."""
     groups: int = Field(1, ge=1)
@@ -146,10 +161,13 @@ class DataConfig(Strict):
     """Least and greatest share of the image's area that a random crop covers."""
     max_upsample: float = Field(4.0, ge=1)
     """Crops are never enlarged by more; images too small for it are left out at the start."""
-    hflip: Ratio = 0.5
-    """Share of the samples that are mirrored left to right."""
-    vflip: Ratio = 0.0
-    """Share of the samples that are mirrored top to bottom."""
+    crops_per_image: int = Field(1, ge=1)
+    """Crops of each decoded image, all in one batch (repeated augmentation, Hoffer et al. 2020): a batch of G rows has
+    G / K images, and an epoch, which shows every image once, K times the steps."""
+    decode: Literal["exact", "fast"] = "exact"
+    """``exact``: JPEGs have the pixels that Pillow gives; ``fast``: they are decoded at a half, a quarter or an eighth
+    of their sides where the crop is reduced by as much, and colours are not interpolated."""
+    augment: AugmentConfig = AugmentConfig()
     gsd_missing: Literal["refuse", "drop"] | dict[str, Annotated[float, Field(gt=0)]] = "refuse"
     """For objectives that use the GSD: what becomes of samples without one. A mapping gives metres per source."""
     max_unreadable: Ratio = 0.001
@@ -168,6 +186,25 @@ class DataConfig(Strict):
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale {self.crop_scale}: expected 0 < least <= greatest <= 1")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mirrored_as_before(cls, data: Any) -> Any:
+        """Runs of earlier releases have ``hflip`` and ``vflip`` beside the other fields."""
+        if isinstance(data, dict) and (old := {name: data[name] for name in ("hflip", "vflip") if name in data}):
+            rest = {name: value for name, value in data.items() if name not in old}
+            return {**rest, "augment": {**old, **rest.get("augment", {})}}
+        return data
+
+    @model_validator(mode="after")
+    def _a_weight_per_folder(self) -> DataConfig:
+        if self.mix and len(self.mix) != len(self.folders):
+            raise ValueError(
+                f"mix has {len(self.mix)} weights for {len(self.folders)} folders of shards; give one each"
+            )
+        if self.mix and len(set(self.folders)) < len(self.folders):
+            raise ValueError("shards has a folder twice; give it once in shards and its whole weight in mix")
         return self
 
     @property
@@ -249,8 +286,12 @@ class TrainConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        if self.global_batch % self.data.groups:
-            raise ValueError(f"global_batch {self.global_batch} is not a multiple of data.groups {self.data.groups}")
+        parts = self.data.groups * self.data.crops_per_image
+        if self.global_batch % parts:
+            what = "data.groups" if self.data.crops_per_image == 1 else "data.groups * data.crops_per_image"
+            raise ValueError(f"global_batch {self.global_batch} is not a multiple of {what} {parts}")
+        if self.max_batch_per_gpu < self.data.crops_per_image:
+            raise ValueError(f"max_batch_per_gpu {self.max_batch_per_gpu} holds not even the crops of one image")
         if self.optim.warmup_epochs + (self.optim.decay_epochs or 0) > self.epochs and self.optim.decay_epochs:
             raise ValueError(
                 f"optim.warmup_epochs {self.optim.warmup_epochs:g} and optim.decay_epochs {self.optim.decay_epochs:g} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -12,14 +12,13 @@ from torch import Tensor
 from curation.base.progress import Observer
 from pretrain import distributed
 from pretrain.config import TrainConfig
-from pretrain.data.corpus import Corpus, open_corpus
-from pretrain.data.places import access_of
+from pretrain.data.corpus import Corpus
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.device import computing, settled
 from pretrain.models import Objective, build_objective
 from pretrain.schedule import build_optimizer
-from pretrain.train import announce, check_sizes, crop_rule, mask_noise, sample_rule
+from pretrain.train import announce, check_sizes, corpus_of, crop_rule, mask_noise, stream_plan
 
 _PASSES = 3
 _FEW = 8
@@ -75,11 +74,8 @@ def rehearse(config: TrainConfig, observer: Observer, processes: int = 1) -> Reh
         torch.manual_seed(config.seed)
         model = build_objective(config.objective, config.encoder).to(team.device)
         model.set_grad_checkpointing(config.grad_checkpointing)
-        corpus = open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
-        plan = StreamPlan(
-            config.seed, config.global_batch, config.max_batch_per_gpu, config.data.window, config.data.groups,
-            0, processes,
-        )  # fmt: skip
+        corpus = corpus_of(config, model)
+        plan = stream_plan(config, 0, processes)
         check_sizes(config, corpus, plan)
         announce(config, corpus, model, team.device, observer.say)
         with computing(config, team.device):
@@ -89,14 +85,13 @@ def rehearse(config: TrainConfig, observer: Observer, processes: int = 1) -> Reh
 def _measured(
     config: TrainConfig, model: Objective, corpus: Corpus, plan: StreamPlan, team: distributed.Team
 ) -> Rehearsal:
-    micro_batch = -(-len(plan.rows) // plan.micro_batches)
-    few = StreamPlan(plan.seed, plan.global_batch, micro_batch, plan.window, plan.groups, 0, plan.world)
-    if team.device.type == "cpu":
-        few = StreamPlan(plan.seed, plan.global_batch, min(micro_batch, _FEW), plan.window, plan.groups, 0, plan.world)
+    rows = len(plan.rows) * plan.crops
+    micro_batch = -(-rows // plan.micro_batches)
+    few = replace(plan, micro_batch=min(micro_batch, _FEW) if team.device.type == "cpu" else micro_batch)
     began = time.perf_counter()
     (batch,) = islice(batches(corpus, few, crop_rule(config, model), 0, 1), 1)
     read = (time.perf_counter() - began) / len(batch.images)
-    batch = batch._replace(**{name: getattr(batch, name).to(team.device) for name in batch._fields[:5]})
+    batch = batch._replace(**{name: getattr(batch, name).to(team.device) for name in batch._fields[:6]})
     kept = _kept_bytes(config, model, batch) if team.device.type == "cpu" else 0
     model.compiled(config.compile)
     optimizer = build_optimizer(model, config.optim)
@@ -104,7 +99,7 @@ def _measured(
     per_epoch = plan.steps_per_epoch(corpus)
     return Rehearsal(
         total_steps=config.epochs * per_epoch,
-        images_per_step=len(plan.rows),
+        images_per_step=rows,
         micro_batch=micro_batch,
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         kept_bytes=kept / len(batch.images),

@@ -15,8 +15,8 @@ from curation.base.locks import hold
 from curation.base.progress import Observer
 from pretrain import checkpoint, distributed
 from pretrain.config import TrainConfig
-from pretrain.data.augment import CropRule, flip
-from pretrain.data.corpus import Corpus, SampleRule, content_fingerprint, describe, open_corpus
+from pretrain.data.augment import CropRule, flip, turn
+from pretrain.data.corpus import Corpus, SampleRule, content_fingerprint, describe, describe_mix, open_corpus
 from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.places import absolute, access_of
 from pretrain.data.reader import Batch
@@ -92,10 +92,10 @@ class Pretraining(Training[Batch]):
             yield moved
 
     def _on_device(self, batch: Batch) -> Batch:
-        images, gsd, sample_id, epoch, weight = self.move(batch[:5])
-        noise = torch_uniform(self.seed, Purpose.FLIP, epoch, sample_id, 2)
-        images = flip(images, noise, self.config.data.hflip, self.config.data.vflip)
-        return Batch(images, gsd, sample_id, epoch, weight, batch.position, batch.unreadable)
+        images, gsd, sample_id, epoch, weight, crop = self.move(batch[:6])
+        noise, shares = torch_uniform(self.seed, Purpose.FLIP, epoch, sample_id, 3, crop), self.config.data.augment
+        images = turn(flip(images, noise, shares.hflip, shares.vflip), noise[:, 2], shares.quarter_turns)
+        return Batch(images, gsd, sample_id, epoch, weight, crop, batch.position, batch.unreadable)
 
     def losses(self, batch: Batch, step: int) -> Losses:
         """Of the patches that the objective asks for."""
@@ -241,13 +241,11 @@ def _prepare(
     torch.manual_seed(config.seed)  # of the weights' start
     model = build_objective(config.objective, config.encoder).to(team.device)
     model.set_grad_checkpointing(config.grad_checkpointing)
-    corpus = open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
-    plan = StreamPlan(
-        config.seed, config.global_batch, config.max_batch_per_gpu, config.data.window, config.data.groups,
-        team.rank, team.world,
-    )  # fmt: skip
+    corpus = corpus_of(config, model)
+    plan = stream_plan(config, team.rank, team.world)
     check_sizes(config, corpus, plan)
-    refuse_small_cache(corpus, plan.window, plan.groups_of(team.local_world))
+    feeds = plan.groups_of(team.local_world) * max(len(plan.mix), 1)
+    refuse_small_cache(corpus, plan.window, feeds)
     stepped = model.compiled(config.compile)
     optimizer = build_optimizer(model, config.optim, team if config.shard_optimizer else None)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)
@@ -272,6 +270,24 @@ def _pace(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> Pace:
     )  # fmt: skip
 
 
+def corpus_of(config: TrainConfig, model: Objective) -> Corpus:
+    """The shards of a run, opened.
+
+    Raises:
+        InputError: see :func:`pretrain.data.corpus.open_corpus`.
+    """
+    return open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
+
+
+def stream_plan(config: TrainConfig, rank: int = 0, world: int = 1) -> StreamPlan:
+    """Which samples one of so many processes sees when."""
+    data = config.data
+    return StreamPlan(
+        config.seed, config.global_batch, config.max_batch_per_gpu, data.window, data.groups, rank, world,
+        data.crops_per_image, tuple(data.mix),
+    )  # fmt: skip
+
+
 def sample_rule(config: TrainConfig, model: Objective) -> SampleRule:
     """Which samples a run can use."""
     return SampleRule(crop_rule(config, model).min_side, model.uses_gsd, config.data.gsd_missing)
@@ -279,7 +295,8 @@ def sample_rule(config: TrainConfig, model: Objective) -> SampleRule:
 
 def crop_rule(config: TrainConfig, model: Objective) -> CropRule:
     """The random crop of a run."""
-    return CropRule(model.crop_size, config.data.crop_scale, model.crop_ratio, config.data.max_upsample)
+    data = config.data
+    return CropRule(model.crop_size, data.crop_scale, model.crop_ratio, data.max_upsample, data.decode == "fast")
 
 
 def check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
@@ -288,18 +305,22 @@ def check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
     Raises:
         InputError: names the field.
     """
-    if config.global_batch < plan.world:
+    if plan.images < plan.world:
         raise InputError(
-            f"global_batch: {config.global_batch} is less than one image for each of {plan.world} processes; start "
-            f"{config.global_batch} at most"
+            f"global_batch: {plan.images} is less than one image for each of {plan.world} processes; start "
+            f"{plan.images} at most"
         )
     if plan.world > 1 and config.data.retry_seconds >= 60 * config.timeout_minutes:
         raise InputError(
             f"data.retry_seconds: {config.data.retry_seconds:g} is not less than timeout_minutes="
             f"{config.timeout_minutes:g}, after which the other processes give this one up; raise timeout_minutes"
         )
-    if config.data.groups > len(corpus.paths):
-        raise InputError(f"data.groups: {config.data.groups} groups cannot share {len(corpus.paths)} shards")
+    for name, shards_of in corpus.folders.items() if plan.mix else ():
+        if sum(corpus.sizes[shards_of.start : shards_of.stop]) < plan.groups:
+            raise InputError(f"data.mix: {name} has no sample for each group; leave it out of data.shards and data.mix")
+    shards = min(map(len, corpus.folders.values())) if plan.mix else len(corpus.paths)
+    if config.data.groups > shards:
+        raise InputError(f"data.groups: {config.data.groups} groups cannot share {shards} shards")
     if plan.steps_per_epoch(corpus) == 0:
         raise InputError(
             f"global_batch: {config.global_batch} is more than the {corpus.samples} samples of the data; set it lower"
@@ -318,7 +339,11 @@ def announce(
         )
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     say(f"model: {config.objective.name} on {config.encoder.name}, {millions:.1f} M parameters, {device}")
-    per_epoch, dropped = divmod(corpus.samples, config.global_batch)
+    plan = stream_plan(config)
+    per_epoch, dropped = divmod(corpus.samples, plan.images)
+    if plan.mix:
+        describe_mix(corpus, plan.mix, config.epochs * per_epoch * plan.images, say)
+        dropped = 0
     say(
         f"steps: {config.epochs * per_epoch:,} = {config.epochs} epochs of {per_epoch:,}; "
         f"last batch of each epoch: {config.last_batch} ({dropped:,} samples)"
@@ -347,4 +372,4 @@ def _restore(run: Pretraining, path: Path | None) -> int:
 
 def mask_noise(seed: int, model: Objective, batch: Batch) -> Tensor:
     """The uniform numbers of a batch's masks, (B, ``noise_size``)."""
-    return torch_uniform(seed, Purpose.MASK, batch.epoch, batch.sample_id, model.noise_size)
+    return torch_uniform(seed, Purpose.MASK, batch.epoch, batch.sample_id, model.noise_size, batch.crop)

@@ -40,11 +40,11 @@ class Resident:
         for request in requests(corpus, plan, start, stop):
             ids = torch.from_numpy(request.rows.sample_id).to(self.device)
             sizes = [self.sizes[sample] for sample in request.rows.sample_id.tolist()]
-            boxes = [crop_box(*size, rule, noise) for size, noise in zip(sizes, request.noise, strict=True)]
+            boxes = [crop_box(*size, rule, noise) for size, (noise,) in zip(sizes, request.noise, strict=True)]
             gsd, weight = torch.full((len(boxes),), torch.nan), torch.ones(len(boxes))
             epoch = torch.full((len(boxes),), request.epoch, dtype=torch.int64)
             crops = cut(self.images[ids], boxes, rule.size)
-            yield Batch(crops, gsd, ids, epoch, weight, (request.epoch, request.row), [])
+            yield Batch(crops, gsd, ids, epoch, weight, torch.zeros_like(epoch), (request.epoch, request.row), [])
 
 
 def load(corpus: Corpus, rule: CropRule) -> list[np.ndarray]:

@@ -19,14 +19,12 @@ from pretrain import distributed
 from pretrain.bench.arithmetic import multiply_adds, peak_operations
 from pretrain.bench.clock import PartsClock
 from pretrain.config import TrainConfig
-from pretrain.data.corpus import open_corpus
-from pretrain.data.places import access_of
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.device import settled
 from pretrain.errors import InputError
 from pretrain.models import Objective, build_objective
-from pretrain.train import crop_rule, sample_rule, train
+from pretrain.train import corpus_of, crop_rule, stream_plan, train
 
 PARTS = ("data", "copy", "forward", "backward", "optimiser", "between")
 """Of a step: waiting for a batch, moving and flipping it, the model twice, AdamW, and log and drawing of numbers."""
@@ -101,7 +99,7 @@ def train_bench(config: TrainConfig, steps: int = 60, seconds: float = 120) -> d
         raise InputError("rs-pretrain bench train: measures one process; start it without torchrun")
     config = settled(config, device)
     model, plan = _model_and_plan(config)
-    corpus = open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
+    corpus = corpus_of(config, model)
     per_epoch = max(1, plan.steps_per_epoch(corpus))
     long = max(config.epochs, -(-(steps + WARM_UP + 2) // per_epoch))
     given = config.model_copy(update={"epochs": long, "picture_every": 0, "save_every": 10**9})
@@ -127,8 +125,7 @@ def train_bench(config: TrainConfig, steps: int = 60, seconds: float = 120) -> d
 def _model_and_plan(config: TrainConfig) -> tuple[Objective, StreamPlan]:
     with torch.device("meta"):
         model = build_objective(config.objective, config.encoder)
-    data = config.data
-    return model, StreamPlan(config.seed, config.global_batch, config.max_batch_per_gpu, data.window, data.groups)
+    return model, stream_plan(config)
 
 
 def _shares(took: list[tuple[str, float]]) -> dict[str, float]:
@@ -148,7 +145,7 @@ def data_bench(config: TrainConfig, workers: Sequence[int], seconds: float = 20)
         A row for each: ``workers``, ``images_per_second``, ``images``, ``seconds``.
     """
     model, plan = _model_and_plan(config)
-    corpus = open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
+    corpus = corpus_of(config, model)
     rule = crop_rule(config, model)
     rows = []
     for count in workers:

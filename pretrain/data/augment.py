@@ -30,6 +30,8 @@ class CropRule(NamedTuple):
     """Least and greatest width over height."""
     max_upsample: float
     """No crop is enlarged by more."""
+    fast: bool = False
+    """Whether JPEGs are decoded at a lower resolution where the crop is reduced all the same."""
 
     @property
     def min_side(self) -> int:
@@ -44,6 +46,14 @@ class Box(NamedTuple):
     top: int
     width: int
     height: int
+
+    def on(self, across: float, down: float) -> Box:
+        """The box on an image whose sides were reduced by these factors."""
+        if across == down == 1:
+            return self
+        left, top = round(self.left * across), round(self.top * down)
+        right, bottom = round((self.left + self.width) * across), round((self.top + self.height) * down)
+        return Box(left, top, max(right - left, 1), max(bottom - top, 1))
 
 
 def crop_box(width: int, height: int, rule: CropRule, noise: npt.NDArray[np.float32]) -> Box:
@@ -105,7 +115,7 @@ def flip(images: Tensor, noise: Tensor, hflip: float, vflip: float) -> Tensor:
 
     Args:
         images: (B, 3, H, W).
-        noise: (B, 2) uniform; the first column is for left-right, the second for top-bottom.
+        noise: (B, 2 or more) uniform; the first column is for left-right, the second for top-bottom.
         hflip: share mirrored left to right.
         vflip: share mirrored top to bottom.
     """
@@ -113,4 +123,19 @@ def flip(images: Tensor, noise: Tensor, hflip: float, vflip: float) -> Tensor:
         if share > 0:
             chosen = (noise[:, column] < share)[:, None, None, None]
             images = torch.where(chosen, images.flip(axis), images)
+    return images
+
+
+def turn(images: Tensor, noise: Tensor, share: float) -> Tensor:
+    """Turn samples by one, two or three quarters, as ``torch.rot90`` does, each as often as the others.
+
+    Args:
+        images: (B, 3, S, S).
+        noise: (B,) uniform; those below ``share`` are turned.
+        share: of the samples; 0.75 makes all four orientations equally frequent.
+    """
+    if share > 0:
+        quarters = torch.where(noise < share, 1 + (3 / share * noise).long().clamp(max=2), 0)[:, None, None, None]
+        for number in (1, 2, 3):
+            images = torch.where(quarters == number, images.rot90(number, (2, 3)), images)
     return images

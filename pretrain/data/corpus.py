@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from curation.base.arrays import Flags, Floats
 from curation.shards.format import INDEX, INDEX_FILE, open_index, read_checksums
 from pretrain.data.cache import Want
+from pretrain.data.order import mixed_counts
 from pretrain.data.places import HERE, Access, localised, wanted
 from pretrain.errors import InputError
 
@@ -255,3 +256,10 @@ def describe(corpus: Corpus, say: Say) -> None:
     for reason, counts in corpus.left_out.items():
         told = ", ".join(f"{source} {count:,}" for source, count in sorted(counts.items()))
         say(f"left out, {reason}: {told}")
+
+
+def describe_mix(corpus: Corpus, mix: Sequence[int], images: int, say: Say) -> None:
+    """Tell how often a training of so many images goes over each folder of a mixture."""
+    for (name, shards), weight, count in zip(corpus.folders.items(), mix, mixed_counts(mix, images), strict=True):
+        samples = sum(corpus.sizes[shards.start : shards.stop])
+        say(f"mix: {weight / sum(mix):6.1%} from {name}: {count / samples:.2f} passes over {samples:,} samples")

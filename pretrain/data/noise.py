@@ -55,7 +55,7 @@ def bits(seed: int, purpose: int, *words: npt.ArrayLike, n: int) -> Words:
 def uniform(
     seed: int, purpose: int, epoch: npt.ArrayLike, sample_id: npt.ArrayLike, n: int, crop: npt.ArrayLike = 0
 ) -> npt.NDArray[np.float32]:
-    """Uniform numbers in [0, 1), (B, n) float32 of 24 bits each.
+    """Uniform numbers in [0, 1), (B, n) float32 of 24 bits each; ``epoch``, ``sample_id`` and ``crop`` may broadcast.
 
     Args:
         seed: of the run, non-negative.
@@ -74,7 +74,7 @@ def drawn_permutation(seed: int, purpose: int, *words: int, n: int) -> npt.NDArr
     return np.argsort(bits(seed, purpose, *words, n=n), kind="stable")
 
 
-def torch_uniform(seed: int, purpose: int, epoch: Tensor, sample_id: Tensor, n: int, crop: int = 0) -> Tensor:
+def torch_uniform(seed: int, purpose: int, epoch: Tensor, sample_id: Tensor, n: int, crop: int | Tensor = 0) -> Tensor:
     """:func:`uniform` on the device of ``sample_id``, bit for bit.
 
     Args:
@@ -83,12 +83,12 @@ def torch_uniform(seed: int, purpose: int, epoch: Tensor, sample_id: Tensor, n: 
         epoch: (B,) int64.
         sample_id: (B,) int64.
         n: numbers per sample.
-        crop: number of the crop.
+        crop: number of the crop; (B,) or one for all.
     """
     return fused(_drawn, sample_id)(seed, int(purpose), epoch, sample_id, n, crop)
 
 
-def _drawn(seed: int, purpose: int, epoch: Tensor, sample_id: Tensor, n: int, crop: int) -> Tensor:
+def _drawn(seed: int, purpose: int, epoch: Tensor, sample_id: Tensor, n: int, crop: int | Tensor) -> Tensor:
     key = torch.zeros_like(sample_id)
     for word in (seed, purpose, epoch, sample_id, crop):
         key = _torch_mix((key ^ word) + _signed(GAMMA))

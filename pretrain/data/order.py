@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -75,11 +76,44 @@ def epoch_order(
         yield ShardWindow(shards, rows, (seed, epoch, group, start))
 
 
+def mixed_counts(weights: Sequence[int], rows: int) -> list[int]:
+    """How many of the first ``rows`` rows of a mixture come from each folder.
+
+    The ``j``-th sample of a folder of weight ``w`` is due at ``(2j + 1) / w``, and rows follow in the order in which
+    they are due, of equal ones the first folder's first: Sainte-Laguë's method of dealing seats, so that at every row
+    each folder has its share as closely as whole numbers allow.
+
+    Args:
+        weights: of the folders, whole numbers from 1.
+        rows: from the start of the training.
+    """
+    total, before = sum(weights), max(rows - (len(weights) + 1) // 2, 0)
+    counts = [(2 * before * weight + total) // (2 * total) for weight in weights]  # due until then; no more than rows
+    while sum(counts) < rows:
+        due = [Fraction(2 * count + 1, weight) for count, weight in zip(counts, weights, strict=True)]
+        counts[due.index(min(due))] += 1
+    return counts
+
+
+def mixed_rows(weights: Sequence[int], start: int, stop: int) -> tuple[Ints, Ints]:
+    """The folder of each of the rows ``start`` to ``stop`` of a mixture, and which of the folder's samples it is."""
+    low, high = mixed_counts(weights, start), mixed_counts(weights, stop)
+    folder = np.repeat(np.arange(len(weights)), np.subtract(high, low))
+    sample = np.concatenate([np.arange(*bounds) for bounds in zip(low, high, strict=True)])
+    weight = np.asarray(weights, np.int64)[folder]
+    due = (
+        (2 * sample + 1) * sum(weights) - 2 * start * weight
+    ) / weight  # whole numbers, small again before they divide
+    order = np.lexsort((folder, due))
+    return folder[order], sample[order]
+
+
 def steps_per_epoch(shard_sizes: Sequence[int], global_batch: int) -> int:
     """Whole global batches in an epoch; the last, smaller one is dropped.
 
     Groups lose nothing more: each has ``total // groups`` samples at least and gives ``global_batch // groups`` to a
-    batch, and the quotient of these is that of ``total`` and ``global_batch``.
+    batch, and the quotient of these is that of ``total`` and ``global_batch``. Where folders are mixed, nothing is
+    dropped: an epoch is so many steps, and the passes over the folders run on.
     """
     return int(sum(shard_sizes)) // global_batch
 

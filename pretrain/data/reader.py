@@ -8,11 +8,13 @@ back, and the main process waits for the shard.
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from pretrain.data.augment import CropRule, crop_and_resize, crop_box, gsd_after
+from pretrain.data.augment import Box, CropRule, crop_and_resize, crop_box, gsd_after
 from pretrain.data.corpus import SampleRows
 from pretrain.errors import UnreadableImage
 
@@ -31,18 +33,18 @@ _OPEN_FILES = 64
 
 
 class Request(NamedTuple):
-    """Rows of one micro-batch; arrays of equal length."""
+    """Images of one micro-batch; arrays of equal length."""
 
     epoch: int
     row: int
-    """First row of the *global* batch in the epoch's order; with ``epoch`` the position."""
+    """First image of the *global* batch in the epoch's order; with ``epoch`` the position."""
     rows: SampleRows
     noise: npt.NDArray[np.float32]
-    """(B, augment.NOISE_SIZE)."""
+    """(B, K, augment.NOISE_SIZE): of K crops of each image."""
 
 
 class Batch(NamedTuple):
-    """One micro-batch."""
+    """One micro-batch: B rows, of which K in succession are crops of one image."""
 
     images: Tensor
     """(B, 3, S, S) uint8."""
@@ -51,11 +53,13 @@ class Batch(NamedTuple):
     sample_id: Tensor
     """(B,) int64."""
     epoch: Tensor
-    """(B,) int64."""
+    """(B,) int64: where folders are mixed, the pass over the sample's folder."""
     weight: Tensor
     """(B,) float32; 0 for a sample that could not be read."""
+    crop: Tensor
+    """(B,) int64: number of the crop among those of its image."""
     position: tuple[int, int]
-    """(epoch, row) of the global batch's first row."""
+    """(epoch, row) of the global batch's first image."""
     unreadable: list[tuple[int, str]]
     """(sample id, reason)."""
 
@@ -89,29 +93,33 @@ class ShardReader:
         Raises:
             OSError: a shard cannot be read; names it.
         """
-        count, side = len(request.rows.sample_id), self.rule.size
-        images = torch.zeros((count, 3, side, side), dtype=torch.uint8)
-        gsd = torch.full((count,), float("nan"))
+        count, crops = request.noise.shape[:2]
+        images = torch.zeros((count, crops, 3, self.rule.size, self.rule.size), dtype=torch.uint8)
+        gsd = torch.full((count, crops), float("nan"))
         weight = torch.ones(count)
         unreadable = []
         for row in range(count):
             try:
-                images[row], gsd[row] = self._sample(request, row)
+                self._sample(request, row, images[row], gsd[row])
             except UnreadableImage as error:
                 weight[row], gsd[row] = 0, 1.0  # a NaN here would reach the gradients in spite of the weight
                 unreadable.append((int(request.rows.sample_id[row]), str(error)))
-        ids = torch.from_numpy(request.rows.sample_id)
-        epoch = torch.from_numpy(request.rows.epoch)
-        return Batch(images, gsd, ids, epoch, weight, (request.epoch, request.row), unreadable)
+        columns = [torch.from_numpy(request.rows.sample_id), torch.from_numpy(request.rows.epoch), weight]
+        ids, epoch, weight = (column.repeat_interleave(crops) for column in columns)
+        crop = torch.arange(crops).repeat(count)
+        position = request.epoch, request.row
+        return Batch(images.flatten(0, 1), gsd.flatten(), ids, epoch, weight, crop, position, unreadable)
 
-    def _sample(self, request: Request, row: int) -> tuple[Tensor, float]:
+    def _sample(self, request: Request, row: int, images: Tensor, gsd: Tensor) -> None:
+        """Fill in the crops of an image: ``images`` (K, 3, S, S) and ``gsd`` (K,)."""
         shard, offset = int(request.rows.shard[row]), int(request.rows.offset[row])
         try:
-            rgb = decode(self.read(shard, offset, int(request.rows.size[row])))
+            data = self.read(shard, offset, int(request.rows.size[row]))
+            for crop, (image, box) in enumerate(crops_of(data, self.rule, request.noise[row])):
+                images[crop] = image
+                gsd[crop] = gsd_after(float(request.rows.gsd_m[row]), box, self.rule.size)
         except UnreadableImage as error:
             raise UnreadableImage(f"{self.names[shard]} at byte {offset}: {error}") from None
-        box = crop_box(rgb.shape[1], rgb.shape[0], self.rule, request.noise[row])
-        return crop_and_resize(rgb, box, self.rule.size), gsd_after(float(request.rows.gsd_m[row]), box, self.rule.size)
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
         """Bytes of a member.
@@ -149,35 +157,74 @@ class ShardReader:
                 os.close(self._open.pop(shard))
 
 
+def crops_of(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Iterator[tuple[Tensor, Box]]:
+    """Decode an image once and yield its crops, (3, S, S) uint8, each with its place in the whole image.
+
+    Args:
+        data: the file's bytes.
+        rule: what the crops may be.
+        noise: (K, NOISE_SIZE).
+
+    Raises:
+        UnreadableImage: it cannot be decoded.
+    """
+    reducible = rule.fast and data[:2] == _JPEG
+    rgb = None if reducible else decode(data)
+    height, width = _jpeg_shape(data) if rgb is None else rgb.shape[:2]
+    boxes = [crop_box(width, height, rule, numbers) for numbers in noise]
+    if rgb is None:
+        share = max(rule.size / min(box.width, box.height) for box in boxes)
+        rgb = decode(data, share=min(share, 1.0))
+    for box in boxes:
+        on = box.on(rgb.shape[1] / width, rgb.shape[0] / height)
+        yield crop_and_resize(rgb, on, rule.size), box
+
+
+_JPEG = b"\xff\xd8"
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 EVALUATION_FORMATS = (*SHARD_FORMATS, "TIFF", "BMP")
 """Benchmarks are folders of files as their authors made them."""
 
 
-def decode(data: bytes, formats: tuple[str, ...] = SHARD_FORMATS) -> npt.NDArray[np.uint8]:
+def decode(data: bytes, formats: tuple[str, ...] = SHARD_FORMATS, share: float | None = None) -> npt.NDArray[np.uint8]:
     """Decode an image to (H, W, 3) uint8.
 
     Args:
         data: the file's bytes.
         formats: Pillow's names of the formats that are tried.
+        share: decode a JPEG fast, at the least of 1, 1/2, 3/8, 1/4 and 1/8 of its sides that is this share or more; its
+            pixels are not Pillow's then. Other formats are decoded whole.
 
     Raises:
         UnreadableImage: damaged, cut short, of another format, or larger than ``MAX_PIXELS``.
     """
     try:
-        return _decode_jpeg(data) if data[:2] == b"\xff\xd8" else _decode_any(data, formats)
+        return _decode_jpeg(data, share) if data[:2] == _JPEG else _decode_any(data, formats)
     except UnidentifiedImageError:  # whose words name an address in memory
         raise UnreadableImage(f"not an image of a format that is read ({', '.join(formats)})") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"cannot be decoded ({error})") from None
 
 
-def _decode_jpeg(data: bytes) -> npt.NDArray[np.uint8]:
+def _jpeg_shape(data: bytes) -> tuple[int, int]:
+    """Height and width from the header."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise UnreadableImage(f"cannot be decoded ({error})") from None
+    return height, width
+
+
+def _decode_jpeg(data: bytes, share: float | None) -> npt.NDArray[np.uint8]:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width, height)
     if colours not in ("YCbCr", "Gray", "RGB"):  # libjpeg-turbo does not turn CMYK into RGB
         return _decode_any(data, SHARD_FORMATS)
-    rgb: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    faster: dict[str, Any] = {}
+    if share is not None:  # shares other than those of min_factor 2 have no vector code
+        least = {"min_height": math.ceil(height * share), "min_width": math.ceil(width * share)}
+        faster = {**least, "min_factor": 2, "fastupsample": True}
+    rgb: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", **faster)
     return rgb
 
 

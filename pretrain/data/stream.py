@@ -20,7 +20,15 @@ from torch.utils.data import DataLoader
 from pretrain.data.augment import NOISE_SIZE, CropRule
 from pretrain.data.corpus import Corpus, SampleRows, join
 from pretrain.data.noise import Purpose, uniform
-from pretrain.data.order import ShardWindow, epoch_order, group_rows, rank_rows, steps_per_epoch
+from pretrain.data.order import (
+    ShardWindow,
+    epoch_order,
+    group_rows,
+    mixed_counts,
+    mixed_rows,
+    rank_rows,
+    steps_per_epoch,
+)
 from pretrain.data.places import Access
 from pretrain.data.reader import Batch, Request, ShardReader
 from pretrain.data.supply import Supply, supplied
@@ -36,42 +44,56 @@ class StreamPlan:
     seed: int
     global_batch: int
     micro_batch: int
-    """Greatest number of samples that a rank takes at once."""
+    """Greatest number of crops that a rank takes at once."""
     window: int = 8
     groups: int = 1
     rank: int = 0
     world: int = 1
+    crops: int = 1
+    """Of each image, one after the other in the batch."""
+    mix: tuple[int, ...] = ()
+    """Weights of the corpus's folders; none: all samples of all folders once in each epoch."""
+
+    @property
+    def images(self) -> int:
+        """Images of a global batch."""
+        return self.global_batch // self.crops
+
+    @property
+    def part(self) -> int:
+        """Images that each group gives to a global batch."""
+        return self.images // self.groups
 
     @property
     def rows(self) -> range:
-        """This rank's rows of each global batch."""
-        return rank_rows(self.global_batch, self.rank, self.world)
+        """This rank's images of each global batch."""
+        return rank_rows(self.images, self.rank, self.world)
 
     @property
     def micro_batches(self) -> int:
         """Micro-batches per step on this rank."""
-        return -(-len(self.rows) // self.micro_batch)
+        return -(-len(self.rows) // max(self.micro_batch // self.crops, 1))
 
     def groups_of(self, local_world: int) -> int:
         """How many groups the processes of this rank's machine read."""
         first = self.rank // local_world * local_world
-        ranks = [rank_rows(self.global_batch, rank, self.world) for rank in range(first, first + local_world)]
-        return len({group for rows in ranks for group, _ in group_rows(rows, self.global_batch, self.groups)})
+        ranks = [rank_rows(self.images, rank, self.world) for rank in range(first, first + local_world)]
+        return len({group for rows in ranks for group, _ in group_rows(rows, self.images, self.groups)})
 
     def steps_per_epoch(self, corpus: Corpus) -> int:
         """Steps that one epoch of this corpus has."""
-        return steps_per_epoch(corpus.sizes, self.global_batch)
+        return steps_per_epoch(corpus.sizes, self.images)
 
 
 class _Feed:
-    """One group's rows of all epochs, taken in ascending order; holds the rows of one window at a time.
+    """One group's rows of a folder, or of all, taken in ascending order; holds the rows of one window at a time.
 
-    Rows are counted over epochs, each of which has ``length``.
+    Rows are counted over all passes, each of which has ``length``.
     """
 
-    def __init__(self, corpus: Corpus, plan: StreamPlan, group: int, supply: Supply) -> None:
-        self.corpus, self.plan, self.group, self.supply = corpus, plan, group, supply
-        total = corpus.samples
+    def __init__(self, corpus: Corpus, plan: StreamPlan, group: int, shards: range, supply: Supply) -> None:
+        self.corpus, self.plan, self.group, self.shards, self.supply = corpus, plan, group, shards, supply
+        total = sum(corpus.sizes[shards.start : shards.stop])
         self.length = total * (group + 1) // plan.groups - total * group // plan.groups
         self.coming: Iterator[tuple[int, ShardWindow]] = iter(())
         self.next: tuple[int, ShardWindow] | None = None
@@ -97,9 +119,9 @@ class _Feed:
         self.next, self.stop = next(self.coming), epoch * self.length
 
     def _windows(self, first: int) -> Iterator[tuple[int, ShardWindow]]:
-        plan = self.plan
+        plan, sizes = self.plan, self.corpus.sizes[self.shards.start : self.shards.stop]
         for epoch in count(first):
-            for window in epoch_order(self.corpus.sizes, plan.seed, epoch, plan.window, plan.groups, self.group):
+            for window in epoch_order(sizes, plan.seed, epoch, plan.window, plan.groups, self.group):
                 yield epoch, window
 
     def _advance(self) -> None:
@@ -111,16 +133,50 @@ class _Feed:
     def _rows(self, end: int) -> SampleRows:
         if self.held is None:
             assert self.next is not None
-            soon = self.next[1].shards.tolist() if self.stop < end else []
-            self.supply.enter(self.group, self.window.shards.tolist(), soon)
+            here, soon = ((self.shards.start + window.shards).tolist() for window in (self.window, self.next[1]))
+            self.supply.enter((self.group, self.shards.start), here, soon if self.stop < end else [])
             seconds = self.corpus.access.retry_seconds
-            shards = [patiently(partial(self._shard, int(shard)), seconds) for shard in self.window.shards]
+            shards = [patiently(partial(self._shard, shard), seconds) for shard in here]
             self.held = join(shards).at(self.window.permutation)
         return self.held
 
     def _shard(self, shard: int) -> SampleRows:
         rows = self.corpus.rows(shard, self.epoch)
         return rows._replace(size=np.zeros_like(rows.size)) if shard in self.supply.missing else rows
+
+
+class _Group:
+    """What one group gives to each global batch."""
+
+    def __init__(self, corpus: Corpus, plan: StreamPlan, group: int, stop: int, supply: Supply) -> None:
+        self.plan, self.per_epoch, self.last = plan, plan.steps_per_epoch(corpus), stop - 1
+        folders = corpus.folders.values() if plan.mix else [range(len(corpus.sizes))]
+        self.feeds = [_Feed(corpus, plan, group, shards, supply) for shards in folders]
+
+    def take(self, step: int, rows: range) -> SampleRows:
+        """Of a step's part of this group the given rows."""
+        return self._mixed(step, rows) if self.plan.mix else self._plain(step, rows)
+
+    def _plain(self, step: int, rows: range) -> SampleRows:
+        first = self._first(step)
+        end = self._first(self.last) + self.plan.part
+        return self.feeds[0].take(first + rows.start, first + rows.stop, end)
+
+    def _first(self, step: int) -> int:
+        epoch, base = divmod(step, self.per_epoch)
+        return epoch * self.feeds[0].length + base * self.plan.part
+
+    def _mixed(self, step: int, rows: range) -> SampleRows:
+        mix, part = self.plan.mix, self.plan.part
+        ends = mixed_counts(mix, (self.last + 1) * part)
+        folder, sample = (column[rows.start : rows.stop] for column in mixed_rows(mix, step * part, (step + 1) * part))
+        taken = [
+            self.feeds[number].take(int(mine[0]), int(mine[-1]) + 1, ends[number])
+            for number in range(len(mix))
+            if len(mine := sample[folder == number])
+        ]
+        back = np.argsort(np.argsort(folder, kind="stable"))
+        return join(taken).at(back)
 
 
 def requests(
@@ -136,17 +192,12 @@ def requests(
         supply: told what is about to be read, and of every request.
     """
     supply, per_epoch = supply or Supply(corpus), plan.steps_per_epoch(corpus)
-    cut = group_rows(plan.rows, plan.global_batch, plan.groups)
-    part = plan.global_batch // plan.groups
-    feeds = [_Feed(corpus, plan, group, supply) for group, _ in cut]
+    cut = group_rows(plan.rows, plan.images, plan.groups)
+    groups = [(_Group(corpus, plan, group, stop, supply), rows) for group, rows in cut]
     for step in range(start, stop):
         epoch, base = divmod(step, per_epoch)
-        taken = []
-        for feed, (_, rows) in zip(feeds, cut, strict=True):
-            first = epoch * feed.length + base * part
-            end = (stop - 1) // per_epoch * feed.length + ((stop - 1) % per_epoch + 1) * part
-            taken.append(feed.take(first + rows.start, first + rows.stop, end))
-        for request in _micro(join(taken), plan, epoch, base * plan.global_batch):
+        taken = join([group.take(step, rows) for group, rows in groups])
+        for request in _micro(taken, plan, epoch, base * plan.images):
             supply.sent(np.unique(request.rows.shard).tolist())
             yield request
 
@@ -155,7 +206,8 @@ def _micro(rows: SampleRows, plan: StreamPlan, epoch: int, first: int) -> Iterat
     total, number = len(rows.sample_id), plan.micro_batches
     for part in range(number):
         cut = rows.at(slice(part * total // number, (part + 1) * total // number))
-        noise = uniform(plan.seed, Purpose.CROP, cut.epoch, cut.sample_id, NOISE_SIZE)
+        ids, crop = cut.sample_id[:, None], np.arange(plan.crops)
+        noise = uniform(plan.seed, Purpose.CROP, cut.epoch[:, None], ids, NOISE_SIZE, crop)
         yield Request(epoch, first, cut, noise)
 
 

@@ -159,11 +159,11 @@ def test_where_it_runs_what_it_logs_and_what_it_bears_may_change(field: str) -> 
 
 def test_a_field_that_is_new_since_the_checkpoint_has_its_default() -> None:
     old = state(1)
-    del old.config["data"]["vflip"]
+    del old.config["data"]["augment"]["vflip"]
     del old.config["optim"]["clip_grad"]
     refuse_changes(old, config(), "data-1", Path("run"))
-    with pytest.raises(InputError, match=r"\(data.vflip: 0.0 -> 0.5\); restore"):
-        refuse_changes(old, changed("data.vflip", 0.5), "data-1", Path("run"))
+    with pytest.raises(InputError, match=r"\(data.augment.vflip: 0.0 -> 0.5\); restore"):
+        refuse_changes(old, changed("data.augment.vflip", 0.5), "data-1", Path("run"))
 
 
 def test_a_field_that_is_gone_since_the_checkpoint_is_named() -> None:

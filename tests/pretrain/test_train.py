@@ -47,8 +47,8 @@ def test_a_finished_run_is_left_alone(make_shards: MakeShards, tmp_path: Path) -
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"} == before
     with pytest.raises(InputError, match=r"unfinished run \(step 2 of 4\); add --resume"):
         train(config(shards, epochs=2), out, Quiet())
-    with pytest.raises(InputError, match="data.vflip: 0.0 -> 1.0"):
-        train(config(shards, epochs=1, data={"vflip": 1}), out, Quiet(), resume=True)
+    with pytest.raises(InputError, match="data.augment.vflip: 0.0 -> 1.0"):
+        train(config(shards, epochs=1, data={"augment": {"vflip": 1}}), out, Quiet(), resume=True)
     with pytest.raises(InputError, match="data.shards holds other data"):
         train(config(make_shards([9], name="other"), epochs=1), out, Quiet())
 
