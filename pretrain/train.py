@@ -20,8 +20,9 @@ from pretrain.data.corpus import Corpus, SampleRule, content_fingerprint, descri
 from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.places import absolute, access_of
 from pretrain.data.reader import Batch
+from pretrain.data.shared_memory import refuse_little_shared_memory
 from pretrain.data.stream import StreamPlan, batches
-from pretrain.data.supply import refuse_small_cache
+from pretrain.data.supply import ShardCounts, refuse_small_cache
 from pretrain.device import Mover, computing, mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
@@ -71,6 +72,7 @@ class Pretraining(Training[Batch]):
     told: Mark
     value: Worth | None
     tracked: Tracked = field(default_factory=Tracked)
+    counts: ShardCounts = field(default_factory=ShardCounts)
 
     def mark(self, part: str) -> None:
         """Passed on."""
@@ -82,7 +84,7 @@ class Pretraining(Training[Batch]):
         workers = team.workers if config.data.workers is None else config.data.workers
         stream = self.source(
             self.corpus, self.plan, crop_rule(config, self.model), start, self.pace.total_steps,
-            workers, config.data.prefetch, pin=team.device.type == "cuda",
+            workers, config.data.prefetch, pin=team.device.type == "cuda", counts=self.counts,
         )  # fmt: skip
         for batch in stream:
             self.mark("data")
@@ -122,8 +124,9 @@ class Pretraining(Training[Batch]):
         self.model.enter(step / self.pace.total_steps)
 
     def facts(self) -> dict[str, Any]:
-        """How many samples could not be read."""
-        return {"unreadable": self.unreadable.count(self.team)}
+        """How many samples could not be read, and how many shards from elsewhere had come before they were needed."""
+        told: dict[str, Any] = {"unreadable": self.unreadable.count(self.team)}
+        return told | ({"cache_hits": round(self.counts.hits, 4)} if self.counts.entered else {})
 
     def worth(self) -> Worth | None:
         """What the speed is compared with."""
@@ -246,6 +249,8 @@ def _prepare(
     check_sizes(config, corpus, plan)
     feeds = plan.groups_of(team.local_world) * max(len(plan.mix), 1)
     refuse_small_cache(corpus, plan.window, feeds)
+    workers = team.workers if config.data.workers is None else config.data.workers
+    refuse_little_shared_memory(plan, model.crop_size, workers * team.local_world, config.data.prefetch)
     stepped = model.compiled(config.compile)
     optimizer = build_optimizer(model, config.optim, team if config.shard_optimizer else None)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from curation.base.progress import Progress
@@ -19,8 +20,9 @@ from pretrain import distributed
 from pretrain.bench.arithmetic import multiply_adds, peak_operations
 from pretrain.bench.clock import PartsClock
 from pretrain.config import TrainConfig
-from pretrain.data.reader import Batch
+from pretrain.data.reader import Batch, Spent
 from pretrain.data.stream import StreamPlan, batches
+from pretrain.data.supply import ShardCounts
 from pretrain.device import settled
 from pretrain.errors import InputError
 from pretrain.models import Objective, build_objective
@@ -142,21 +144,29 @@ def data_bench(config: TrainConfig, workers: Sequence[int], seconds: float = 20)
         seconds: for each of them.
 
     Returns:
-        A row for each: ``workers``, ``images_per_second``, ``images``, ``seconds``.
+        A row for each: ``workers``, ``images_per_second``, ``images``, ``seconds``; shares of the workers' time:
+        ``read``, ``decode``, ``crop``; ``cache_hits``, the share of shards that were there before they were needed, and
+        ``waited``, the seconds for the others.
     """
     model, plan = _model_and_plan(config)
     corpus = corpus_of(config, model)
     rule = crop_rule(config, model)
     rows = []
     for count in workers:
-        stream = batches(corpus, plan, rule, 0, 10**6, count, config.data.prefetch)
+        counts = ShardCounts()
+        stream = batches(corpus, plan, rule, 0, 10**6, count, config.data.prefetch, counts=counts)
         for _ in range(count * config.data.prefetch + 1):  # what was prepared while the processes started
             next(stream)
-        start, images = time.perf_counter(), 0
+        start, images, spent = time.perf_counter(), 0, np.zeros(3)
         while time.perf_counter() - start < seconds:
-            images += len(next(stream).images)
+            batch = next(stream)
+            images += len(batch.images)
+            spent += batch.spent
         took = time.perf_counter() - start
-        rows.append({"workers": count, "images_per_second": images / took, "images": images, "seconds": took})
+        stream.close()
+        row = {"workers": count, "images_per_second": images / took, "images": images, "seconds": took}
+        shares = dict(zip(Spent._fields, (spent / max(spent.sum(), 1e-9)).tolist(), strict=True))
+        rows.append(row | shares | {"cache_hits": counts.hits, "waited": counts.waited})
     return rows
 
 
@@ -186,10 +196,11 @@ def format_train(row: dict[str, Any]) -> str:
 
 def format_data(rows: Iterable[dict[str, float]]) -> str:
     """Rows of :func:`data_bench` as a Markdown table."""
-    lines = ["| workers | images/s | images/s and worker |", "|---|---|---|"]
+    lines = ["| workers | images/s | images/s and worker | read | decode | crop | cache hits |", "|---" * 7 + "|"]
     for row in rows:
         each = row["images_per_second"] / max(row["workers"], 1)
-        lines.append(f"| {row['workers']:.0f} | {row['images_per_second']:.0f} | {each:.0f} |")
+        shares = " | ".join(f"{row[name]:.1%}" for name in (*Spent._fields, "cache_hits"))
+        lines.append(f"| {row['workers']:.0f} | {row['images_per_second']:.0f} | {each:.0f} | {shares} |")
     return "\n".join(lines)
 
 

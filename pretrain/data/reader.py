@@ -11,9 +11,9 @@ import io
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +43,14 @@ class Request(NamedTuple):
     """(B, K, augment.NOISE_SIZE): of K crops of each image."""
 
 
+class Spent(NamedTuple):
+    """Seconds of a worker."""
+
+    read: float = 0.0
+    decode: float = 0.0
+    crop: float = 0.0
+
+
 class Batch(NamedTuple):
     """One micro-batch: B rows, of which K in succession are crops of one image."""
 
@@ -62,6 +70,8 @@ class Batch(NamedTuple):
     """(epoch, row) of the global batch's first image."""
     unreadable: list[tuple[int, str]]
     """(sample id, reason)."""
+    spent: Spent = Spent()
+    """Where the worker's time went."""
 
 
 class ShardReader:
@@ -97,10 +107,10 @@ class ShardReader:
         images = torch.zeros((count, crops, 3, self.rule.size, self.rule.size), dtype=torch.uint8)
         gsd = torch.full((count, crops), float("nan"))
         weight = torch.ones(count)
-        unreadable = []
+        unreadable, spent = [], [0.0, 0.0, 0.0]
         for row in range(count):
             try:
-                self._sample(request, row, images[row], gsd[row])
+                self._sample(request, row, images[row], gsd[row], spent)
             except UnreadableImage as error:
                 weight[row], gsd[row] = 0, 1.0  # a NaN here would reach the gradients in spite of the weight
                 unreadable.append((int(request.rows.sample_id[row]), str(error)))
@@ -108,16 +118,22 @@ class ShardReader:
         ids, epoch, weight = (column.repeat_interleave(crops) for column in columns)
         crop = torch.arange(crops).repeat(count)
         position = request.epoch, request.row
-        return Batch(images.flatten(0, 1), gsd.flatten(), ids, epoch, weight, crop, position, unreadable)
+        return Batch(images.flatten(0, 1), gsd.flatten(), ids, epoch, weight, crop, position, unreadable, Spent(*spent))
 
-    def _sample(self, request: Request, row: int, images: Tensor, gsd: Tensor) -> None:
-        """Fill in the crops of an image: ``images`` (K, 3, S, S) and ``gsd`` (K,)."""
+    def _sample(self, request: Request, row: int, images: Tensor, gsd: Tensor, spent: list[float]) -> None:
+        """Fill in the crops of an image, ``images`` (K, 3, S, S) and ``gsd`` (K,), and add to ``spent``."""
         shard, offset = int(request.rows.shard[row]), int(request.rows.offset[row])
         try:
+            began = perf_counter()
             data = self.read(shard, offset, int(request.rows.size[row]))
-            for crop, (image, box) in enumerate(crops_of(data, self.rule, request.noise[row])):
-                images[crop] = image
+            read = perf_counter()
+            opened = open_for(data, self.rule, request.noise[row])
+            decoded = perf_counter()
+            for crop, box in enumerate(opened.boxes):
+                images[crop] = opened.crop(box, self.rule.size)
                 gsd[crop] = gsd_after(float(request.rows.gsd_m[row]), box, self.rule.size)
+            for part, seconds in enumerate((read - began, decoded - read, perf_counter() - decoded)):
+                spent[part] += seconds
         except UnreadableImage as error:
             raise UnreadableImage(f"{self.names[shard]} at byte {offset}: {error}") from None
 
@@ -157,8 +173,24 @@ class ShardReader:
                 os.close(self._open.pop(shard))
 
 
-def crops_of(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Iterator[tuple[Tensor, Box]]:
-    """Decode an image once and yield its crops, (3, S, S) uint8, each with its place in the whole image.
+class Opened(NamedTuple):
+    """An image, decoded for its crops."""
+
+    rgb: npt.NDArray[np.uint8]
+    """(H, W, 3), whole or reduced."""
+    boxes: list[Box]
+    """The crops in the whole image."""
+    across: float
+    """Width over that of the whole image."""
+    down: float
+
+    def crop(self, box: Box, size: int) -> Tensor:
+        """A crop, (3, size, size) uint8."""
+        return crop_and_resize(self.rgb, box.on(self.across, self.down), size)
+
+
+def open_for(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Opened:
+    """Choose an image's crops and decode it once, as small as they allow where ``rule`` is fast.
 
     Args:
         data: the file's bytes.
@@ -168,16 +200,13 @@ def crops_of(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Ite
     Raises:
         UnreadableImage: it cannot be decoded.
     """
-    reducible = rule.fast and data[:2] == _JPEG
-    rgb = None if reducible else decode(data)
+    rgb = None if rule.fast and data[:2] == _JPEG else decode(data)
     height, width = _jpeg_shape(data) if rgb is None else rgb.shape[:2]
     boxes = [crop_box(width, height, rule, numbers) for numbers in noise]
     if rgb is None:
         share = max(rule.size / min(box.width, box.height) for box in boxes)
         rgb = decode(data, share=min(share, 1.0))
-    for box in boxes:
-        on = box.on(rgb.shape[1] / width, rgb.shape[0] / height)
-        yield crop_and_resize(rgb, on, rule.size), box
+    return Opened(rgb, boxes, rgb.shape[1] / width, rgb.shape[0] / height)
 
 
 _JPEG = b"\xff\xd8"

@@ -7,7 +7,7 @@ order. A stream can start at any step and gives what an uninterrupted one would 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -31,7 +31,7 @@ from pretrain.data.order import (
 )
 from pretrain.data.places import Access
 from pretrain.data.reader import Batch, Request, ShardReader
-from pretrain.data.supply import Supply, supplied
+from pretrain.data.supply import ShardCounts, Supply, supplied
 from pretrain.errors import WorkError
 from pretrain.patience import patiently
 from pretrain.signals import ignore_in_worker, kill_left_at_exit, telling_of_killed_readers
@@ -191,7 +191,7 @@ def requests(
         stop: step after the last.
         supply: told what is about to be read, and of every request.
     """
-    supply, per_epoch = supply or Supply(corpus), plan.steps_per_epoch(corpus)
+    supply, per_epoch = supply or Supply(corpus, ShardCounts()), plan.steps_per_epoch(corpus)
     cut = group_rows(plan.rows, plan.images, plan.groups)
     groups = [(_Group(corpus, plan, group, stop, supply), rows) for group, rows in cut]
     for step in range(start, stop):
@@ -220,7 +220,8 @@ def batches(
     workers: int = 0,
     prefetch: int = 2,
     pin: bool = False,
-) -> Iterator[Batch]:
+    counts: ShardCounts | None = None,
+) -> Generator[Batch, None, None]:
     """Yield this rank's micro-batches of the steps ``start`` to ``stop``, in order.
 
     Args:
@@ -232,6 +233,7 @@ def batches(
         workers: processes that read and decode; 0 does it in this one.
         prefetch: micro-batches that each worker prepares ahead.
         pin: put batches into pinned memory, for a GPU.
+        counts: kept up to date with how shards from elsewhere were come by.
 
     Raises:
         WorkError: a shard or an index could not be had for so long as the corpus's access allows.
@@ -240,12 +242,11 @@ def batches(
     if workers:
         options["prefetch_factor"] = prefetch
     reader: Any = ShardReader(corpus.paths, rule, corpus.names)
-    with supplied(corpus) as supply:
+    with telling_of_killed_readers(), supplied(corpus, counts) as supply:
         feed: Any = _Sampler(corpus, plan, start, stop, supply)
-        with telling_of_killed_readers():
-            for served in DataLoader(reader, batch_sampler=feed, **options):
-                yield _patient(reader, served, corpus.access) if isinstance(served, Request) else served
-                supply.served()
+        for served in DataLoader(reader, batch_sampler=feed, **options):
+            yield _patient(reader, served, corpus.access) if isinstance(served, Request) else served
+            supply.served()
 
 
 def _patient(reader: ShardReader, request: Request, access: Access) -> Batch:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
@@ -26,11 +27,28 @@ _LOOK_S = 2.0
 _PAUSE_S = 0.05
 
 
+@dataclass
+class ShardCounts:
+    """How shards from elsewhere were come by."""
+
+    entered: int = 0
+    """Shards of windows that were read."""
+    at_hand: int = 0
+    """Of these, those that had come before they were needed."""
+    waited: float = 0.0
+    """Seconds that were waited for the others."""
+
+    @property
+    def hits(self) -> float:
+        """Share that was at hand."""
+        return self.at_hand / self.entered if self.entered else 1.0
+
+
 class Supply:
     """What one process wants of its shards."""
 
-    def __init__(self, corpus: Corpus) -> None:
-        self.corpus, self.access = corpus, corpus.access
+    def __init__(self, corpus: Corpus, counts: ShardCounts) -> None:
+        self.corpus, self.access, self.counts = corpus, corpus.access, counts
         self.missing: set[int] = set()
         """Shards that could not be had."""
         self._windows: dict[object, tuple[list[int], list[int]]] = {}
@@ -53,8 +71,8 @@ class Supply:
 class RemoteSupply(Supply):
     """With a cache and its prefetcher."""
 
-    def __init__(self, corpus: Corpus, cache: ShardCache) -> None:
-        super().__init__(corpus)
+    def __init__(self, corpus: Corpus, cache: ShardCache, counts: ShardCounts) -> None:
+        super().__init__(corpus, counts)
         self.cache = cache
         self._said: list[Want] = []
         self._next_look = 0.0
@@ -78,7 +96,11 @@ class RemoteSupply(Supply):
         super().enter(feed, shards, coming)
         self._want()
         self.missing = {shard for shard in self.missing if self._away(shard) is not None}
+        self.counts.entered += len(shards)
+        self.counts.at_hand += sum(self._away(shard) is None for shard in shards)
+        began = time.monotonic()
         self._wait([shard for shard in shards if shard not in self.missing])
+        self.counts.waited += time.monotonic() - began
 
     def served(self) -> None:
         """The oldest request was served; what nobody reads any more may go."""
@@ -152,13 +174,13 @@ class RemoteSupply(Supply):
 
 
 @contextmanager
-def supplied(corpus: Corpus) -> Iterator[Supply]:
-    """What brings the shards of a corpus, until the block ends."""
-    cache = corpus.access.cache
+def supplied(corpus: Corpus, counts: ShardCounts | None = None) -> Iterator[Supply]:
+    """What brings the shards of a corpus, until the block ends; ``counts`` is kept up to date."""
+    cache, counts = corpus.access.cache, counts or ShardCounts()
     if cache is None or not any(corpus.wants):
-        yield Supply(corpus)
+        yield Supply(corpus, counts)
         return
-    supply = RemoteSupply(corpus, cache)
+    supply = RemoteSupply(corpus, cache, counts)
     with supply.open():
         yield supply
 

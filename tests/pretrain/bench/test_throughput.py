@@ -36,6 +36,8 @@ def test_the_loader_alone(make_shards):
     rows = data_bench(config(make_shards([9, 7])), [0, 1], seconds=0.2)
     assert [row["workers"] for row in rows] == [0, 1]
     for row in rows:
+        assert row["read"] + row["decode"] + row["crop"] == pytest.approx(1) and row["decode"] > 0
+        assert (row["cache_hits"], row["waited"]) == (1, 0)
         assert row["images"] % 4 == 0 and row["images_per_second"] == pytest.approx(row["images"] / row["seconds"])
     assert len(format_data(rows).splitlines()) == 4
 

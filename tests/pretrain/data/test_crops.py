@@ -16,7 +16,7 @@ from curation.base.errors import InputError, UnreadableImage
 from pretrain.data.augment import NOISE_SIZE, CropRule, crop_box, turn
 from pretrain.data.corpus import SampleRule, open_corpus
 from pretrain.data.noise import Purpose, torch_uniform, uniform
-from pretrain.data.reader import crops_of, decode
+from pretrain.data.reader import decode, open_for
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.train import train
 
@@ -72,7 +72,9 @@ def test_fast_crops_are_nearly_those_of_the_whole_image(quality: int) -> None:
     noise = uniform(0, Purpose.CROP, 0, np.arange(8), NOISE_SIZE)
     whole = Image.open(io.BytesIO(data)).convert("RGB")
     for numbers in noise:
-        ((image, box),) = crops_of(data, rule, numbers[None])
+        opened = open_for(data, rule, numbers[None])
+        (box,) = opened.boxes
+        image = opened.crop(box, 64)
         assert box == crop_box(512, 512, rule, numbers)
         edges = (box.left, box.top, box.left + box.width, box.top + box.height)
         expected = np.asarray(whole.resize((64, 64), Image.Resampling.BICUBIC, edges), np.int16)
@@ -88,7 +90,7 @@ def test_fast_decodes_only_as_small_as_the_crop_allows() -> None:
     png = encode(picture(1, 64, 64), "png")
     np.testing.assert_array_equal(decode(png, share=0.1), picture(1, 64, 64))
     with pytest.raises(UnreadableImage, match="cannot be decoded"):
-        list(crops_of(b"\xff\xd8\xff" + bytes(40), RULE._replace(fast=True), np.zeros((1, NOISE_SIZE), np.float32)))
+        open_for(b"\xff\xd8\xff" + bytes(40), RULE._replace(fast=True), np.zeros((1, NOISE_SIZE), np.float32))
 
 
 def test_a_fast_run_sees_the_samples_of_an_exact_one(make_shards: MakeShards) -> None:

@@ -1,0 +1,38 @@
+"""Batches travel from workers to their process through shared memory, of which containers are given little."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from pretrain.data.stream import StreamPlan
+from pretrain.errors import InputError
+
+_FOLDER = Path("/dev/shm")  # noqa: S108: the kernel's own, in which torch makes files without a name
+_MEGABYTE = 1 << 20
+
+
+def refuse_little_shared_memory(plan: StreamPlan, size: int, workers: int, prefetch: int) -> None:
+    """Check that what all workers of the machine may have ready fits into its shared memory.
+
+    Args:
+        plan: gives the greatest batch of a worker.
+        size: side of a crop, pixels.
+        workers: of all processes of this machine.
+        prefetch: batches that each prepares ahead.
+
+    Raises:
+        InputError: it does not.
+    """
+    rows = -(-len(plan.rows) // plan.micro_batches) * plan.crops
+    need = workers * (prefetch + 1) * rows * 3 * size**2
+    with suppress(OSError):
+        there = shutil.disk_usage(_FOLDER)
+        if need > there.free:
+            raise InputError(
+                f"{_FOLDER}: has {there.free // _MEGABYTE} MB free, and {workers} workers may have "
+                f"{need // _MEGABYTE + 1} MB of images ready; start the container with "
+                f"`docker run --shm-size={2 * need // _MEGABYTE + 64}m` (or --ipc=host), or set data.workers and "
+                "data.prefetch lower, or max_batch_per_gpu"
+            )
