@@ -43,6 +43,7 @@ ELSEWHERE = {
     "docs/cookbook.md": "test_cookbook.py",
     "docs/quickstart.md": "test_snippets.py",
     "docs/publish.md": "curation/release/test_publish_page.py",
+    "docs/loading.md": "pretrain/test_loading_page.py",
     "docs/cluster.md": "curation/executor/test_cluster_page.py",
 }
 """Pages whose commands another test types."""

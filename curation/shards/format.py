@@ -181,7 +181,8 @@ def index_rows(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.table([pa.array([row.get(f.name, 0) for row in rows], f.type) for f in INDEX], schema=INDEX)
 
 
-def _schema(files: Sequence[str]) -> pa.Schema:
+def index_schema(files: Sequence[str]) -> pa.Schema:
+    """The schema of an index, with the names of its shards."""
     return INDEX.with_metadata(
         {
             "rscorpus.table": "index",
@@ -233,7 +234,7 @@ def read_decoding(path: Path) -> dict[str, int]:
 def write_index(infos: Sequence[ShardInfo], folder: Path) -> Path:
     """Write ``index.parquet``: exactly one row group per shard, in the order given, a shard in memory at a time."""
     path = folder / INDEX_FILE
-    schema = _schema([info.file for info in infos])
+    schema = index_schema([info.file for info in infos])
     with atomic(path) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
         for number, info in enumerate(infos):
             writer.write_table(numbered(info, number).cast(schema), row_group_size=max(info.samples, 1))

@@ -1,0 +1,94 @@
+"""Files elsewhere, read from any byte on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from curation.base.errors import InputError, WorkError
+from curation.base.origin import HttpOrigin, is_remote, open_origin
+
+DATA = bytes(range(256)) * 40
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """URL of a server without ranges, and path and key of what it was asked; ``/far`` leads to another host."""
+    asked: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None: ...
+
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers.get("Authorization")))
+            if self.path == "/far/a":
+                self.send_response(302)
+                self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/near/a")
+                self.end_headers()
+                return
+            self.send_response(503 if self.path == "/busy/a" else 404 if self.path == "/gone/a" else 200)
+            self.send_header("Content-Length", str(len(DATA)))
+            self.end_headers()
+            self.wfile.write(DATA[:5000] if self.path == "/torn/a" else DATA)
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_address[1]}", asked
+    running.shutdown()
+    running.server_close()
+
+
+def test_a_server_without_ranges_is_read_from_the_beginning(server) -> None:
+    for start in (0, 1, 255, 5000, len(DATA) - 1):
+        assert b"".join(open_origin(f"{server[0]}/near").stream("a", start)) == DATA[start:]
+
+
+def test_keys_go_to_the_host_that_they_are_for_alone(server) -> None:
+    """The Hub answers with the address of another host, which needs no key and must not learn it."""
+    assert b"".join(HttpOrigin(f"{server[0]}/far", {"authorization": "Bearer x"}).stream("a")) == DATA
+    assert server[1] == [("/far/a", "Bearer x"), ("/near/a", None)]
+
+
+def test_what_may_be_tried_again_is_told_from_what_may_not(server) -> None:
+    with pytest.raises(InputError, match=r"/gone/a: 404 Not Found"):
+        list(open_origin(f"{server[0]}/gone").stream("a"))
+    for place, message in (("busy", "503 Service Unavailable"), ("torn", "IncompleteRead")):
+        with pytest.raises(WorkError, match=rf"/{place}/a: .*{message}"):
+            list(open_origin(f"{server[0]}/{place}").stream("a"))
+    with pytest.raises(WorkError, match="Connection refused"):
+        list(open_origin("http://127.0.0.1:9/x").stream("a"))
+
+
+def test_a_bucket_is_read_from_any_byte(s3: tuple[Any, Any]) -> None:
+    s3[1].put_object(Bucket="bucket", Key="corpus/shards/a", Body=DATA)
+    origin = open_origin("s3://bucket/corpus/shards/")
+    assert b"".join(origin.stream("a")) == DATA and b"".join(origin.stream("a", 7777)) == DATA[7777:]
+    with pytest.raises(InputError, match="s3://bucket/corpus/shards/b: .*key does not exist"):
+        list(origin.stream("b"))
+    with pytest.raises(InputError, match="s3://none/x/a: .*bucket does not exist"):
+        list(open_origin("s3://none/x").stream("a"))
+
+
+def test_without_keys_one_is_told_to_set_them(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        list(open_origin("s3://bucket/x").stream("a"))
+
+
+def test_places(tmp_path) -> None:
+    assert is_remote("s3://bucket/x") and is_remote("hf://datasets/me/x") and is_remote("https://host/x")
+    assert not any(is_remote(place) for place in ("folder", "/abs/folder", "s3:folder", str(tmp_path)))
+    for wrong in ("hf://datasets/me", "hf://me/corpus", "s3:///x"):
+        with pytest.raises(InputError, match="give s3://bucket/folder, https://host/folder or hf://datasets"):
+            open_origin(wrong)
+    pinned = open_origin("hf://datasets/me/corpus@v1/shards")
+    assert pinned.url == "hf://datasets/me/corpus@v1/shards"
+    assert pinned._at.endswith("/datasets/me/corpus/resolve/v1/shards")  # type: ignore[attr-defined]
