@@ -31,7 +31,7 @@ from curation.shards.format import read_checksums
 from curation.shards.shard_folder import REPLACE, ShardFolder
 from curation.sources.left_out import leave_out
 from curation.sources.recipe import Recipe, ResolvedSource, resolve
-from curation.sources.refuse import check_apart, check_splits, held_out, unguarded_twins
+from curation.sources.refuse import check_apart, check_splits, remarks
 
 __all__ = ["RunOptions", "RunResult", "run"]
 
@@ -68,12 +68,8 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
         stack.enter_context(hold(out))
         finished = ShardFolder.open(out / "shards", options.replace)
         state = Run(recipe, sources, data, out, given, options, observer, stack, finished)
-        for name, why in recipe.left_out.items():
-            state.remark(f"{name} is left out: {why}")
-        if line := held_out(recipe, sources):
-            state.remark(line)
-        for line in unguarded_twins(recipe, sources):
-            state.remark(line, "warning: ")
+        for line, kind in remarks(recipe, sources):
+            state.remark(line, kind)
         if options.dashboard is not None:
             state.executor()
         with state.timed("list"):

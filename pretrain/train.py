@@ -47,11 +47,6 @@ Feed = Callable[..., Iterator[Batch]]
 Mark = Callable[[str], None]
 """Told the name of each part of a step when it ends: between, data, copy, forward, backward, optimiser."""
 
-
-def unmarked(part: str) -> None:
-    """Nobody measures the parts of a step."""
-
-
 Watch = Callable[[Objective, Team, int], dict[str, Any]]
 """Asked on every process, after so many steps; what it answers on the first is written down."""
 Valuer = Callable[[Objective, TrainConfig, torch.device], Worth | None]
@@ -170,7 +165,7 @@ def train(
     *,
     resume: bool = False,
     feed: Feed = batches,
-    mark: Mark = unmarked,
+    mark: Mark = lambda _: None,
     worth: Valuer = lambda *_: None,
     watch: Watch | None = None,
 ) -> TrainResult:

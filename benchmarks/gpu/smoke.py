@@ -34,7 +34,7 @@ from pretrain.data.reader import Batch
 from pretrain.data.stream import batches
 from pretrain.models import Objective
 from pretrain.run import RunFolder
-from pretrain.train import Mark, train, unmarked
+from pretrain.train import Mark, train
 
 OBJECTIVES = ("selective_mae", "mae", "scale_mae")
 
@@ -203,7 +203,7 @@ def resume(size: Size, work: Path, deterministic: bool) -> Result:
 
 
 def _run(
-    config: TrainConfig, steps: int, mark: Mark = unmarked, out: Path | None = None, resume: bool = False
+    config: TrainConfig, steps: int, mark: Mark = lambda _: None, out: Path | None = None, resume: bool = False
 ) -> float:
     """Train up to a step, where a signal asks to stop; returns the least seconds between two steps."""
     begun: list[float] = []

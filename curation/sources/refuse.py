@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from curation.base.errors import InputError
@@ -29,6 +29,16 @@ def held_out(recipe: Recipe, sources: Sequence[ResolvedSource]) -> str:
     found = {source.id: sorted(set(recipe.exclude.splits) & source.source.splits.keys()) for source in sources}
     told = ", ".join(f"{source} ({', '.join(splits)})" for source, splits in found.items() if splits)
     return f"left out by exclude.splits: {told}; exclude.splits=[] takes them" if told else ""
+
+
+def remarks(recipe: Recipe, sources: Sequence[ResolvedSource]) -> Iterator[tuple[str, str]]:
+    """What a run says before it begins and its report repeats, each line with what comes before it in the terminal."""
+    for name, why in recipe.left_out.items():
+        yield f"{name} is left out: {why}", ""
+    if line := held_out(recipe, sources):
+        yield line, ""
+    for line in unguarded_twins(recipe, sources):
+        yield line, "warning: "
 
 
 def check_apart(out: Path, sources: Sequence[ResolvedSource]) -> None:
