@@ -9,7 +9,7 @@ from pathlib import Path
 from pretrain.data.stream import StreamPlan
 from pretrain.errors import InputError
 
-_FOLDER = Path("/dev/shm")  # noqa: S108 (the kernel's own, in which torch makes files without a name)
+_FOLDER = Path("/dev/shm")
 _MEGABYTE = 1 << 20
 
 
