@@ -112,7 +112,7 @@ def test_bands_without_names_are_asked_for(tmp_path: Path, capsys: pytest.Captur
     recipe, text, told = made(folder, capsys)
     assert "bands" not in only(recipe).manifest
     assert "2 of the images opened have 12 bands and do not say which are red, green and blue" in told
-    assert " bands: [4, 3, 2] 2nd and 98th" in text
+    assert " bands: [RED, GREEN, BLUE] 2nd and 98th" in text
 
 
 def test_grey_beside_colour_becomes_a_source_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
