@@ -15,6 +15,7 @@ from small_run import Quiet
 
 from pretrain.config import TrainConfig
 from pretrain.errors import InputError, WorkError
+from pretrain.evaluate.watch import neighbours
 from pretrain.train import train
 
 Prepare = Callable[[int], None]
@@ -58,7 +59,7 @@ def _member(rank: int, world: int, port: int, config: TrainConfig, out: Path, re
     told = Quiet()
     told.say = lambda text: sys.stderr.write(f"{text}\n")
     try:
-        finished = train(config, out, told, resume=resume).finished
+        finished = train(config, out, told, resume=resume, watch=neighbours(config)).finished
     except (InputError, WorkError) as error:
         told.say(str(error))
         sys.exit(error.exit_code)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from imagery import MakeShards, encode, picture
 from small_run import Quiet, assert_equal, config
+from team import ended, said, start_team
 
 from curation.base.errors import InputError
 from pretrain.cli import main
@@ -42,6 +43,19 @@ def test_the_run_says_what_the_command_says(
     answer = json.loads(out.read_text())["encoders"][0]["answers"]["kNN 3"]
     assert told[-1]["knn_3"] == pytest.approx(answer["accuracy"]["mean"], abs=1e-4)
     assert told[-1]["knn_images"] == len(answer["guesses"])
+
+
+@pytest.mark.slow
+def test_two_processes_say_what_one_says(make_shards: MakeShards, images: Path, tmp_path: Path) -> None:
+    asked = config(
+        make_shards([12]), epochs=1, knn={"data": str(images), "k": 3}, optim={"base_lr": 1e-12, "warmup_epochs": 0}
+    )
+    for world in (1, 2):
+        out = tmp_path / f"of-{world}" / "run"
+        assert ended(start_team(world, asked, out)) == [0] * world, said(out, 0)
+    one, two = ((tmp_path / f"of-{world}" / "run" / "knn.jsonl").read_text() for world in (1, 2))
+    assert one == two
+    assert json.loads(one)["knn_images"] == 20  # 21 in the test part, one of which cannot be read
 
 
 def test_processes_share_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
