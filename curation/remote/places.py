@@ -75,8 +75,10 @@ def _urls(access: RemoteImagery, root: Path, transport: Transport, notes: PlaceN
         return _listed(access.url_list, root, transport)
     if access.prefix is not None:
         return transport.objects(access.prefix)
-    from curation.remote.stac import asset_urls
-
+    try:
+        from curation.remote.stac import asset_urls
+    except ImportError:
+        raise InputError("remote.stac needs pystac-client; pip install 'rscorpus[sources]'") from None
     return asset_urls(access, transport, notes)
 
 
