@@ -47,7 +47,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of the labelled sets")
     parser.add_argument("--out", type=Path, help="folder for shards and unfinished runs")
     parser.add_argument("--preset", choices=PRESETS, default="full")
-    parser.add_argument("--budget", choices=["seconds", "images"], default="seconds", help="what is equal for all arms")
+    parser.add_argument(
+        "--budget", choices=["seconds", "half", "images"], default="seconds", help="what is equal for all arms"
+    )
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--threads", type=int, default=1)

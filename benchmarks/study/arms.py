@@ -78,7 +78,7 @@ class Preset:
     encoder: dict[str, Any]
     decoder: dict[str, int]
     budgets: dict[str, float]
-    """Of each run: ``seconds`` of one CPU core (or of the GPU), or ``images``."""
+    """Of each run: ``seconds`` of one CPU core (or of the GPU), ``half`` of them beside MAE's whole, or ``images``."""
     protocols: dict[str, AnyProtocol]
     seeds: tuple[int, ...] = (1, 2, 3)
     sweep_seed: int = 0
@@ -103,20 +103,20 @@ SHORT = Finetune(
 FULL = Preset(
     words="full size", encoder={"img_size": 112, "patch_size": 8, "depth": 6},
     decoder={"decoder_depth": 4, "decoder_dim": 128, "decoder_heads": 4},
-    budgets={"seconds": 2_400, "images": 147_000},
+    budgets={"seconds": 2_400, "half": 1_200, "images": 147_000},
     protocols={**PROBES, "fine-tuned": SHORT}, rates=(2.5e-4, 5e-4, 1e-3),
 )  # fmt: skip
 PRESETS = {
     "full": FULL,
     "pilot": replace(
         FULL, words="pilot", encoder={"img_size": 112, "patch_size": 8, "depth": 4, "embed_dim": 96, "num_heads": 3},
-        decoder={"decoder_depth": 2, "decoder_dim": 64, "decoder_heads": 4}, budgets={"seconds": 150, "images": 20_000},
-        protocols=PROBES, rates=(5e-4,), batch=8,
+        decoder={"decoder_depth": 2, "decoder_dim": 64, "decoder_heads": 4},
+        budgets={"seconds": 150, "half": 75, "images": 20_000}, protocols=PROBES, rates=(5e-4,), batch=8,
     ),
     "gpu": replace(
         FULL, words="ViT-S on one GPU", encoder={"img_size": 112, "patch_size": 8, "embed_dim": 384, "num_heads": 6},
-        decoder={"decoder_depth": 8, "decoder_dim": 256, "decoder_heads": 8}, budgets={"seconds": 200, "images": 1e6},
-        rates=(6e-4,), batch=512, resident=True,
+        decoder={"decoder_depth": 8, "decoder_dim": 256, "decoder_heads": 8},
+        budgets={"seconds": 200, "half": 100, "images": 1e6}, rates=(6e-4,), batch=512, resident=True,
         settings={"device": "cuda", "precision": "bf16", "compile": True, "log_every": 100},
     ),
     "smoke": replace(

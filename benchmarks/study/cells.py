@@ -154,7 +154,11 @@ def pretrained(study: Study, arm: Arm, seed: int, epochs: int, rate: float, run:
 
 def summary(result: TrainResult, batch: int, run: Path) -> dict[str, Any]:
     """Images seen and the learning curve: pairs of images and the mean loss since the point before."""
-    records = [(record["step"] * batch, record["loss"]) for record in Log(RunFolder(run).log).records()]
+    records = [
+        (record["step"] * batch, record["loss"])
+        for record in Log(RunFolder(run).log).records()
+        if record["loss"] is not None
+    ]
     groups = np.array_split(np.array(records), min(CURVE, len(records)))
     curve = [[int(group[-1, 0]), round(float(group[:, 1].mean()), 4)] for group in groups]
     return {"images": result.total_steps * batch, "curve": curve}
@@ -188,7 +192,7 @@ def brief(answer: Answer) -> dict[str, Any]:
 
 def epochs_of(study: Study, name: str, arm: Arm, budget: str) -> int:
     """Whole epochs that the budget pays for, at least one."""
-    per_image = cost(study, name) if budget == "seconds" else 1.0
+    per_image = 1.0 if budget == "images" else cost(study, name)
     images = study.samples // study.preset.batch * study.preset.batch
     return max(1, round(study.preset.budgets[budget] / (per_image * images)))
 

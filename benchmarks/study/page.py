@@ -23,6 +23,11 @@ TOGETHER = "both"
 """The test images of all sets as one."""
 FREE = ("histogram", "untrained")
 """Arms that no budget touches."""
+UNITS = {
+    "seconds": "seconds for each run",
+    "half": "seconds for each run, half of what MAE has",
+    "images": "images for each run",
+}
 Cells = dict[str, list[dict[str, Any]]]
 """Arm to its cells, by rising seed."""
 
@@ -61,11 +66,11 @@ def sections(preset: Preset, told: list[dict[str, Any]]) -> Iterator[str]:
     for budget, amount in preset.budgets.items():
         cells: Cells = defaultdict(list)
         for each in told:
-            if each["budget"] in (budget, "any"):
+            if each["budget"] in (budget, "any") or (budget, each["arm"], each["budget"]) == ("half", "mae", "seconds"):
                 cells[each["arm"]].append(each)
-        if set(cells) <= set(FREE):
+        if set(cells) <= {*FREE, *(["mae"] if budget == "half" else [])}:
             continue
-        yield f"### {preset.words[0].upper()}{preset.words[1:]}: {amount:,.0f} {budget} for each run"
+        yield f"### {preset.words[0].upper()}{preset.words[1:]}: {amount:,.0f} {UNITS[budget]}"
         yield accuracies(cells, "wall_seconds" if preset.resident else "cpu_seconds")
         yield "Difference to MAE of the same seeds, percentage points:"
         yield differences(cells)
