@@ -136,7 +136,7 @@ def train_config(preset: Preset, arm: Arm, shards: str, seed: int, epochs: int, 
             "max_batch_per_gpu": preset.batch, "objective": {**preset.decoder, **(arm.objective or {})},
             "data": {"shards": shards, "augment": {"vflip": 0.5}, "max_upsample": 8, "workers": 0},
             "optim": {"base_lr": rate * 256 / preset.batch, "warmup_epochs": epochs / 10, "clip_grad": 1.0},
-            "picture_every": 0, "device": "cpu", "log_every": 20, "keep_checkpoints": 1,
+            "picture_every": 0, "device": "cpu", "log_every": 20, "keep_checkpoints": 1, "max_nonfinite": 0,
             **preset.settings,
         }
     )  # fmt: skip
