@@ -167,7 +167,8 @@ def _cached(access: Access, want: Want) -> Path:
 def _usable(corpus: Corpus, index: pq.ParquetFile, group: int, missing: dict[str, int]) -> int:
     """Usable samples of a shard. Most shards are told by the least width and height that the index states of them."""
     rule, facts = corpus.rule, index.metadata.row_group(group)
-    if not rule.needs_gsd and min(_least(facts, "width"), _least(facts, "height")) >= max(rule.min_side, 1):
+    all_large = min(_least(facts, "width"), _least(facts, "height")) >= max(rule.min_side, 1)
+    if all_large and not (rule.needs_gsd and _unknown_gsd(index, group)):
         return int(facts.num_rows)
     table = index.read_row_group(group, columns=_RULES)
     usable, reasons = judge_samples(table, rule)
@@ -175,6 +176,11 @@ def _usable(corpus: Corpus, index: pq.ParquetFile, group: int, missing: dict[str
     if rule.needs_gsd and rule.gsd_missing != "drop":
         _tally(missing, table, np.isnan(fill_gsd(table, rule)) & usable)
     return int(usable.sum())
+
+
+def _unknown_gsd(index: pq.ParquetFile, group: int) -> bool:
+    """Whether a sample of a shard has no GSD; the statistics of a column do not tell of NaN."""
+    return bool(np.isnan(index.read_row_group(group, columns=["gsd_m"])["gsd_m"].to_numpy()).any())
 
 
 def _least(facts: pq.RowGroupMetaData, column: str) -> int:

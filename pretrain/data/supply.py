@@ -122,11 +122,10 @@ class RemoteSupply(Supply):
 
     def _wait(self, shards: list[int]) -> None:
         began = changed = time.time()
-        seen: dict[int, int] = {}
+        seen = -1
         while left := {shard: want for shard in shards if (want := self._away(shard)) is not None}:
             self._tend()
-            come = {shard: self.cache.come(want.sha256) for shard, want in left.items()}
-            if come != seen:
+            if (come := self.cache.used()) != seen:  # also of other shards, which may have to come first
                 seen, changed = come, time.time()
             for shard, want in left.items():
                 if reason := self._hopeless(want, began, changed):
