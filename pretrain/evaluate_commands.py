@@ -170,22 +170,25 @@ def add_features(commands: Commands) -> None:
 
 def _features(options: argparse.Namespace) -> None:
     from pretrain.evaluate.encoders import EncoderSpec, open_encoder
-    from pretrain.evaluate.features import Work, extract, write_features
+    from pretrain.evaluate.features import Work, check_ending, extract, write_features
     from pretrain.evaluate.labelled import open_dataset
     from pretrain.evaluate.words import in_words
 
+    check_ending(options.out)
     encoder = open_encoder(EncoderSpec(spec=options.encoder, seed=options.seed), options.pool)
     images = open_dataset(_dataset(options)).marked()
     with Terminal().progress("features", len(images.places), "images") as progress:
         work = Work(workers=options.workers, cache=options.cache, done=progress.advance)
         features = extract(encoder, images, work=work)
     about = {"encoder": encoder.name, "identity": encoder.identity, "input": in_words(encoder)}
-    write_features(features, images, options.out, about)
+    paths = write_features(features, images, options.out, about)
     Terminal().say(f"{encoder.name}: {about['input']}")
     for row, why in list(features.unreadable.items())[:10]:
         Terminal().say(f"left out: {images.places[row].path}: {why}")
     rows, width = features.values.shape
-    Terminal().say(f"{rows:,} x {width}, of which {len(features.unreadable)} unreadable\n  {options.out}")
+    Terminal().say(f"{rows:,} x {width}, of which {len(features.unreadable)} unreadable")
+    for path in paths:
+        Terminal().say(f"  {path}")
 
 
 def _share(text: str) -> float:
