@@ -75,7 +75,9 @@ class Answer(Outcome):
     """Per test image that could be read: whether it was classified rightly; the share of the scales where there are
     several."""
     guesses: list[int]
-    """Their classes, at the last scale."""
+    """The classes for which they were taken, at the last scale."""
+    truth: list[int]
+    """Their classes."""
 
     @property
     def scores(self) -> dict[str, Interval]:
@@ -106,6 +108,7 @@ def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) 
     right = tuned.guesses == truth
     return Answer(
         accuracy=bootstrap(right), right=right.astype(float).tolist(), guesses=tuned.guesses.tolist(),
+        truth=truth.tolist(),
         per_class=per_class(tuned.guesses, truth, len(data.classes)), train_images=tuned.train_images,
         test_images=len(truth), unreadable=tuned.unreadable, feature_seconds=0.0,
         classifier_seconds=round(tuned.seconds, 2), details={"losses": [round(loss, 4) for loss in tuned.losses]},
@@ -176,6 +179,7 @@ def ask(encoder: FrozenEncoder, data: Divided, protocol: Classifies, work: Work 
         details["scales"] = {each.view.scale: float((each.guesses == each.sides.truth).mean()) for each in asked}
     return Answer(
         accuracy=bootstrap(right), right=right.tolist(), guesses=last.guesses.tolist(),
+        truth=last.sides.truth.tolist(),
         per_class=per_class(last.guesses, last.sides.truth, last.sides.classes),
         train_images=len(last.sides.labels), test_images=len(last.sides.truth),
         unreadable=[data.images.places[row].name for row in last.features.unreadable],

@@ -39,7 +39,7 @@ from pretrain.evaluate.table import Cell, as_markdown, as_records, in_short, wri
 from pretrain.evaluate.words import in_words
 from pretrain.run import writing
 
-CELL_VERSION = 1
+CELL_VERSION = 2
 
 
 class Suite(Strict):
@@ -152,10 +152,7 @@ def _cell(question: _Question, encoder: FrozenEncoder, answer: AnyAnswer, pictur
 def _confused(data: Divided | Masked, answer: AnyAnswer) -> Ints:
     if isinstance(answer, Segmented):
         return np.array(answer.confusion)
-    assert isinstance(data, Divided)
-    left_out = set(answer.unreadable)
-    read = [row for row in data.test if data.images.places[row].name not in left_out]
-    return confusion(np.array(answer.guesses), data.images.labels[read], len(data.images.classes))
+    return confusion(np.array(answer.guesses), np.array(answer.truth), len(data.classes))
 
 
 def _in_words(question: _Question, encoder: FrozenEncoder) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pretrain.evaluate.protocols import AnyAnswer
 from pretrain.evaluate.score import Interval
 from pretrain.page import embedded, write_page
 
-_OF_IMAGES = ("guesses", "right", "counts")
+_OF_IMAGES = ("guesses", "truth", "right", "counts")
 """What an answer holds for each test image."""
 
 

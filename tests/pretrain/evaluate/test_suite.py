@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -151,6 +152,16 @@ def test_a_class_of_one_image_is_told(config: Path, tmp_path: Path, capsys: pyte
             "0 could not be read; only in one part, to train on or to test on: lonely. In"
             in (tmp_path / "out" / name).read_text()
         )
+
+
+def test_folders_for_training_and_testing_may_use_the_same_names(config: Path, tmp_path: Path) -> None:
+    """A training image that cannot be read is not the test image of its name."""
+    shutil.copytree(tmp_path / "images", tmp_path / "others")
+    (tmp_path / "images/waves/0.png").write_bytes(b"nonsense")
+    changes = [f"datasets.tiny.test_path={tmp_path / 'others'}", "encoders={colours: {spec: histogram}}"]
+    run_suite(load(Suite, config, [*changes, "baseline=null"]), tmp_path / "out", Quiet())
+    (cell, _) = json.loads((tmp_path / "out/table.json").read_text())["cells"]
+    assert (cell["train_images"], cell["test_images"], cell["unreadable"]) == (23, 24, ["waves/0.png"])
 
 
 def test_a_config_that_is_wrong_is_told(config: Path) -> None:
