@@ -121,14 +121,18 @@ def _protocols(options: argparse.Namespace) -> dict[str, AnyProtocol]:
     return kinds
 
 
-_OF_MASKS = ("classes", "window", "tune")
-_OF_CLASSES = ("test_data", "train_list", "test_list", "scales")
+_OF_MASKS: dict[str, object] = {"classes": [], "window": None, "tune": False}
+_OF_CLASSES: dict[str, object] = {
+    "test_data": None, "train_list": None, "test_list": None, "scales": [], "k": [20], "votes": "weighted",
+    "solver": "lbfgs", "pool": "mean",
+}  # fmt: skip
+"""Option to what it is where nobody gave it."""
 
 
 def _refuse_unused(options: argparse.Namespace) -> None:
     """Refuse options of the other kind of data; they would change nothing."""
-    for name in _OF_CLASSES if options.masks else _OF_MASKS:
-        if getattr(options, name):
+    for name, default in (_OF_CLASSES if options.masks else _OF_MASKS).items():
+        if getattr(options, name) != default:
             what = "is of images with classes, --masks of images with masks" if options.masks else "needs --masks"
             also = "; rs-pretrain evaluate suite tunes on classes: {name: finetune}" if name == "tune" else ""
             raise InputError(f"--{name.replace('_', '-')}: {what}{also}")

@@ -117,14 +117,12 @@ def _data(data: DataFacts | None) -> str:
         for name, count in data.samples.items()
     }
     keys, catalogues = (", ".join(f"`{each}`" for each in told) for told in (data.key, data.catalogue))
+    beside = f"`catalogue.parquet` beside them has the SHA-256 {catalogues}" if catalogues else "no catalogue lay there"
     return "\n".join(
         [
             f"## Data\n\nShards with the fingerprint `{data.fingerprint}` and the key {keys};",
-            f"`catalogue.parquet` beside them has the SHA-256 {catalogues}."
-            if catalogues
-            else "no catalogue lay there.",
-            "The licences of the images hold for what is made of them as far as they reach; they are the images', not the",
-            "weights'.\n",
+            f"{beside}. The licences of the images hold for what",
+            "is made of them as far as they reach; they are the images', not the weights'.\n",
             _table("| source | licence | samples |\n|---|---|---|", rows),
         ]
     )

@@ -56,6 +56,7 @@ WRONG = {
     "rs-pretrain train mae_vit_b data.shards=x epochs=1 --out r": r"warmup_epochs 40 exceeds epochs 1; set it too",
     "rs-pretrain train mae_vit_b data.shards=x objective.mask_ratio=2 --out r": r"objective\.mask_ratio: Input should",
     "rs-pretrain evaluate --encoder histogram --data labelled --k 1000": r"k 1000: there are 2 images to train on",
+    "rs-pretrain evaluate --encoder histogram --data labelled --masks folders --votes plain": r"--votes: is of images",
     "rs-pretrain evaluate --encoder histogram --data labelled --tune": r"--tune: needs --masks; rs-pretrain evaluate",
     "rs-pretrain evaluate --encoder histogram --data labelled --masks folders --test-data x": r"--test-data: is of im",
     "rs-pretrain train demo data.shards=x objective.target_ratio=2 --out r": r"objective\.target_ratio: Input should",

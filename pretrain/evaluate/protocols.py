@@ -20,7 +20,7 @@ from pretrain.errors import InputError
 from pretrain.evaluate.encoders import FrozenEncoder, Pool
 from pretrain.evaluate.features import Features, View, Work, extract, scaled_view
 from pretrain.evaluate.finetune import Finetune, finetune
-from pretrain.evaluate.knn import Votes, knn_scores
+from pretrain.evaluate.knn import Votes, knn_scores, refuse_too_many
 from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
 from pretrain.evaluate.linear import RATES, Classifier, fit_lars, fit_swept, swept
 from pretrain.evaluate.masks import Masked, MaskSet, open_masks
@@ -171,6 +171,8 @@ def ask(encoder: FrozenEncoder, data: Divided, protocol: Classifies, work: Work 
     work = work or Work()
     if isinstance(protocol, Finetune):
         return _tuned(encoder, data, protocol, work)
+    if isinstance(protocol, Knn):
+        refuse_too_many(protocol.k, len(data.train))  # before features are computed
     asked = [_ask_once(encoder, data, protocol, view, work) for view in _views(encoder, data, protocol)]
     last = asked[-1]
     right = np.mean([each.guesses == each.sides.truth for each in asked], axis=0)

@@ -105,7 +105,7 @@ def run_suite(config: Suite, out: Path, observer: Observer) -> list[Path]:
                 continue
             cells.append(cell)
             observer.say(f"{where}: {in_short(cell.answer)}{'' if fresh else ', known before'}")
-        paths = _write(config, cells, out)
+        paths = _write(config, cells, {where: str(error) for where, error in failed}, out)
     if failed:
         where, first = failed[0]
         raise type(first)(f"{len(failed)} of {len(failed) + len(cells)} cells could not be asked: {where}: {first}")
@@ -171,15 +171,15 @@ def _read(path: Path, how: AnyProtocol) -> AnyAnswer:
         raise InputError(f"{path}: cannot be read ({error!r}); delete it, it is asked again") from None
 
 
-def _write(config: Suite, cells: list[Cell], out: Path) -> list[Path]:
-    records = as_records(cells, config.baseline)
+def _write(config: Suite, cells: list[Cell], failed: dict[str, str], out: Path) -> list[Path]:
+    told = {"config": config.model_dump(mode="json"), "cells": as_records(cells, config.baseline), "not_asked": failed}
     texts = {
-        "table.md": as_markdown(cells, config.baseline),
-        "table.json": json.dumps({"config": config.model_dump(mode="json"), "cells": records}, indent=1) + "\n",
+        "table.md": as_markdown(cells, config.baseline, failed),
+        "table.json": json.dumps(told, indent=1) + "\n",
     }
     for name, text in texts.items():
         with writing(out / name) as aside:
             aside.write_text(text, encoding="utf-8")
     page = out / "table.html"
-    write_html(page, cells, config.baseline, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_html(page, cells, config.baseline, yaml.safe_dump(told["config"], sort_keys=False), failed)
     return [*(out / name for name in texts), page]

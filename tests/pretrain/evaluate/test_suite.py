@@ -134,7 +134,12 @@ def test_a_cell_that_cannot_be_asked_loses_no_other(
     command = ["evaluate", "suite", str(config), "--out", str(out), "protocols.kNN.k=13"]
     assert main(command) == 2
     assert "2 of 4 cells could not be asked: tiny, untrained, kNN: k 13: there are 12 images" in capsys.readouterr().err
-    assert {cell["protocol"] for cell in json.loads((out / "table.json").read_text())["cells"]} == {"linear"}
+    told = json.loads((out / "table.json").read_text())
+    assert {cell["protocol"] for cell in told["cells"]} == {"linear"}
+    why = "k 13: there are 12 images to train on; give --k 12 at most"
+    assert told["not_asked"] == {"tiny, untrained, kNN": why, "tiny, colours, kNN": why}
+    for name in ("table.md", "table.html"):
+        assert f"tiny, colours, kNN: {why}" in (out / name).read_text()
 
 
 def test_a_class_of_one_image_is_told(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
