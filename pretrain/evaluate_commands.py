@@ -32,7 +32,9 @@ def add_evaluate(commands: Commands) -> None:
     evaluate.add_argument(
         "--masks", choices=("folders", "loveda", "spacenet"), help="segment: how images and masks lie in --data"
     )
-    evaluate.add_argument("--classes", nargs="+", metavar="VALUE=NAME", default=[], help="of masks, as 255=building")
+    evaluate.add_argument(
+        "--classes", type=_class, nargs="+", metavar="VALUE=NAME", default=[], help="of masks, as 255=building"
+    )
     evaluate.add_argument("--window", type=positive, help="side of the windows that are segmented, in pixels")
     evaluate.add_argument("--tune", action="store_true", help="train the encoder too, not only a head on its patches")
     evaluate.add_argument("--out", type=Path, help="JSON file to write")
@@ -101,18 +103,20 @@ def _mask_set(options: argparse.Namespace) -> MaskSet:
     return validate(
         MaskSet,
         {"path": options.data, "layout": options.masks, "train_share": options.train_share, "seed": options.seed,
-         "gsd_m": options.gsd, "classes": dict(each.partition("=")[::2] for each in options.classes)},
+         "gsd_m": options.gsd, "classes": dict(options.classes)},
         "the data options",
     )  # fmt: skip
 
 
 def _protocols(options: argparse.Namespace) -> dict[str, AnyProtocol]:
+    from curation.base.settings import validate
     from pretrain.evaluate.protocols import Knn, LinearProbe
     from pretrain.evaluate.segment import Segment
 
     if options.masks:
         name = "segment, tuned" if options.tune else "segment"
-        return {name: Segment(tune=options.tune, window=options.window, seed=options.seed)}
+        told = {"tune": options.tune, "window": options.window, "seed": options.seed}
+        return {name: validate(Segment, told, "the segmentation options")}
     kinds: dict[str, AnyProtocol] = {
         f"kNN {k}": Knn(k=k, votes=options.votes, pool=options.pool, scales=options.scales) for k in options.k
     }
@@ -193,6 +197,13 @@ def _features(options: argparse.Namespace) -> None:
     Terminal().say(f"{rows:,} x {width}, of which {len(features.unreadable)} unreadable")
     for path in paths:
         Terminal().say(f"  {path}")
+
+
+def _class(text: str) -> tuple[str, str]:
+    value, _, name = text.partition("=")
+    if not value.isdigit() or not name:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected VALUE=NAME, as 255=building")
+    return value, name
 
 
 def _share(text: str) -> float:
