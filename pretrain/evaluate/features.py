@@ -6,6 +6,7 @@ import io
 import json
 import os
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,7 +215,7 @@ def _load(path: Path) -> Features:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             values, about = arrays["values"], json.loads(arrays["about"].tobytes())
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: features cannot be read ({error}); delete it, they are computed again") from None
     return Features(values, {int(row): why for row, why in about["unreadable"].items()}, about["seconds"])
 

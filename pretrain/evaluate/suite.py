@@ -67,6 +67,18 @@ class Suite(Strict):
             raise ValueError(f"masks.{both[0]}: is one of the datasets, too; give it another name")
         return self
 
+    @model_validator(mode="after")
+    def _all_are_asked(self) -> Suite:
+        for name, how in self.protocols.items():
+            needs = "masks" if isinstance(how, Segment) else "datasets"
+            if not getattr(self, needs):
+                raise ValueError(f"protocols.{name}: {how.name} needs {needs}; give one at least")
+        kinds = {isinstance(how, Segment) for how in self.protocols.values()}
+        for images, segments in (("datasets", False), ("masks", True)):
+            if getattr(self, images) and segments not in kinds:
+                raise ValueError(f"{images}: no protocol asks them; add {'segment' if segments else 'knn or linear'}")
+        return self
+
 
 @dataclass(frozen=True)
 class _Question:

@@ -118,6 +118,12 @@ def test_features_are_kept_for_the_same_weights_and_images_only(tmp_path: Path, 
     again = extract(encoder(), images, work=work)
     assert again.seconds == first.seconds and kept.stat().st_mtime_ns == stamp
     np.testing.assert_array_equal(again.values, first.values)
+    whole = kept.read_bytes()
+    for damaged in (whole[:100], b"", b"nonsense"):
+        kept.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"npz: features cannot be read .*; delete it, they are computed again"):
+            extract(encoder(), images, work=work)
+    kept.write_bytes(whole)
     extract(encoder("token"), images, work=work)
     other = encoder()
     torch.nn.init.constant_(other.vit.cls_token, 1.0)

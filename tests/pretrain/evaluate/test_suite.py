@@ -173,6 +173,8 @@ def test_a_config_that_is_wrong_is_told(config: Path) -> None:
     for change, message in {
         "baseline=nobody": "baseline 'nobody' is none of the encoders untrained, colours",
         "protocols.kNN.kk=1": "protocols.kNN.kk: unknown key; did you mean 'k'?",
+        "protocols.s={name: segment}": "protocols.s: segment needs masks; give one at least",
+        "masks.m={path: m, classes: {0: a, 1: b}}": "masks: no protocol asks them; add segment",
         "encoders={}": "encoders: Dictionary should have at least 1 item",
     }.items():
         with pytest.raises(InputError, match=re.escape(message)):
