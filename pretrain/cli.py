@@ -166,7 +166,12 @@ def _visualise(options: argparse.Namespace) -> None:
     from pretrain.evaluate.pictures import draw_kinds, write_sheets
     from pretrain.visualise import write_picture
 
-    single = options.out.suffix.lower() in (".png", ".jpg", ".jpeg")
+    ending = options.out.suffix.lower()
+    single = ending in (".png", ".jpg", ".jpeg")
+    if ending in (".gif", ".webp", ".tif", ".tiff", ".bmp", ".svg", ".pdf", ".html"):
+        raise InputError(
+            f"{options.out}: pictures are written as .png or .jpg; or give a folder for all kinds and a page"
+        )
     kinds = [options.kind or "reconstruction"] if single else [options.kind] if options.kind else list(_KINDS)
     sheets = draw_kinds(options.run, kinds, options.count, options.gallery, options.data, options.images)
     if single:

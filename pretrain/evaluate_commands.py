@@ -32,7 +32,9 @@ def add_evaluate(commands: Commands) -> None:
     evaluate.add_argument(
         "--masks", choices=("folders", "loveda", "spacenet"), help="segment: how images and masks lie in --data"
     )
-    evaluate.add_argument("--classes", nargs="+", metavar="VALUE=NAME", default=[], help="of masks, as 255=building")
+    evaluate.add_argument(
+        "--classes", type=_class, nargs="+", metavar="VALUE=NAME", default=[], help="of masks, as 255=building"
+    )
     evaluate.add_argument("--window", type=positive, help="side of the windows that are segmented, in pixels")
     evaluate.add_argument("--tune", action="store_true", help="train the encoder too, not only a head on its patches")
     evaluate.add_argument("--out", type=Path, help="JSON file to write")
@@ -101,18 +103,20 @@ def _mask_set(options: argparse.Namespace) -> MaskSet:
     return validate(
         MaskSet,
         {"path": options.data, "layout": options.masks, "train_share": options.train_share, "seed": options.seed,
-         "gsd_m": options.gsd, "classes": dict(each.partition("=")[::2] for each in options.classes)},
+         "gsd_m": options.gsd, "classes": dict(options.classes)},
         "the data options",
     )  # fmt: skip
 
 
 def _protocols(options: argparse.Namespace) -> dict[str, AnyProtocol]:
+    from curation.base.settings import validate
     from pretrain.evaluate.protocols import Knn, LinearProbe
     from pretrain.evaluate.segment import Segment
 
     if options.masks:
         name = "segment, tuned" if options.tune else "segment"
-        return {name: Segment(tune=options.tune, window=options.window, seed=options.seed)}
+        told = {"tune": options.tune, "window": options.window, "seed": options.seed}
+        return {name: validate(Segment, told, "the segmentation options")}
     kinds: dict[str, AnyProtocol] = {
         f"kNN {k}": Knn(k=k, votes=options.votes, pool=options.pool, scales=options.scales) for k in options.k
     }
@@ -121,14 +125,18 @@ def _protocols(options: argparse.Namespace) -> dict[str, AnyProtocol]:
     return kinds
 
 
-_OF_MASKS = ("classes", "window", "tune")
-_OF_CLASSES = ("test_data", "train_list", "test_list", "scales")
+_OF_MASKS: dict[str, object] = {"classes": [], "window": None, "tune": False}
+_OF_CLASSES: dict[str, object] = {
+    "test_data": None, "train_list": None, "test_list": None, "scales": [], "k": [20], "votes": "weighted",
+    "solver": "lbfgs", "pool": "mean",
+}  # fmt: skip
+"""Option to what it is where nobody gave it."""
 
 
 def _refuse_unused(options: argparse.Namespace) -> None:
     """Refuse options of the other kind of data; they would change nothing."""
-    for name in _OF_CLASSES if options.masks else _OF_MASKS:
-        if getattr(options, name):
+    for name, default in (_OF_CLASSES if options.masks else _OF_MASKS).items():
+        if getattr(options, name) != default:
             what = "is of images with classes, --masks of images with masks" if options.masks else "needs --masks"
             also = "; rs-pretrain evaluate suite tunes on classes: {name: finetune}" if name == "tune" else ""
             raise InputError(f"--{name.replace('_', '-')}: {what}{also}")
@@ -170,22 +178,32 @@ def add_features(commands: Commands) -> None:
 
 def _features(options: argparse.Namespace) -> None:
     from pretrain.evaluate.encoders import EncoderSpec, open_encoder
-    from pretrain.evaluate.features import Work, extract, write_features
+    from pretrain.evaluate.features import Work, check_ending, extract, write_features
     from pretrain.evaluate.labelled import open_dataset
     from pretrain.evaluate.words import in_words
 
+    check_ending(options.out)
     encoder = open_encoder(EncoderSpec(spec=options.encoder, seed=options.seed), options.pool)
     images = open_dataset(_dataset(options)).marked()
     with Terminal().progress("features", len(images.places), "images") as progress:
         work = Work(workers=options.workers, cache=options.cache, done=progress.advance)
         features = extract(encoder, images, work=work)
     about = {"encoder": encoder.name, "identity": encoder.identity, "input": in_words(encoder)}
-    write_features(features, images, options.out, about)
+    paths = write_features(features, images, options.out, about)
     Terminal().say(f"{encoder.name}: {about['input']}")
     for row, why in list(features.unreadable.items())[:10]:
         Terminal().say(f"left out: {images.places[row].path}: {why}")
     rows, width = features.values.shape
-    Terminal().say(f"{rows:,} x {width}, of which {len(features.unreadable)} unreadable\n  {options.out}")
+    Terminal().say(f"{rows:,} x {width}, of which {len(features.unreadable)} unreadable")
+    for path in paths:
+        Terminal().say(f"  {path}")
+
+
+def _class(text: str) -> tuple[str, str]:
+    value, _, name = text.partition("=")
+    if not value.isdigit() or not name:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected VALUE=NAME, as 255=building")
+    return value, name
 
 
 def _share(text: str) -> float:

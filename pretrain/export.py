@@ -22,6 +22,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from curation.base import settings
+from curation.base.files import file_digest
 from curation.shards.format import open_index, read_checksums
 from pretrain.checkpoint import TrainState
 from pretrain.config import DataConfig, EncoderConfig, TrainConfig
@@ -50,7 +51,9 @@ def export(run: Path, out: Path, results: Path | None = None) -> Card:
     told = read_results(results, f"{run.name}, step {state.step}") if results is not None else ""
     weights = {name: tensor.detach().float().contiguous() for name, tensor in model.encoder.state_dict().items()}
     _check_loads(card.encoder, weights)
-    card = card.model_copy(update={"data": data_facts(config.data)})
+    facts = data_facts(config.data)
+    same = facts is not None and facts.fingerprint == state.data
+    card = card.model_copy(update={"data": facts if same else None})
     with writing(out / WEIGHTS) as aside:
         save_file(weights, aside, metadata={"format": "pt"})
     tables = {TIMM_CONFIG: timm_config(card), CARD: card.model_dump(mode="json")}
@@ -159,7 +162,7 @@ def load_export(path: Path) -> tuple[VisionTransformer, Card]:
 
 
 def data_facts(data: DataConfig) -> DataFacts | None:
-    """Keys, sources and licences of shards; None when they are gone."""
+    """Keys, catalogues, sources and licences of shards; None when they are gone."""
     from pretrain.data.corpus import content_fingerprint
     from pretrain.data.places import access_of, localised
 
@@ -182,8 +185,10 @@ def data_facts(data: DataConfig) -> DataFacts | None:
     licences_of: dict[str, list[str]] = {}
     for pair in table.group_by(["source", "licence"]).aggregate([]).sort_by("licence").to_pylist():
         licences_of.setdefault(pair["source"] or _UNKNOWN, []).append(pair["licence"] or _UNKNOWN)
+    beside = [folder.absolute().parent / "catalogue.parquet" for folder in folders]
     return DataFacts(
-        key=keys, fingerprint=content_fingerprint(folders), samples=_counts(table["source"]),
+        key=keys, catalogue=[file_digest(path) for path in beside if path.is_file()],
+        fingerprint=content_fingerprint(folders), samples=_counts(table["source"]),
         licences=_counts(table["licence"]), licences_of=licences_of,
     )  # fmt: skip
 

@@ -18,6 +18,8 @@ class DataFacts(Strict):
 
     key: list[str]
     """Keys of the shards' ``checksums.json``."""
+    catalogue: list[str] = []
+    """SHA-256 of each ``catalogue.parquet`` that lay beside shards."""
     fingerprint: str
     """Hash over all shards' checksums."""
     samples: dict[str, int]
@@ -45,7 +47,7 @@ class Card(Strict):
     step: int
     total_steps: int
     data: DataFacts | None
-    """Null when the shards were not at hand at the export."""
+    """Null when the shards were not at hand at the export, or others than at the training."""
     config: dict[str, Any]
     """The whole training configuration."""
 
@@ -109,17 +111,18 @@ def _what(card: Card) -> str:
 
 def _data(data: DataFacts | None) -> str:
     if data is None:
-        return "## Data\n\nThe shards were not at hand when this was written.\n"
+        return "## Data\n\nThe shards were not at hand when this was written, or no longer those of the training.\n"
     rows = {
         name: f"{', '.join(data.licences_of.get(name, ['unknown']))} | {count:,}"
         for name, count in data.samples.items()
     }
-    keys = ", ".join(f"`{key}`" for key in data.key)
+    keys, catalogues = (", ".join(f"`{each}`" for each in told) for told in (data.key, data.catalogue))
+    beside = f"`catalogue.parquet` beside them has the SHA-256 {catalogues}" if catalogues else "no catalogue lay there"
     return "\n".join(
         [
-            f"## Data\n\nShards with the fingerprint `{data.fingerprint}`, of the catalogue with the key {keys}. The",
-            "licences of the images hold for what is made of them as far as they reach; they are the images', not the",
-            "weights'.\n",
+            f"## Data\n\nShards with the fingerprint `{data.fingerprint}` and the key {keys};",
+            f"{beside}. The licences of the images hold for what",
+            "is made of them as far as they reach; they are the images', not the weights'.\n",
             _table("| source | licence | samples |\n|---|---|---|", rows),
         ]
     )

@@ -75,6 +75,9 @@ def read_released(path: Path) -> Released:
         raise InputError(
             f"{path}: holds {len(marks)} vision transformers with timm's names (tensors named {_MARK}); one is needed"
         )
+    shape = tuple(state[marks[0] + _MARK].shape)
+    if len(shape) != 4:
+        raise InputError(f"{path}: {marks[0] + _MARK} is {shape}, in a plain ViT (width, bands, patch, patch)")
     inner = {name.removeprefix(marks[0]): tensor for name, tensor in state.items() if name.startswith(marks[0])}
     weights = {name: tensor.float() for name, tensor in inner.items() if name.startswith(_KEPT)}
     if "norm.weight" not in weights:  # fine-tuned on the patches' mean: the same norm under another name

@@ -224,10 +224,23 @@ def open_encoder(spec: EncoderSpec, pool: Pool = "mean") -> FrozenEncoder:
     if kind not in _KINDS or bool(rest) == (kind == "histogram"):
         raise InputError(f"{spec.spec}: no such encoder; give one of {', '.join(sorted(_KINDS))}, as run:DIR")
     opened = _KINDS[kind](rest, spec, pool)
-    if (spec.mean is None and spec.std is None) or isinstance(opened, ColourHistogram):
+    _refuse_unused(kind, spec, opened)
+    if spec.mean is None and spec.std is None:
         return opened
+    assert not isinstance(opened, ColourHistogram)
     how = opened.input._replace(mean=spec.mean or opened.input.mean, std=spec.std or opened.input.std)
     return replace(opened, input=how)
+
+
+def _refuse_unused(kind: str, spec: EncoderSpec, opened: FrozenEncoder) -> None:
+    """Refuse fields that would change nothing: the table would name an encoder that was not asked."""
+    fixed = kind in ("run", "export", "histogram") or (
+        kind == "untrained" and Path(spec.spec.partition(":")[2]).is_dir()
+    )
+    if fixed and spec.args:
+        raise InputError(f"{spec.spec}: takes no args ({', '.join(spec.args)}); its architecture is its own")
+    if isinstance(opened, ColourHistogram) and (spec.mean or spec.std):
+        raise InputError(f"{spec.spec}: takes no mean and std; colours are counted as they are")
 
 
 def from_run(path: Path, pool: Pool, step: int | None = None) -> VitEncoder:

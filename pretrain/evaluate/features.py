@@ -6,6 +6,7 @@ import io
 import json
 import os
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,7 +215,7 @@ def _load(path: Path) -> Features:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             values, about = arrays["values"], json.loads(arrays["about"].tobytes())
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: features cannot be read ({error}); delete it, they are computed again") from None
     return Features(values, {int(row): why for row, why in about["unreadable"].items()}, about["seconds"])
 
@@ -246,26 +247,45 @@ def typical_side(images: Labelled) -> int:
     return int(np.median(sides))
 
 
-def write_features(features: Features, images: Labelled, path: Path, about: dict[str, str]) -> None:
+def check_ending(path: Path) -> None:
+    """Refuse a file that :func:`write_features` cannot write, before features are computed.
+
+    Raises:
+        InputError: it ends neither in ``.parquet`` nor in ``.npy``.
+    """
+    if path.suffix not in (".parquet", ".npy"):
+        raise InputError(f"{path}: must end in .parquet or .npy")
+
+
+def write_features(features: Features, images: Labelled, path: Path, about: dict[str, str]) -> list[Path]:
     """Write features as Parquet (``image, label, part, readable, feature``) or as a plain ``.npy`` matrix.
 
     Args:
         features: of all the images.
         images: what they are of.
-        path: ends in ``.parquet`` or ``.npy``; the latter holds all rows, zeros where an image could not be read.
-        about: becomes the Parquet file's metadata.
+        path: ends in ``.parquet`` or ``.npy``; the latter holds all rows, zeros where an image could not be read, and
+            beside it ``.json`` says the same of them as the other columns.
+        about: encoder and preparation; the Parquet file's metadata, or the beginning of the JSON.
+
+    Returns:
+        What was written.
 
     Raises:
         InputError: the path ends otherwise, or cannot be written.
     """
-    if path.suffix not in (".parquet", ".npy"):
-        raise InputError(f"{path}: must end in .parquet or .npy")
-    with writing(path) as aside:
-        if path.suffix == ".npy":
-            with aside.open("wb") as file:
-                np.save(file, features.values, allow_pickle=False)
-            return
-        pq.write_table(_table(features, images).replace_schema_metadata(about), aside)
+    check_ending(path)
+    table = _table(features, images)
+    if path.suffix == ".parquet":
+        with writing(path) as aside:
+            pq.write_table(table.replace_schema_metadata(about), aside)
+        return [path]
+    beside = path.with_suffix(".json")
+    with writing(path) as aside, aside.open("wb") as file:
+        np.save(file, features.values, allow_pickle=False)
+    with writing(beside) as aside:
+        rows = table.drop_columns("feature").to_pylist()
+        aside.write_text(json.dumps(about | {"images": rows}, indent=1) + "\n", encoding="utf-8")
+    return [path, beside]
 
 
 def _table(features: Features, images: Labelled) -> pa.Table:

@@ -37,8 +37,7 @@ def knn_scores(
     Raises:
         InputError: ``k`` is more than N.
     """
-    if k > len(train):
-        raise InputError(f"k {k}: there are {len(train)} images to train on; give --k {len(train)} at most")
+    refuse_too_many(k, len(train))
     train, test = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
     scores = torch.zeros(len(test), classes, dtype=torch.float64, device=test.device)
     chunk = chunk or max(1, _CHUNK_BYTES // (4 * len(train)))
@@ -47,3 +46,13 @@ def knn_scores(
         weights = (similarity.double() / temperature).exp() if votes == "weighted" else torch.ones_like(near).double()
         scores[start : start + chunk].scatter_add_(1, labels[near], weights)
     return scores
+
+
+def refuse_too_many(k: int, images: int) -> None:
+    """Refuse more neighbours than training images.
+
+    Raises:
+        InputError: ``k`` is more than ``images``.
+    """
+    if k > images:
+        raise InputError(f"k {k}: there are {images} images to train on; give --k {images} at most")

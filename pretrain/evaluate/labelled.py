@@ -181,7 +181,8 @@ def open_labelled(path: Path) -> Labelled:
     """All images of a folder tree, of shards or of a CSV list.
 
     Raises:
-        InputError: the path is absent, is no such list, holds no images, or fewer than two classes.
+        InputError: the path is absent, is no such list, names an image twice, holds no images, or fewer than two
+            classes.
     """
     return _gather(path, _samples(path), None)
 
@@ -209,6 +210,11 @@ def _gather(path: Path, samples: list[LabelledImage], gsd_m: float | None) -> La
         raise InputError(
             f"{path}: {len(samples)} images in {len(classes)} classes; there must be a folder of images per class"
         )
+    seen: set[tuple[Path, int]] = set()
+    for place in (sample.place for sample in samples):
+        if (place.path, place.offset) in seen:
+            raise InputError(f"{place.path}: is in the data twice; no image may be seen in training and in the test")
+        seen.add((place.path, place.offset))
     numbers = {name: number for number, name in enumerate(classes)}
     gsd = np.array([sample.gsd_m for sample in samples], dtype=np.float64)
     return Labelled(
@@ -241,27 +247,45 @@ def _from_shards(folder: Path) -> Iterator[LabelledImage]:
 
 
 def _from_csv(path: Path) -> Iterator[LabelledImage]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        known, needed = {"image", "label", "part", "gsd_m"}, {"image", "label"}
-        found = set(rows.fieldnames or ())
-        if not needed <= found <= known:
-            raise InputError(f"{path}: has columns {', '.join(sorted(found))}; expected image,label[,part][,gsd_m]")
-        for number, row in enumerate(rows, start=2):
-            yield _from_row(path, number, row)
-
-
-def _from_row(path: Path, number: int, row: dict[str, str]) -> LabelledImage:
-    image, part = path.parent / row["image"], row.get("part") or ""
-    if part not in ("", "train", "test"):
-        raise InputError(f"{path}, line {number}: part {part!r}; expected train or test")
-    if not image.is_file():
-        raise InputError(f"{path}, line {number}: {image}: no such file")
     try:
-        gsd_m = float(row.get("gsd_m") or _UNKNOWN)
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give a CSV list in UTF-8") from None
+    known, needed, found = {"image", "label", "part", "gsd_m"}, {"image", "label"}, set(header)
+    if not needed <= found <= known or len(found) < len(header):
+        raise InputError(f"{path}: has columns {', '.join(header)}; expected image,label[,part][,gsd_m]")
+    column = header.index("part") if "part" in header else None
+    divided = column is not None and any(row[column] for row in rows if len(row) == len(header))
+    for number, row in enumerate(rows, start=2):
+        if row:
+            yield _from_row(path, number, header, row, divided=divided)
+
+
+def _from_row(path: Path, number: int, header: list[str], row: list[str], *, divided: bool) -> LabelledImage:
+    where = f"{path}, line {number}"
+    if len(row) != len(header):
+        raise InputError(f"{where}: has {len(row)} fields, the first line {len(header)}")
+    told = dict(zip(header, row, strict=True))
+    image, part = path.parent / told["image"], told.get("part", "")
+    if not told["label"]:
+        raise InputError(f"{where}: has no label")
+    if part not in (("train", "test") if divided else ("",)):
+        raise InputError(f"{where}: part {part!r}; expected train or test in every line, or in none")
+    if not image.is_file():
+        raise InputError(f"{where}: {image}: no such file")
+    return LabelledImage(told["label"], StoredImage(image, 0, -1, told["image"]), _metres(where, told), part)
+
+
+def _metres(where: str, told: dict[str, str]) -> float:
+    text = told.get("gsd_m", "")
+    try:
+        gsd_m = float(text) if text else _UNKNOWN
     except ValueError:
-        raise InputError(f"{path}, line {number}: gsd_m {row['gsd_m']!r}; expected metres, or nothing") from None
-    return LabelledImage(row["label"], StoredImage(image, 0, -1, row["image"]), gsd_m, part)
+        gsd_m = 0.0
+    if text and not 0 < gsd_m < float("inf"):
+        raise InputError(f"{where}: gsd_m {text!r}; expected metres, or nothing")
+    return gsd_m
 
 
 def _listed(path: Path, images: Labelled) -> Ints:
@@ -274,13 +298,15 @@ def _listed(path: Path, images: Labelled) -> Ints:
     for row, place in enumerate(images.places):
         for name in {place.name, place.name.rpartition("/")[2]}:
             rows.setdefault(name, []).append(row)
-    chosen = []
+    chosen: set[int] = set()
     for number, line in enumerate(lines, start=1):
         found = rows.get(line.replace("\\", "/"), []) if line else [-1]
         if len(found) != 1:
             known = f"for example {images.places[0].name}"
             raise InputError(f"{path}, line {number}: {line} names {len(found)} images of the data; {known}")
-        chosen += [row for row in found if row >= 0]
+        if found[0] in chosen:
+            raise InputError(f"{path}, line {number}: {line} is named a second time")
+        chosen.update(row for row in found if row >= 0)
     return np.array(sorted(chosen), dtype=np.int64)
 
 

@@ -20,7 +20,7 @@ from pretrain.errors import InputError
 from pretrain.evaluate.encoders import FrozenEncoder, Pool
 from pretrain.evaluate.features import Features, View, Work, extract, scaled_view
 from pretrain.evaluate.finetune import Finetune, finetune
-from pretrain.evaluate.knn import Votes, knn_scores
+from pretrain.evaluate.knn import Votes, knn_scores, refuse_too_many
 from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
 from pretrain.evaluate.linear import RATES, Classifier, fit_lars, fit_swept, swept
 from pretrain.evaluate.masks import Masked, MaskSet, open_masks
@@ -75,7 +75,9 @@ class Answer(Outcome):
     """Per test image that could be read: whether it was classified rightly; the share of the scales where there are
     several."""
     guesses: list[int]
-    """Their classes, at the last scale."""
+    """The classes for which they were taken, at the last scale."""
+    truth: list[int]
+    """Their classes."""
 
     @property
     def scores(self) -> dict[str, Interval]:
@@ -106,6 +108,7 @@ def _tuned(encoder: FrozenEncoder, data: Divided, recipe: Finetune, work: Work) 
     right = tuned.guesses == truth
     return Answer(
         accuracy=bootstrap(right), right=right.astype(float).tolist(), guesses=tuned.guesses.tolist(),
+        truth=truth.tolist(),
         per_class=per_class(tuned.guesses, truth, len(data.classes)), train_images=tuned.train_images,
         test_images=len(truth), unreadable=tuned.unreadable, feature_seconds=0.0,
         classifier_seconds=round(tuned.seconds, 2), details={"losses": [round(loss, 4) for loss in tuned.losses]},
@@ -168,6 +171,8 @@ def ask(encoder: FrozenEncoder, data: Divided, protocol: Classifies, work: Work 
     work = work or Work()
     if isinstance(protocol, Finetune):
         return _tuned(encoder, data, protocol, work)
+    if isinstance(protocol, Knn):
+        refuse_too_many(protocol.k, len(data.train))  # before features are computed
     asked = [_ask_once(encoder, data, protocol, view, work) for view in _views(encoder, data, protocol)]
     last = asked[-1]
     right = np.mean([each.guesses == each.sides.truth for each in asked], axis=0)
@@ -176,6 +181,7 @@ def ask(encoder: FrozenEncoder, data: Divided, protocol: Classifies, work: Work 
         details["scales"] = {each.view.scale: float((each.guesses == each.sides.truth).mean()) for each in asked}
     return Answer(
         accuracy=bootstrap(right), right=right.tolist(), guesses=last.guesses.tolist(),
+        truth=last.sides.truth.tolist(),
         per_class=per_class(last.guesses, last.sides.truth, last.sides.classes),
         train_images=len(last.sides.labels), test_images=len(last.sides.truth),
         unreadable=[data.images.places[row].name for row in last.features.unreadable],

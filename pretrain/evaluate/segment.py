@@ -168,7 +168,7 @@ def segment(
         observer: shown the steps.
 
     Raises:
-        InputError: the encoder has no patch features, or too few images can be read.
+        InputError: the encoder has no patch features, too few images can be read, or no pixel is of a class.
         WorkError: a loss, gradient or weight is no longer finite.
     """
     if not isinstance(encoder, VitEncoder):
@@ -178,6 +178,7 @@ def segment(
     if not len(train) or not len(test):
         first = "".join(f"; {data.pairs[row].name}: {why}" for row, why in list(images.bad.items())[:1])
         raise InputError(f"{len(train)} images to train on and {len(test)} to test on can be read; too few{first}")
+    _refuse_unlabelled(images, data, train, test)
     side = recipe.window or encoder.input.size
     gsd = data.gsd_m * side / encoder.input.size if data.gsd_m else 1.0
     torch.manual_seed(recipe.seed)  # of the head's start
@@ -191,6 +192,17 @@ def segment(
     bad = [data.pairs[row].name for row in sorted(images.bad)]
     told = {"losses": [round(loss, 4) for loss in past.losses], "sides": [side]}
     return _answer(tables, len(train), bad, past.seconds + time.perf_counter() - start, told)
+
+
+def _refuse_unlabelled(images: Held, data: Masked, *parts: Ints) -> None:
+    """Refuse masks of other values than the classes': there would be nothing to learn or to score."""
+    for rows in parts:
+        if not any((images[row][..., 3] != UNLABELLED).any() for row in rows.tolist()):
+            values = ", ".join(str(value) for value in sorted(data.values))
+            first = data.pairs[rows[0]].mask
+            raise InputError(
+                f"{first}: no pixel, nor one of the other masks', is {values}; give classes as masks have them"
+            )
 
 
 def _answer(tables: Ints, train: int, bad: list[str], seconds: float, details: dict[str, Any]) -> Segmented:

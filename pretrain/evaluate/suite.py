@@ -39,7 +39,7 @@ from pretrain.evaluate.table import Cell, as_markdown, as_records, in_short, wri
 from pretrain.evaluate.words import in_words
 from pretrain.run import writing
 
-CELL_VERSION = 1
+CELL_VERSION = 2
 
 
 class Suite(Strict):
@@ -65,6 +65,18 @@ class Suite(Strict):
             raise ValueError("datasets: give one at least, or masks")
         if both := sorted(self.datasets.keys() & self.masks.keys()):
             raise ValueError(f"masks.{both[0]}: is one of the datasets, too; give it another name")
+        return self
+
+    @model_validator(mode="after")
+    def _all_are_asked(self) -> Suite:
+        for name, how in self.protocols.items():
+            needs = "masks" if isinstance(how, Segment) else "datasets"
+            if not getattr(self, needs):
+                raise ValueError(f"protocols.{name}: {how.name} needs {needs}; give one at least")
+        kinds = {isinstance(how, Segment) for how in self.protocols.values()}
+        for images, segments in (("datasets", False), ("masks", True)):
+            if getattr(self, images) and segments not in kinds:
+                raise ValueError(f"{images}: no protocol asks them; add {'segment' if segments else 'knn or linear'}")
         return self
 
 
@@ -105,7 +117,7 @@ def run_suite(config: Suite, out: Path, observer: Observer) -> list[Path]:
                 continue
             cells.append(cell)
             observer.say(f"{where}: {in_short(cell.answer)}{'' if fresh else ', known before'}")
-        paths = _write(config, cells, out)
+        paths = _write(config, cells, {where: str(error) for where, error in failed}, out)
     if failed:
         where, first = failed[0]
         raise type(first)(f"{len(failed)} of {len(failed) + len(cells)} cells could not be asked: {where}: {first}")
@@ -152,10 +164,7 @@ def _cell(question: _Question, encoder: FrozenEncoder, answer: AnyAnswer, pictur
 def _confused(data: Divided | Masked, answer: AnyAnswer) -> Ints:
     if isinstance(answer, Segmented):
         return np.array(answer.confusion)
-    assert isinstance(data, Divided)
-    left_out = set(answer.unreadable)
-    read = [row for row in data.test if data.images.places[row].name not in left_out]
-    return confusion(np.array(answer.guesses), data.images.labels[read], len(data.images.classes))
+    return confusion(np.array(answer.guesses), np.array(answer.truth), len(data.classes))
 
 
 def _in_words(question: _Question, encoder: FrozenEncoder) -> dict[str, Any]:
@@ -174,15 +183,15 @@ def _read(path: Path, how: AnyProtocol) -> AnyAnswer:
         raise InputError(f"{path}: cannot be read ({error!r}); delete it, it is asked again") from None
 
 
-def _write(config: Suite, cells: list[Cell], out: Path) -> list[Path]:
-    records = as_records(cells, config.baseline)
+def _write(config: Suite, cells: list[Cell], failed: dict[str, str], out: Path) -> list[Path]:
+    told = {"config": config.model_dump(mode="json"), "cells": as_records(cells, config.baseline), "not_asked": failed}
     texts = {
-        "table.md": as_markdown(cells, config.baseline),
-        "table.json": json.dumps({"config": config.model_dump(mode="json"), "cells": records}, indent=1) + "\n",
+        "table.md": as_markdown(cells, config.baseline, failed),
+        "table.json": json.dumps(told, indent=1) + "\n",
     }
     for name, text in texts.items():
         with writing(out / name) as aside:
             aside.write_text(text, encoding="utf-8")
     page = out / "table.html"
-    write_html(page, cells, config.baseline, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_html(page, cells, config.baseline, yaml.safe_dump(told["config"], sort_keys=False), failed)
     return [*(out / name for name in texts), page]

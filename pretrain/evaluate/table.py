@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from pretrain.evaluate.protocols import AnyAnswer
 from pretrain.evaluate.score import Interval
 from pretrain.page import embedded, write_page
 
-_OF_IMAGES = ("guesses", "right", "counts")
+_OF_IMAGES = ("guesses", "truth", "right", "counts")
 """What an answer holds for each test image."""
 
 
@@ -74,8 +74,14 @@ def as_records(cells: Sequence[Cell], baseline: str | None) -> list[dict[str, An
     return records
 
 
-def as_markdown(cells: Sequence[Cell], baseline: str | None) -> str:
-    """A section per data set: scores with their intervals, what it cost, and differences to the baseline."""
+def as_markdown(cells: Sequence[Cell], baseline: str | None, failed: Mapping[str, str]) -> str:
+    """A section per data set: scores with their intervals, what it cost, and differences to the baseline.
+
+    Args:
+        cells: those that were asked.
+        baseline: label of the encoder with which the others are compared.
+        failed: the others, and why.
+    """
     parts = []
     for section in _sections(cells, baseline):
         scores = [
@@ -89,10 +95,14 @@ def as_markdown(cells: Sequence[Cell], baseline: str | None) -> str:
         if baseline is not None:
             compared = _table(section["differences"][0], section["differences"][1:])
             parts += [f"Difference to {baseline}, percentage points, image by image:", compared]
+    if failed:
+        parts += ["## Not asked", "\n".join(f"- {where}: {why}" for where, why in failed.items())]
     return "\n\n".join(parts) + "\n"
 
 
-def write_html(path: Path, cells: Sequence[Cell], baseline: str | None, config: str) -> None:
+def write_html(
+    path: Path, cells: Sequence[Cell], baseline: str | None, config: str, failed: Mapping[str, str]
+) -> None:  # fmt: skip
     """The same as one HTML file, with the confusion matrices.
 
     Raises:
@@ -105,7 +115,7 @@ def write_html(path: Path, cells: Sequence[Cell], baseline: str | None, config: 
             for cell in cells
             if cell.dataset == part["dataset"]
         ]
-    write_page(path, "suite.html.j2", parts=parts, baseline=baseline, config=config, percent=percent)
+    write_page(path, "suite.html.j2", parts=parts, baseline=baseline, config=config, percent=percent, failed=failed)
 
 
 def _sections(cells: Sequence[Cell], baseline: str | None) -> Iterator[dict[str, Any]]:

@@ -45,7 +45,7 @@ def test_the_model_card_names_what_a_reader_needs(run: Path, tmp_path: Path) -> 
     assert card.data is not None
     for told in (
         "| source0 | CC0-1.0 | 8 |",
-        f"`{card.data.fingerprint}`, of the catalogue with the key `test`",
+        f"`{card.data.fingerprint}` and the key `test`;\nno catalogue lay there.",
         "| mean of RGB in 0 to 1 | 0.485, 0.456, 0.406 |",
     ):
         assert told in body
@@ -65,6 +65,15 @@ def test_the_card_names_data_normalisation_and_config(run: Path, tmp_path: Path)
     assert not encoder.training
 
 
+def test_the_catalogue_beside_the_shards_is_named_by_its_checksum(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "catalogue.parquet").write_bytes(b"abc")
+    card = export(run, tmp_path / "encoder")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    assert card.data is not None and card.data.catalogue == [known]
+    text = (tmp_path / "encoder" / "README.md").read_text()
+    assert f"`catalogue.parquet` beside them has the SHA-256 `{known}`." in text
+
+
 def test_results_of_other_weights_are_refused(run: Path, tmp_path: Path) -> None:
     found = {"data": {"path": "RSSCN7"}, "encoders": [{"name": "run, step 2", "answers": {}}]}
     (tmp_path / "results.json").write_text(json.dumps(found))
@@ -75,9 +84,14 @@ def test_results_of_other_weights_are_refused(run: Path, tmp_path: Path) -> None
         export(run, tmp_path / "encoder", tmp_path / "results.json")
 
 
-def test_a_run_whose_shards_are_gone_is_exported_without_them(run: Path, tmp_path: Path) -> None:
+def test_a_run_whose_shards_are_gone_or_others_is_exported_without_them(
+    run: Path, make_shards: MakeShards, tmp_path: Path
+) -> None:
     (tmp_path / "shards").rename(tmp_path / "moved")
     assert export(run, tmp_path / "encoder").data is None
+    make_shards([3])
+    assert export(run, tmp_path / "encoder").data is None
+    assert "or no longer those of the training" in (tmp_path / "encoder" / "README.md").read_text()
 
 
 def test_what_cannot_be_loaded_is_named(run: Path, tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_what_is_no_such_encoder_is_named(tmp_path: Path) -> None:
         "none": ({"weight": torch.ones(1)}, "holds 0 vision transformers"),
         "two": ({f"{who}.{name}": each for who in "ab" for name, each in state.items()}, "holds 2 vision"),
         "odd": (state | {"blocks2.0.weight": torch.ones(1)}, "holds blocks2.0.weight, which a plain ViT does not have"),
+        "flat": ({"patch_embed.proj.weight": torch.ones(48, 192)}, r"proj.weight is \(48, 192\), in a plain"),
         "heads": (state, "a ViT of width 48 and depth 2; weights do not tell the number of heads"),
     }  # fmt: skip
     for name, (content, message) in cases.items():

@@ -83,3 +83,12 @@ def test_other_timm_models_pool_as_timm_does() -> None:
 def test_names_that_are_none(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_encoder(EncoderSpec(spec=spec))
+
+
+def test_fields_that_would_change_nothing_are_refused(make_shards: MakeShards, tmp_path: Path) -> None:
+    train(config(make_shards([4]), epochs=1), tmp_path / "run", Quiet())
+    for spec in (f"run:{tmp_path / 'run'}", f"untrained:{tmp_path / 'run'}", "histogram"):
+        with pytest.raises(InputError, match=r"takes no args \(img_size\)"):
+            open_encoder(EncoderSpec(spec=spec, args={"img_size": 64}))
+    with pytest.raises(InputError, match="histogram: takes no mean and std"):
+        open_encoder(EncoderSpec(spec="histogram", mean=(0.5, 0.5, 0.5)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from labelled_images import write_tree
 from timm.models.vision_transformer import VisionTransformer
 
 from curation.base.errors import InputError
+from pretrain.cli import main
 from pretrain.evaluate.encoders import EncoderSpec, Input, VitEncoder, open_encoder
 from pretrain.evaluate.features import View, Work, extract, scaled_view, write_features
 from pretrain.evaluate.labelled import Labelled, open_labelled
@@ -115,6 +118,12 @@ def test_features_are_kept_for_the_same_weights_and_images_only(tmp_path: Path, 
     again = extract(encoder(), images, work=work)
     assert again.seconds == first.seconds and kept.stat().st_mtime_ns == stamp
     np.testing.assert_array_equal(again.values, first.values)
+    whole = kept.read_bytes()
+    for damaged in (whole[:100], b"", b"nonsense"):
+        kept.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"npz: features cannot be read .*; delete it, they are computed again"):
+            extract(encoder(), images, work=work)
+    kept.write_bytes(whole)
     extract(encoder("token"), images, work=work)
     other = encoder()
     torch.nn.init.constant_(other.vit.cls_token, 1.0)
@@ -132,7 +141,25 @@ def test_parquet_and_npy_hold_the_features(tmp_path: Path, images: Labelled) -> 
     assert table["label"].to_pylist() == ["blue"] * 4 + ["red"] * 3
     np.testing.assert_array_equal(np.stack(table["feature"].to_numpy()), features.values)
     assert table.schema.metadata == {b"encoder": b"tiny"}
-    write_features(features, images, tmp_path / "f.npy", {})
+    written = write_features(features, images, tmp_path / "f.npy", {"input": "central square"})
+    assert written == [tmp_path / "f.npy", tmp_path / "f.json"]
     np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), features.values)
+    beside = json.loads((tmp_path / "f.json").read_text())
+    assert beside["input"] == "central square" and len(beside["images"]) == 7
+    assert beside["images"][0] == {"image": "blue/deep/blue0.png", "label": "blue", "part": "", "readable": True}
     with pytest.raises(InputError, match="must end in .parquet or .npy"):
         write_features(features, images, tmp_path / "f.csv", {})
+
+
+def test_the_command_says_how_images_were_shown(
+    tmp_path: Path, images: Labelled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["features", "--encoder", "histogram", "--data", str(tmp_path / "data"), "--out"]
+    assert main([*asked, str(tmp_path / "f.npy")]) == 0
+    assert json.loads((tmp_path / "f.json").read_text())["input"] == (
+        "central square, bicubic to 256 px, mean (0, 0, 0), deviation (1, 1, 1); 8 x 8 x 8 colours, square roots"
+    )
+    assert str(tmp_path / "f.json") in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "data")  # what can be told at once is told before any image is read
+    assert main([*asked, str(tmp_path / "f.csv")]) == 2
+    assert "f.csv: must end in .parquet or .npy" in capsys.readouterr().err

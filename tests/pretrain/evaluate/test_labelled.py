@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,41 @@ def test_a_csv_list_brings_labels_parts_and_gsd(tmp_path: Path) -> None:
     path.write_text("file,label\n")
     with pytest.raises(InputError, match=r"has columns file, label; expected image,label"):
         open_dataset(DataSet(path=path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,label\nred0.png\nblue0.png,cold", "line 2: has 1 fields, the first line 2"),
+        ("image,label\nred0.png,warm,train", "line 2: has 3 fields, the first line 2"),
+        ("image,label\nred0.png,\nblue0.png,cold", "line 2: has no label"),
+        ("image,label,part\nred0.png,warm,train\nblue0.png,cold,", "line 3: part ''; expected train or test in every"),
+        ("image,label,gsd_m\nred0.png,warm,-1", "line 2: gsd_m '-1'; expected metres"),
+        ("image,label,gsd_m\nred0.png,warm,inf", "line 2: gsd_m 'inf'; expected metres"),
+        ("image,label,part\nred0.png,warm,train\nred0.png,warm,test\nblue0.png,cold,test", "red0.png: is in the data"),
+        ("image,image,label\nred0.png,red0.png,warm", "has columns image, image, label"),
+        ("", "has columns ; expected image,label"),
+    ],
+)
+def test_what_is_wrong_in_a_list_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    write_tree(tmp_path, {"red": 1, "blue": 1})
+    path = tmp_path / "list.csv"
+    path.write_text(text.replace("red0", "red/deep/red0").replace("blue0", "blue/deep/blue0"))
+    with pytest.raises(InputError, match=re.escape(message)):
+        open_dataset(DataSet(path=path))
+    path.write_bytes("image,label\nred/deep/red0.png,rød\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"list.csv: cannot be read .* in UTF-8"):
+        open_dataset(DataSet(path=path))
+
+
+def test_no_image_is_counted_twice_or_seen_in_both_parts(tmp_path: Path) -> None:
+    data = write_tree(tmp_path / "data", {"red": 2, "blue": 2})
+    with pytest.raises(InputError, match=r"blue0.png: is in the data twice"):
+        open_dataset(DataSet(path=data, test_path=data))
+    (tmp_path / "train.txt").write_text("red0.png\nred/deep/red0.png\n")
+    (tmp_path / "test.txt").write_text("red1.png\n")
+    with pytest.raises(InputError, match=r"train.txt, line 2: red/deep/red0.png is named a second time"):
+        open_dataset(DataSet(path=data, train_list=tmp_path / "train.txt", test_list=tmp_path / "test.txt"))
 
 
 def test_an_image_that_changed_changes_the_digest(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from labelled_images import write_tree
 
 from curation.base.errors import InputError
 from pretrain.evaluate.encoders import EncoderSpec, open_encoder
+from pretrain.evaluate.features import Work
 from pretrain.evaluate.labelled import DataSet, open_dataset
 from pretrain.evaluate.protocols import Answer, Knn, LinearProbe, ask
 
@@ -62,3 +63,11 @@ def test_a_part_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     divided = open_dataset(DataSet(path=tmp_path / "train", test_path=tmp_path / "test"))
     with pytest.raises(InputError, match="4 images to train on and 0 to test on can be read"):
         ask(COLOURS, divided, Knn(k=1))
+
+
+def test_too_many_neighbours_are_told_before_features_are_computed(tmp_path: Path) -> None:
+    divided = open_dataset(DataSet(path=write_tree(tmp_path, {"red": 2, "blue": 2})))
+    seen: list[int] = []
+    with pytest.raises(InputError, match="k 3: there are 2 images to train on; give --k 2 at most"):
+        ask(COLOURS, divided, Knn(k=3), Work(done=seen.append))
+    assert not seen

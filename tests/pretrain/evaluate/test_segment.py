@@ -155,3 +155,11 @@ def test_what_cannot_be_segmented_is_told(tmp_path: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(InputError, match="0 images to train on and 0 .* images/.*: its mask cannot be decoded"):
         segment(VIT, data, Segment(), CPU)
+
+
+def test_masks_of_other_values_than_the_classes_are_refused(tmp_path: Path) -> None:
+    """255 for 1 is the usual slip; means over no class would be no number."""
+    write(tmp_path, 2)
+    data = open_masks(MaskSet(path=tmp_path, classes={1: "ground", 2: "building"}))
+    with pytest.raises(InputError, match=r"masks/.*png: no pixel, nor one of the other masks', is 1, 2; give classes"):
+        segment(VIT, data, Segment(), CPU)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -133,7 +134,12 @@ def test_a_cell_that_cannot_be_asked_loses_no_other(
     command = ["evaluate", "suite", str(config), "--out", str(out), "protocols.kNN.k=13"]
     assert main(command) == 2
     assert "2 of 4 cells could not be asked: tiny, untrained, kNN: k 13: there are 12 images" in capsys.readouterr().err
-    assert {cell["protocol"] for cell in json.loads((out / "table.json").read_text())["cells"]} == {"linear"}
+    told = json.loads((out / "table.json").read_text())
+    assert {cell["protocol"] for cell in told["cells"]} == {"linear"}
+    why = "k 13: there are 12 images to train on; give --k 12 at most"
+    assert told["not_asked"] == {"tiny, untrained, kNN": why, "tiny, colours, kNN": why}
+    for name in ("table.md", "table.html"):
+        assert f"tiny, colours, kNN: {why}" in (out / name).read_text()
 
 
 def test_a_class_of_one_image_is_told(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,10 +159,22 @@ def test_a_class_of_one_image_is_told(config: Path, tmp_path: Path, capsys: pyte
         )
 
 
+def test_folders_for_training_and_testing_may_use_the_same_names(config: Path, tmp_path: Path) -> None:
+    """A training image that cannot be read is not the test image of its name."""
+    shutil.copytree(tmp_path / "images", tmp_path / "others")
+    (tmp_path / "images/waves/0.png").write_bytes(b"nonsense")
+    changes = [f"datasets.tiny.test_path={tmp_path / 'others'}", "encoders={colours: {spec: histogram}}"]
+    run_suite(load(Suite, config, [*changes, "baseline=null"]), tmp_path / "out", Quiet())
+    (cell, _) = json.loads((tmp_path / "out/table.json").read_text())["cells"]
+    assert (cell["train_images"], cell["test_images"], cell["unreadable"]) == (23, 24, ["waves/0.png"])
+
+
 def test_a_config_that_is_wrong_is_told(config: Path) -> None:
     for change, message in {
         "baseline=nobody": "baseline 'nobody' is none of the encoders untrained, colours",
         "protocols.kNN.kk=1": "protocols.kNN.kk: unknown key; did you mean 'k'?",
+        "protocols.s={name: segment}": "protocols.s: segment needs masks; give one at least",
+        "masks.m={path: m, classes: {0: a, 1: b}}": "masks: no protocol asks them; add segment",
         "encoders={}": "encoders: Dictionary should have at least 1 item",
     }.items():
         with pytest.raises(InputError, match=re.escape(message)):
