@@ -110,7 +110,8 @@ def load_group(table: pq.ParquetFile, group: int, columns: ArrayColumns) -> pa.T
     if not 0 <= group < footer.num_row_groups:
         raise ValueError("no such row; if the table changed since it was listed, run with --relist")
     leaves = columns.leaves(footer)
-    within(group_bytes(footer, group, leaves)[1], MAX_ROW_GROUP)
+    numbers = sum(footer.row_group(group).column(leaf).num_values for leaf in leaves)
+    within(max(group_bytes(footer, group, leaves)[1], numbers), MAX_ROW_GROUP)  # runs of equal numbers take no bytes
     try:
         return table.read_row_group(group, columns=[footer.schema.column(leaf).path for leaf in leaves])
     except pa.ArrowException as error:
@@ -128,7 +129,7 @@ def image_of(rows: pa.Table, row: int, columns: ArrayColumns, limit: int) -> byt
     values = [rows[name].slice(row, 1).combine_chunks() for name in columns.names]
     if any(each.null_count for each in values):
         raise ValueError("no image in this row")
-    planes = [(_decoded if columns.is_encoded else _array)(each, columns) for each in values]
+    planes = [_decoded(each, limit) if columns.is_encoded else _array(each, columns) for each in values]
     if len({plane.shape[1:] for plane in planes}) > 1:
         raise ValueError(f"bands differ in size: {', '.join(f'{p.shape[2]}x{p.shape[1]}' for p in planes)}")
     pixels = np.concatenate(planes) if len(planes) > 1 else planes[0]
@@ -188,8 +189,8 @@ def _raw(value: Any, columns: ArrayColumns) -> tuple[npt.NDArray[Any], tuple[int
     return np.frombuffer(data, kind).astype(columns.dtype), (len(data) // kind.itemsize,)
 
 
-def _decoded(value: Any, columns: ArrayColumns) -> npt.NDArray[Any]:
-    """The first band of an encoded image."""
+def _decoded(value: Any, limit: int) -> npt.NDArray[Any]:
+    """The first band of an encoded image, of not more than ``limit`` bytes."""
     import rasterio
 
     data = value[0].as_py()
@@ -202,6 +203,7 @@ def _decoded(value: Any, columns: ArrayColumns) -> npt.NDArray[Any]:
         memory.open(driver=driver) as file,
     ):
         within(max(file.width, file.height), MAX_AXIS)
+        within(file.width * file.height * np.dtype(file.dtypes[0]).itemsize, min(limit, MAX_ROW_GROUP))
         return np.asarray(file.read([1]))
 
 

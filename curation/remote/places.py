@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from curation.remote.transport import Transport
 
 MOST_TEXT = 256 << 20
 """Bytes of a list of URLs or of a page of a catalogue."""
+_URL: TypeAdapter[str] = TypeAdapter(Url)
 
 
 class Place(NamedTuple):
@@ -36,7 +38,17 @@ class PlaceNotes:
     """Scenes without an asset that is wanted."""
     unlicensed: int = 0
     """Scenes of another licence than is wanted."""
-    warnings: list[str] = field(default_factory=list)
+    _told: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    def warn(self, kind: str, text: str) -> None:
+        """Warn of something that may happen as often as there are scenes: the first of a kind is told."""
+        first, count = self._told.get(kind, (text, 0))
+        self._told[kind] = first, count + 1
+
+    @property
+    def warnings(self) -> list[str]:
+        """Of each kind the first, and how many more there are."""
+        return [f"{first}{f' (and {count - 1:,} more)' if count > 1 else ''}" for first, count in self._told.values()]
 
 
 def places(access: RemoteImagery, root: Path, transport: Transport, notes: PlaceNotes) -> list[Place]:
@@ -48,10 +60,34 @@ def places(access: RemoteImagery, root: Path, transport: Transport, notes: Place
     """
     found: dict[str, Place] = {}
     for url in _urls(access, root, transport, notes):
-        place = Place(path_of(url), url)
+        try:
+            place = Place(path_of(url), _led_to(url) if access.stac is not None else url)
+        except InputError as refused:
+            if access.stac is None:
+                raise
+            notes.warn("hostile", f"remote.stac: a scene is left out: {refused}")
+            continue
         if (twin := found.setdefault(place.path, place)).url != url:
-            notes.warnings.append(f"{url}: differs from {twin.url} by its query alone, and is left out")
+            notes.warn("twins", f"{url}: differs from {twin.url} by its query alone, and is left out")
     return sorted(found.values())
+
+
+def _led_to(url: str) -> str:
+    """A URL that a catalogue names, which is what a recipe may name, too, and nothing that a cloud tells its machines.
+
+    Raises:
+        InputError: it is neither; link-local addresses are those of RFC 3927.
+    """
+    try:
+        _URL.validate_python(url)
+        is_local = socket.inet_aton(urlsplit(url).hostname or "")[:2] == b"\xa9\xfe"
+    except ValidationError as error:
+        raise InputError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from None
+    except OSError:  # a name
+        return url
+    if is_local:
+        raise InputError(f"{url}: is an address of the machine's own link")
+    return url
 
 
 def path_of(url: str) -> str:
@@ -91,10 +127,9 @@ def _listed(name: str, root: Path, transport: Transport) -> Iterator[str]:
     except (OSError, UnicodeDecodeError) as error:
         told = error.strerror if isinstance(error, OSError) else "is no text"
         raise InputError(f"remote.url_list: {root / name}: {told}; put the list there, a URL a line") from None
-    check = TypeAdapter(Url)
     for number, line in enumerate(text.splitlines(), 1):
         if (url := line.strip()) and not url.startswith("#"):
             try:
-                yield check.validate_python(url)
+                yield _URL.validate_python(url)
             except ValidationError as error:
                 raise InputError(f"remote.url_list: {name}: line {number}: {error.errors()[0]['msg']}") from None

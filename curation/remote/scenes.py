@@ -7,9 +7,11 @@ only, where a scene is empty: averages shift everything else that is measured.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +41,9 @@ LEAST_VALID = 0.5
 """Share of pixels that are not empty, as an overview shows, below which a window is not drawn."""
 _CELLS = 8
 """Pixels of an overview along the side of a window, at least."""
-MOST_WINDOWS = 1 << 20
+MOST_WINDOWS = 1 << 22
+"""Of a scene: a mosaic of a whole state has 1.6 million."""
+MOST_DRAWN = 1 << 20
 MOST_PIXELS = 250_000_000
 """Of a block in all bands, and of an overview: what is decoded at once."""
 
@@ -111,15 +115,25 @@ def draw(data: Any, side: int, count: int | None, key: str, nodata: float | None
     high, wide = data.block_shapes[0]
     if high * wide * data.count > MOST_PIXELS:
         raise UnreadableImage(f"{data.width} x {data.height} pixels of {data.count} bands in blocks of {wide} x {high}")
-    if data.width * data.height // side**2 > MOST_WINDOWS:
-        raise UnreadableImage(f"{data.width} x {data.height} pixels are too many windows of {side}; raise remote.side")
-    windows = list(_grid(data, side))
-    full = _full(data, side, nodata) if len(windows) > 1 else None
-    kept = windows if full is None else [window for window in windows if _share(full, data, window) >= LEAST_VALID]
-    empty = len(windows) - len(kept)
-    if count is not None and len(kept) > count:
-        kept = sorted(sorted(kept, key=lambda window: _order(key, window))[:count], key=lambda w: (w[1], w[0]))
-    return Drawn(tuple(kept), empty, full is None and len(windows) > 1)
+    windows = data.width * data.height // side**2
+    if windows > (MOST_WINDOWS if count is not None and count <= MOST_DRAWN else MOST_DRAWN):
+        raise UnreadableImage(
+            f"{data.width} x {data.height} pixels are too many windows of {side}; set remote.per_file or raise side"
+        )
+    is_one = len(list(islice(_grid(data, side), 2))) < 2
+    full, empty = None if is_one else _full(data, side, nodata), 0
+
+    def kept() -> Iterator[Window]:
+        """Windows that are not empty, one by one: all of a mosaic take more memory than a worker has."""
+        nonlocal empty
+        for window in _grid(data, side):
+            if full is None or _share(full, data, window) >= LEAST_VALID:
+                yield window
+            else:
+                empty += 1
+
+    drawn = kept() if count is None else heapq.nsmallest(count, kept(), key=lambda window: _order(key, window))
+    return Drawn(tuple(sorted(drawn, key=lambda window: (window[1], window[0]))), empty, full is None and not is_one)
 
 
 def _order(key: str, window: Window) -> bytes:

@@ -1,7 +1,8 @@
 """Scenes of a STAC catalogue: a search of an API, or a walk over a static one.
 
 Requests go through our own transport, so that retries, limits and schemes are those of everything else. A page or a
-catalogue that leads back to one that was read ends the walk there, with a warning.
+catalogue that leads back to one that was read ends the walk there, with a warning; so does one that leads on and on
+without a new item.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from curation.remote.transport import Refused, Transport
 RASTERS = ("image/tiff", "image/vnd.stac.geotiff", "image/jp2", "image/geotiff", "image/x.geotiff")
 Item = dict[str, Any]
 T = TypeVar("T")
+PATIENCE = 2000
+"""Pages and catalogues in a row without a new item, after which there are no more."""
 
 
 class _Loop(Exception):
@@ -40,6 +43,14 @@ class _Io(StacApiIO):
     def __init__(self, transport: Transport) -> None:
         super().__init__()
         self.transport, self.seen = transport, set[str]()
+        self._items, self._idle = set[str](), 0
+
+    def note(self, item: Item, href: str) -> None:
+        """Hear of an item, which is new or not."""
+        name = f"{item.get('collection')} {item.get('id')} {href if item.get('id') is None else ''}"
+        if name not in self._items:
+            self._items.add(name)
+            self._idle = 0
 
     def request(
         self,
@@ -53,6 +64,9 @@ class _Io(StacApiIO):
             raise InputError(f"{href}: its pages are asked by {method}; only GET is known")
         query = urlencode({name: value for name, value in (parameters or {}).items() if value is not None})
         url = f"{href}{'&' if '?' in href else '?'}{query}" if query else href
+        self._idle += 1
+        if self._idle > PATIENCE:
+            raise InputError(f"remote.stac: {url}: {PATIENCE:,} pages and more without a new scene; it leads nowhere")
         if url in self.seen:
             raise _Loop(url)
         self.seen.add(url)
@@ -67,9 +81,10 @@ def asset_urls(access: RemoteImagery, transport: Transport, notes: PlaceNotes) -
         WorkError: its server does not answer.
     """
     assert access.stac is not None  # its reader has asked
-    licences = _Licences(transport)
+    licences, io = _Licences(transport), _Io(transport)
     try:
-        for item, href in _items(access, access.stac, _Io(transport), notes):
+        for item, href in _items(access, access.stac, io, notes):
+            io.note(item, href)
             if not _within(item, access):
                 notes.outside += 1
             elif access.licences and licences.of(item, href) not in access.licences:
@@ -126,7 +141,7 @@ def _searched(access: RemoteImagery, told: Item, href: str, io: _Io, notes: Plac
         for page in search.pages_as_dicts():
             yield from ((item, href) for item in page.get("features", ()))
     except _Loop as loop:
-        notes.warnings.append(f"remote.stac: the pages lead back to {loop}; what came before is listed")
+        notes.warn("loop", f"remote.stac: the pages lead back to {loop}; what came before is listed")
 
 
 def _walked(access: RemoteImagery, told: Item, href: str, io: _Io, notes: PlaceNotes) -> Iterator[tuple[Item, str]]:
@@ -142,7 +157,11 @@ def _walked(access: RemoteImagery, told: Item, href: str, io: _Io, notes: PlaceN
             links = [(each["rel"], urljoin(href, each["href"])) for each in told.get("links", ())]
             read = partial(_read, io, href, notes)
             for batch in _batched((at for rel, at in links if asked and rel == "item"), 4 * access.connections):
-                yield from (each for each in pool.map(read, batch) if each is not None)
+                for each in pool.map(partial(_item, io, href, notes), batch):
+                    if isinstance(each, Refused):
+                        notes.warn("refused", f"remote.stac: a scene is left out: {each}")
+                    elif each is not None:
+                        yield each
             waiting += [each for rel, at in reversed(links) if rel in wanted and (each := read(at)) is not None]
 
 
@@ -151,8 +170,16 @@ def _read(io: _Io, parent: str, notes: PlaceNotes, href: str) -> tuple[Item, str
     try:
         return json.loads(io.request(href)), href
     except _Loop:
-        notes.warnings.append(f"remote.stac: {parent} leads back to {href}, which is read once")
+        notes.warn("circle", f"remote.stac: {parent} leads back to {href}, which is read once")
         return None
+
+
+def _item(io: _Io, parent: str, notes: PlaceNotes, href: str) -> tuple[Item, str] | Refused | None:
+    """An item that a link leads to, or why its server does not give it: one of many may be lost."""
+    try:
+        return _read(io, parent, notes, href)
+    except Refused as refused:
+        return refused
 
 
 def _batched(values: Iterable[T], size: int) -> Iterator[list[T]]:

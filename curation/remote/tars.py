@@ -96,7 +96,7 @@ def _whole(data: bytes, first: int) -> Iterator[TarMember]:
         with tarfile.open(fileobj=io.BytesIO(view), mode="r:") as tar:
             for member in tar:
                 end = member.offset_data + member.size
-                if end > len(view):
+                if end > len(view) or member.size < 0:  # a negative size leads back to the same header, for ever
                     return
                 if member.isreg() and member.sparse is None:
                     yield TarMember(

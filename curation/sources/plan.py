@@ -42,6 +42,8 @@ class PlanRow:
     gsd_m: float | None = None
     """Of its manifest; of a range the geometric mean."""
     land: str | None = None
+    spool_gigabytes: float | None = None
+    """Most that is kept between scan and write of imagery that is read where it lies; null: it is downloaded."""
 
     @property
     def tiles_there(self) -> int:
@@ -84,13 +86,24 @@ class RecipePlan:
 
     @property
     def gigabytes(self) -> float:
-        """Gigabytes to download, as far as known."""
-        return sum((row.megabytes or 0) * row.standing.share for row in self.rows) / 1e3
+        """Gigabytes to download, or to read where they lie, as far as known."""
+        return sum(map(_gigabytes, self.rows))
+
+    @property
+    def spool_gigabytes(self) -> float:
+        """Most that the spools of imagery that is read where it lies take."""
+        return sum(min(row.spool_gigabytes or 0, _gigabytes(row) or math.inf) for row in self.rows)
 
     @property
     def disk_gigabytes(self) -> float:
-        """Downloads, unpacked beside their archives, and the shards."""
-        return 2 * self.gigabytes + self.shard_gigabytes
+        """Downloads, unpacked beside their archives, the spools, and the shards."""
+        downloads = sum(_gigabytes(row) for row in self.rows if row.spool_gigabytes is None)
+        return 2 * downloads + self.spool_gigabytes + self.shard_gigabytes
+
+
+def _gigabytes(row: PlanRow) -> float:
+    """Of a source, less what is gone; 0 where it is not known."""
+    return (row.megabytes or 0) * row.standing.share / 1e3
 
 
 @dataclass
@@ -193,7 +206,7 @@ def make_plan(recipe: Recipe, data: Path | None = None, probe: Probe | None = No
     where = data or Path("DATA")
     entries = {entry.id: entry for entry in recipe.sources}
     sources = resolve(recipe, where)
-    rows = [_row(one.source, one.root, entries[one.id].predicted_tiles, one.cap, probe, _drawn(one)) for one in sources]
+    rows = [_row(one.source, one.root, entries[one.id].predicted_tiles, one.cap, probe, one) for one in sources]
     rows += [_row(one, where / one.id, None, None, probe) for one in _guarded(recipe)]
     tiles = sum(row.tiles_there for row in rows)
     if recipe.balance.total is not None:
@@ -210,7 +223,12 @@ def make_plan(recipe: Recipe, data: Path | None = None, probe: Probe | None = No
 
 
 def _row(
-    source: Source, root: Path, predicted: int | None, cap: int | None, probe: Probe | None, drawn: str = ""
+    source: Source,
+    root: Path,
+    predicted: int | None,
+    cap: int | None,
+    probe: Probe | None,
+    taken: ResolvedSource | None = None,
 ) -> PlanRow:
     via = source.obtain.via
     by_hand = via not in BY_SCRIPT and via != "local"
@@ -220,15 +238,16 @@ def _row(
         source.redistributable,
         via,
         by_hand,
-        _megabytes(source, probe),
+        _megabytes(source, probe, taken.subset.files if taken else None),
         predicted,
         cap,
         instructions(source, root) if by_hand else "",
         isinstance(source, Benchmark),
         standing(source, probe),
-        drawn,
+        _drawn(taken) if taken else "",
         source.gsd,
         source.land,
+        source.remote.spool_gigabytes if source.remote else None,
     )
 
 
@@ -243,10 +262,13 @@ def _drawn(source: ResolvedSource) -> str:
     return ", ".join([*told, *([f"{subset.images:,} images"] if subset.images is not None else [])])
 
 
-def _megabytes(source: Source, probe: Probe | None) -> float | None:
+def _megabytes(source: Source, probe: Probe | None, drawn: int | None) -> float | None:
     """To download: what the manifest or the servers say of each file, else what lists print of all of them."""
-    if (told := bytes_of(source, probe)) is not None:
+    if (told := bytes_of(source, probe, drawn)) is not None:
         return told / 1e6
+    if (access := source.remote) is not None and access.ranges is not None:
+        files = min(access.files or math.inf, len(access.every_url) or math.inf)
+        return files * access.ranges * access.range_megabytes if files < math.inf else None
     return source.listed_megabytes
 
 

@@ -47,7 +47,7 @@ class ProbeAnswer(Strict):
     """Why it is gone or silent."""
     status: int | None = None
     size: int | None = None
-    """Bytes; of a repository, those of the wanted files that were listed."""
+    """Bytes; of a repository, those of its wanted files, where all of them were listed."""
     etag: str | None = None
     last_modified: str | None = None
     content_type: str = ""
@@ -225,7 +225,7 @@ def _repository_found(source: Source, ends: Endpoints) -> ProbeAnswer:
         return ProbeAnswer(state="gone", checked=_now(), why=f"{repository}: lists no file that is wanted", files=0)
     told = ask(str(files[0].url), ends)
     sizes = [file.size for file in files]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
+    total = None if None in sizes or len(listed) == MOST_LISTED else sum(size or 0 for size in sizes)
     return ProbeAnswer(state="there", checked=_now(), status=told.status, size=total, files=len(files))
 
 
@@ -259,12 +259,20 @@ def standing(source: Source, probe: Probe | None = None) -> Standing:
     return Standing("gone" if share == 0 else state, day, share, note)
 
 
-def bytes_of(source: Source, probe: Probe | None = None) -> int | None:
-    """Bytes of all files of a source, by its manifest and a probe; null where one is not known."""
+def bytes_of(source: Source, probe: Probe | None = None, drawn: int | None = None) -> int | None:
+    """Bytes of a source's files by its manifest and a probe; null where one is not known.
+
+    Args:
+        source: whose files.
+        probe: what the servers said.
+        drawn: how many of a repository's files are taken; null: all.
+    """
     known = probe.found if probe else {}
     if not source.files:
-        repository = _repository(source)
-        return known[repository].size if repository in known and source.remote is None else None
+        told = known.get(_repository(source) or "")
+        if told is None or told.size is None or source.remote is not None:
+            return None
+        return told.size if drawn is None else round(told.size * min(drawn / max(told.files or 1, 1), 1.0))
     sizes = [_size(file, known) for file in source.files]
     return None if None in sizes else sum(size or 0 for size in sizes)
 

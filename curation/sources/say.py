@@ -75,7 +75,8 @@ def format_plan(plan: RecipePlan, typed: str = "", data: Path | None = None, wid
     sums = [
         f"{sum(not row.benchmark for row in plan.rows)} sources, of which {closed} may not surely be redistributed",
         f"download: {plan.gigabytes:,.0f} GB as far as known; {unknown} rows tell no size (fetch asks the servers)",
-        f"disk: {plan.disk_gigabytes:,.0f} GB and what those {unknown} add (archives, their content, the shards)",
+        f"disk: {plan.disk_gigabytes:,.0f} GB and what those {unknown} add (archives, their content, the shards"
+        f"{f', at most {plan.spool_gigabytes:,.0f} GB of spools' if plan.spool_gigabytes else ''})",
         f"predicted: {plan.tiles:,} tiles in {plan.shards:,} shards of together {plan.shard_gigabytes:,.0f} GB"
         f" (at {TILE_SIDE} x {TILE_SIDE} pixels a tile)",
         *_today(plan),

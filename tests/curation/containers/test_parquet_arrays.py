@@ -126,3 +126,25 @@ def test_a_column_that_is_absent_is_named_with_those_that_are_there(tmp_path: Pa
     table(tmp_path / "a.parquet", x=pa.array([1] * 5))
     with pytest.raises(InputError, match=r"a\.parquet: has no column rgb; it has: other, x"):
         pixels(tmp_path, image_column="rgb", array={})
+
+
+def test_a_few_bytes_that_stand_for_many_are_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of equal numbers take no bytes in a table, nor equal pixels in a PNG; neither is unpacked to be measured."""
+    from curation.containers.parquet_arrays import ArrayColumns, image_of
+
+    monkeypatch.setattr("curation.containers.parquet_arrays.MAX_ROW_GROUP", 1 << 20)
+    zeros = pa.ListArray.from_arrays(pa.array([0, 2 << 20], pa.int32()), pa.array(np.zeros(2 << 20, np.uint8)))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": zeros}), path)
+    assert path.stat().st_size < 10_000
+    source = Source.model_validate({"id": "s", "container": "parquet", "image_column": "x", "array": {"shape": [1, 8]}})
+    row = next(iter(list_images(source, tmp_path)))
+    with pytest.raises(UnreadableImage, match="2097152 bytes, the limit is 1048576"):
+        open_image(Location.of(tmp_path, row), source, ExcludeRules()).__enter__()
+    with rasterio.MemoryFile() as memory:
+        shape = {"width": 20_000, "height": 20_000, "count": 1, "dtype": "float64"}
+        with memory.open(driver="GTiff", SPARSE_OK=True, BIGTIFF="NO", **shape):
+            pass
+        rows = pa.table({"r": pa.array([bytes(memory.read())])})
+    with pytest.raises(ValueError, match="3200000000 bytes, the limit is"):
+        image_of(rows, 0, ArrayColumns(("r",), is_encoded=True), 1 << 36)

@@ -321,3 +321,48 @@ def test_the_pixels_of_a_scene_with_mask_palette_and_sixteen_bits_are_those_that
                 assert np.array_equal(a.dataset_mask(window=window), b.dataset_mask())
                 assert (a.nodata, a.colorinterp, a.crs) == (b.nodata, b.colorinterp, b.crs)
                 assert b.transform == a.window_transform(window)
+
+
+def test_pages_that_never_end_and_hold_nothing_new_are_one_line(
+    server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curation.remote.stac.PATIENCE", 20)
+    some = [item("a", "2020-05-01T10:00:00Z", server.url("/a.tif"))]
+    search(server, [("/search", some, "/search/0")])
+    for number in range(60):
+        told = {"type": "FeatureCollection", "features": some,
+                "links": [{"rel": "next", "href": server.url(f"/search/{number + 1}")}]}  # fmt: skip
+        server.files[f"/search/{number}"] = json.dumps(told).encode()
+    with pytest.raises(InputError, match="20 pages and more without a new scene"):
+        listed(tmp_path, stac=server.url("/stac"))
+    assert len(server.asked) < 30
+
+
+def test_what_a_hostile_catalogue_names_is_left_out_and_told(server: RangeServer, tmp_path: Path) -> None:
+    server.files["/a.tif"] = scene(tmp_path, picture(1, 128))
+    named = ["file:///etc/passwd", "http://169.254.169.254/latest/meta-data/x.tif", "http://2852039166/x.tif",
+             server.url("/%2e%2e/%2e%2e/x.tif"), "/vsicurl/x.tif", server.url("/a.tif")]  # fmt: skip
+    links = [{"rel": "item", "href": f"./{number}.json"} for number in range(len(named) + 1)]
+    catalogue(server, "/c.json", links=links)  # the last item is not there
+    for number, href in enumerate(named):
+        server.files[f"/{number}.json"] = json.dumps(item(str(number), "2020-05-01T10:00:00Z", href)).encode()
+    rows, told = listed(tmp_path, stac=server.url("/c.json"))
+    assert [row["file"] for row in rows] == [server.url("/a.tif"), server.url("/vsicurl/x.tif")]
+    assert told.unread == [f"{server.url('/vsicurl/x.tif')}: the server answers 404"]
+    assert any("'file:///etc/passwd': give an http://" in line and "(and 3 more)" in line for line in told.warnings)
+    assert any(f"{server.url('/6.json')}: the server answers 404" in line for line in told.warnings)
+
+
+def test_some_windows_are_drawn_of_a_mosaic_of_a_million(tmp_path: Path) -> None:
+    import rasterio
+
+    from curation.base.errors import UnreadableImage
+    from curation.remote import scenes
+
+    vrt = '<VRTDataset rasterXSize="16640" rasterYSize="16640"><VRTRasterBand dataType="Byte" band="1"/></VRTDataset>'
+    with rasterio.open(vrt) as data:  # 1040 x 1040 windows of 16 pixels
+        drawn = scenes.draw(data, 16, 5, "0", None)
+        assert len(drawn.windows) == 5
+        assert list(drawn.windows) == sorted(drawn.windows, key=lambda window: (window[1], window[0]))
+        with pytest.raises(UnreadableImage, match=r"too many windows of 16; set remote\.per_file or"):
+            scenes.draw(data, 16, None, "0", None)

@@ -143,6 +143,18 @@ def test_what_looks_like_a_header_and_is_none_is_passed_over() -> None:
     assert first_header(bytes(4096)) is None
 
 
+def test_a_header_of_negative_size_ends_its_range(server: RangeServer, tmp_path: Path) -> None:
+    """A reader that believes it goes back to the same header for ever (CVE-2025-8194)."""
+    before, _ = tar(["a.png"])
+    told = tarfile.TarInfo("b.png")
+    told.pax_headers = {"size": "-1536"}
+    server.files["/t.tar"] = before.rstrip(b"\0").ljust(-(-len(before.rstrip(b"\0")) // 512) * 512, b"\0") + (
+        told.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+    )
+    _, rows = listed(tmp_path, urls=[server.url("/t.tar")])
+    assert [row["image"] for row in rows] == ["127.0.0.1/t.tar/a.png"]
+
+
 def test_a_listing_that_was_killed_within_a_tar_goes_on_at_the_range_it_was_at(
     server: RangeServer, tmp_path: Path
 ) -> None:

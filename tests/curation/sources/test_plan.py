@@ -56,6 +56,19 @@ def test_sums_of_a_plan() -> None:
     assert not any(row.by_hand for row in plan.rows), "a local folder needs nobody"
 
 
+def test_sums_of_imagery_that_is_read_where_it_lies() -> None:
+    tar = {"urls": ["https://x/{1..10}.tar"], "ranges": 5_000, "range_megabytes": 64}
+    entry = {"id": "a", "predicted_tiles": 10, "container": "remote", "obtain": {"via": "s3"}}
+    shards = {"max_samples": 300, "bytes_per_pixel": 1.0}
+    told = {"name": "x", "sources": [{**entry, "remote": tar}], "shards": shards}
+    plan = make_plan(Recipe.model_validate(told))
+    assert plan.gigabytes == 3_200  # 10 tars x 5,000 ranges x 64 MB
+    assert plan.disk_gigabytes == pytest.approx(50 + plan.shard_gigabytes)  # the spool, and no archive
+    assert "3,200 GB" in format_plan(plan) and "at most 50 GB of spools" in format_plan(plan)
+    few = {**told, "sources": [{**entry, "sample": 2, "remote": {**tar, "ranges": 100}}]}
+    assert make_plan(Recipe.model_validate(few)).spool_gigabytes == pytest.approx(12.8)  # no more than is read
+
+
 def test_sources_by_task_licence_and_route() -> None:
     everything = list_sources()
     assert len(everything) >= 120

@@ -18,7 +18,7 @@ from curation.base.errors import InputError
 from curation.cli import main
 from curation.sources.hosts import Endpoints
 from curation.sources.plan import make_plan
-from curation.sources.probe import Probe, probe, read_probe, standing, write_probe
+from curation.sources.probe import Probe, bytes_of, probe, read_probe, standing, write_probe
 from curation.sources.recipe import Recipe
 from curation.sources.say import format_plan, format_sources
 from curation.sources.source import Source
@@ -190,12 +190,17 @@ def test_what_can_be_counted_on(server: Server) -> None:
     assert standing(of(via="local")).state == "own"
 
 
-def test_repositories_are_listed(server: Server, tmp_path: Path) -> None:
+def test_repositories_are_listed(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = Endpoints(zenodo=server.url("").rstrip("/"))
     source = Source.model_validate({"id": "s", "obtain": {"via": "zenodo", "repository": "12"}})
     server.listing = json.dumps({"files": [{"key": "a.zip", "size": 5}, {"key": "b.zip", "size": 7}]}).encode()
     (found,) = probe([source], ends).found.values()
     assert (found.state, found.files, found.size) == ("there", 2, 12)
+    answers = Probe(found={"zenodo:12": found})
+    assert (bytes_of(source, answers), bytes_of(source, answers, 1), bytes_of(source, answers, 9)) == (12, 6, 12)
+    monkeypatch.setattr("curation.sources.probe.MOST_LISTED", 2)
+    (found,) = probe([source], ends).found.values()
+    assert (found.state, found.files, found.size) == ("there", 2, None), "there may be more"
     server.listing = b'{"files": [{"key": "README.md", "size": 5}]}'
     (found,) = probe([source], ends).found.values()
     assert found.state == "gone" and "no file that is wanted" in found.why
