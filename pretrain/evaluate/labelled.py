@@ -81,14 +81,21 @@ class Labelled:
 
     def digest(self) -> str:
         """Changes with any image's name, size or time of change, and with any GSD; labels play no part."""
-        stamps: dict[Path, int] = {}
+        stamps = {path: _stamp(path) for path in {place.path for place in self.places}}
+        rows = []
         for place in self.places:
-            stamps.setdefault(place.path, place.path.stat().st_mtime_ns)
-        rows = [
-            (place.name, place.offset, place.size if place.size >= 0 else place.path.stat().st_size, stamps[place.path])
-            for place in self.places
-        ]
+            size, changed = stamps[place.path]
+            rows.append((place.name, place.offset, place.size if place.size >= 0 else size, changed))
         return digest([rows, [str(value) for value in self.gsd]])
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change; of a file that is gone, which is then told as unreadable, neither."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 class DataSet(Strict):
@@ -225,7 +232,7 @@ def _gather(path: Path, samples: list[LabelledImage], gsd_m: float | None) -> La
 
 def _from_tree(folder: Path) -> Iterator[LabelledImage]:
     for path in folder.glob("*/**/*"):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        if path.suffix.lower() in SUFFIXES and not path.is_dir():  # a link to nowhere is told as unreadable
             name = path.relative_to(folder)
             yield LabelledImage(name.parts[0], StoredImage(path, 0, -1, name.as_posix()))
 

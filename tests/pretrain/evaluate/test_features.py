@@ -103,6 +103,14 @@ def test_a_broken_image_is_named_and_the_others_go_on(tmp_path: Path, images: La
     assert features.values[features.readable(np.arange(8))].any(1).all()
 
 
+def test_a_link_to_nowhere_is_named(tmp_path: Path, images: Labelled) -> None:
+    (tmp_path / "data" / "red" / "gone.png").symlink_to("nowhere.png")
+    found = open_labelled(tmp_path / "data")
+    (row,) = extract(encoder(), found).unreadable
+    assert found.places[row].name == "red/gone.png"
+    assert found.digest() != images.digest()
+
+
 def test_features_that_are_not_finite_name_an_image(images: Labelled) -> None:
     broken = encoder()
     torch.nn.init.constant_(broken.vit.norm.weight, float("nan"))
