@@ -99,6 +99,17 @@ def test_a_server_without_ranges_is_not_read_whole(server: RangeServer, tmp_path
         listed(tmp_path, urls=[server.url("/a.tif")])
 
 
+def test_headers_that_are_no_numbers_are_a_refusal(server: RangeServer, tmp_path: Path) -> None:
+    data = scene(tmp_path, picture(1, 256))
+    hostile = {"a": f"bytes 0-16383/{'9' * 5_000}", "b": "bytes 0-16383/-5", "c": "bytes \xb2-3/4", "d": "pages 1-2/3"}
+    for name, told in hostile.items():
+        server.files[f"/{name}.tif"], server.headers[f"/{name}.tif"] = data, {"Content-Range": told}
+    server.files["/z.tif"] = data
+    rows, listing = listed(tmp_path, urls=[server.url(f"/{name}.tif") for name in [*hostile, "z"]])
+    assert len(listing.unread) == 4 and all("gives no ranges" in line for line in listing.unread)
+    assert len([row for row in rows if row["file"] == server.url("/z.tif")]) == 4
+
+
 def test_a_scene_without_overviews_is_drawn_blindly_and_named(server: RangeServer, tmp_path: Path) -> None:
     server.files["/a.tif"] = scene(tmp_path, picture(1, 256), overviews="NONE")
     rows, told = listed(tmp_path, urls=[server.url("/a.tif")])
