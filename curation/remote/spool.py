@@ -18,6 +18,8 @@ from pathlib import Path
 from curation.base.errors import NO_ROOM
 from curation.base.files import UNFINISHED
 
+SPARED = 0.02
+"""Share of the disk that stays free for what is no spool."""
 LOOKS = 500
 """Files that a process adds between two looks at what all processes have added."""
 
@@ -29,6 +31,7 @@ class Spool:
     folder: Path
     limit: int
     _used: int = field(default=0, init=False)
+    _most: int = field(default=0, init=False)
     _added: int = field(default=LOOKS, init=False)
 
     def get(self, key: str) -> bytes | None:
@@ -44,7 +47,8 @@ class Spool:
         """Keep bytes, where there is room."""
         if self._added >= LOOKS:
             self._used, self._added = self.bytes(), 0
-        if self._used + len(data) > self.limit:
+            self._most = min(self.limit, self._used + self._free())
+        if self._used + len(data) > self._most:
             return False
         path = self._path(key)
         aside = path.with_name(f".{key}.{secrets.token_hex(4)}{UNFINISHED}")
@@ -75,6 +79,12 @@ class Spool:
     def bytes(self) -> int:
         """What all files take."""
         return sum(path.stat().st_size for path in self.folder.glob("*/*")) if self.folder.is_dir() else 0
+
+    def _free(self) -> int:
+        """What the disk still takes."""
+        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.is_dir())
+        disk = shutil.disk_usage(there)
+        return max(disk.free - int(SPARED * disk.total), 0)
 
     def clear(self) -> None:
         """Remove everything."""

@@ -13,10 +13,13 @@ import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from curation.base.errors import UnreadableImage
 from curation.remote.remote_file import Ranges
 from curation.remote.transport import Pin
 
 _BLOCK = 512
+MOST_RANGES = 1 << 20
+"""That are drawn from: 67 TB in ranges of 64 MB."""
 
 
 class TarMember(NamedTuple):
@@ -36,10 +39,15 @@ def drawn_ranges(size: int, count: int | None, length: int, key: str) -> list[tu
         count: how many ranges.
         length: bytes of a range.
         key: what the draw follows from.
+
+    Raises:
+        UnreadableImage: too many to draw from, since the file is said to be larger than any, or the ranges are tiny.
     """
     starts = range(0, max(size - _BLOCK, 1), max(length // _BLOCK, 1) * _BLOCK)
     if count is None or count >= len(starts):
         return [(0, size)]
+    if len(starts) > MOST_RANGES:
+        raise UnreadableImage(f"{size:,} bytes are too many ranges of {length:,}; raise remote.range_megabytes")
     chosen = sorted(starts, key=lambda start: hashlib.blake2b(f"{key}\0{start}".encode(), digest_size=8).digest())
     return [(start, min(length, size - start)) for start in sorted(chosen[:count])]
 

@@ -27,6 +27,7 @@ from curation.remote.access import RemoteImagery
 AGENT = "rscorpus (remote imagery; https://arxiv.org/abs/2406.11933)"
 PAGE = 1 << 14
 """Bytes that are asked for first: a COG's header, and what tells its version."""
+_CONTENT_RANGE = r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})"
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 
@@ -186,7 +187,9 @@ class Transport:
         headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
         headers |= {} if all_of_it else {"Range": f"bytes={offset}-{offset + size - 1}"}
         try:
-            response = self._pool.request("GET", url, headers=headers, preload_content=False, retries=_REDIRECTS)
+            response = self._pool.request(
+                "GET", url, headers=headers, preload_content=False, retries=_REDIRECTS, decode_content=all_of_it
+            )  # what is packed for the way could unpack to any size
             with contextlib.closing(response):
                 return self._http_answer(url, response, offset, size, all_of_it)
         except urllib3.exceptions.MaxRetryError as error:
@@ -202,17 +205,17 @@ class Transport:
         headers, status = response.headers, response.status
         if status in _PASSING:
             after = headers.get("Retry-After", "")
-            raise _Passing(f"the server answers {status}", float(after) if after.isdigit() else None)
+            raise _Passing(f"the server answers {status}", float(after) if after.isdecimal() else None)
         if status in (412, 416):
             raise _changed(url) if offset or status == 412 else Refused(f"{url}: is an empty file")
         if status not in (200, 206):
             raise Refused(f"{url}: the server answers {status}")
         if headers.get("Content-Type", "").partition(";")[0].strip() in ("text/html", "application/xhtml+xml"):
             raise Refused(f"{url}: answers with a web page")
-        ranged = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", ""))
+        ranged = re.fullmatch(_CONTENT_RANGE, headers.get("Content-Range", ""))
         if status == 206 and ranged is not None and int(ranged[1]) == offset:
             data, total = _body(response, min(size, int(ranged[3]) - offset)), int(ranged[3])
-        elif status == 200 and offset == 0 and (all_of_it or int(headers.get("Content-Length", size + 1)) <= size):
+        elif status == 200 and offset == 0 and (all_of_it or _stated(headers.get("Content-Length"), size + 1) <= size):
             data = bytes(response.read(size + 1))
             total = len(data)
             if total > size:
@@ -243,7 +246,10 @@ class Transport:
         from botocore.exceptions import BotoCoreError
 
         with contextlib.closing(told["Body"]):
-            total = int(told["ContentRange"].rpartition("/")[2])
+            ranged = re.fullmatch(_CONTENT_RANGE, told.get("ContentRange", ""))
+            if ranged is None:
+                raise Refused(f"{url}: its server gives no ranges; download the file and list it as a folder")
+            total = int(ranged[3])
             if all_of_it and total > size:
                 raise Refused(f"{url}: {total:,} bytes, the limit is {size:,}")
             try:
@@ -334,6 +340,11 @@ def _body(response: Any, size: int) -> bytes:
     if len(data) != size:
         raise _Passing(f"broke off after {len(data):,} of {size:,} bytes")
     return data
+
+
+def _stated(length: str | None, default: int) -> int:
+    """A ``Content-Length``, where it is a number of bytes."""
+    return int(length) if length is not None and re.fullmatch(r"[0-9]{1,15}", length) else default
 
 
 def _version(etag: str | None, modified: str | None) -> str:

@@ -1,9 +1,8 @@
 """The leak guard: evaluation images, known by their fingerprints alone, are kept out of the corpus.
 
-Two levels. A whole raw image that is a benchmark's image, in any orientation, takes all its tiles out; then every tile
-is compared by itself with the benchmark's images (and with their tiles, where those are larger than one tile). What
-this cannot see: a random slice of a mosaic that merely contains a benchmark's image. Containment is found only where
-corpus and benchmark are cut on one grid.
+Three levels. A whole raw image that is a benchmark's image, in any orientation, takes all its tiles out; then every
+tile is compared by itself with the benchmark's images (and with their tiles, where those are larger than one tile), and
+with parts of them (:mod:`curation.select.crops`). What this cannot see: a small benchmark image in a slice of a mosaic.
 """
 
 from __future__ import annotations

@@ -272,7 +272,8 @@ def _judge(source: Source, root: Path, listing: SourceListing) -> None:
         hints += [*_untaken(source, root, listing)[:1], *(listing.unread or listing.warnings)[:1]]
         more = f" ({'; '.join(hints)})" if hints else ""
         if source.remote is not None:
-            raise InputError(f"source {source.id}: no image in what remote names{more}")
+            without = f"left_out.{source.id}='no image there' runs without it"
+            raise InputError(f"source {source.id}: no image in what remote names{more}; {without}")
         raise InputError(f"source {source.id}: no image in {root}; looked for {wanted}{more}")
     listing.warnings += [f"no file matches {glob}" for glob, count in listing.globs.items() if count == 0]
     listing.warnings += _untaken(source, root, listing)

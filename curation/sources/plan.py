@@ -14,7 +14,7 @@ from curation.sources.fetch import instructions
 from curation.sources.inventory import SourceListing, list_images, taken_by
 from curation.sources.probe import Probe, Standing, bytes_of, standing
 from curation.sources.recipe import Recipe, ResolvedSource, SliceRules, load_recipe, resolve
-from curation.sources.refuse import held_out
+from curation.sources.refuse import check_splits, held_out
 from curation.sources.source import BY_SCRIPT, Benchmark, Source, as_typed, load_benchmark, load_source, shipped
 
 TILE_SIDE = 512
@@ -202,10 +202,14 @@ def make_plan(recipe: Recipe, data: Path | None = None, probe: Probe | None = No
         recipe: The recipe.
         data: Where the sources go; it only enters the instructions.
         probe: What the servers said; null: nobody asked them.
+
+    Raises:
+        InputError: a split is left out that no source has.
     """
     where = data or Path("DATA")
     entries = {entry.id: entry for entry in recipe.sources}
     sources = resolve(recipe, where)
+    check_splits(recipe, sources)
     rows = [_row(one.source, one.root, entries[one.id].predicted_tiles, one.cap, probe, one) for one in sources]
     rows += [_row(one, where / one.id, None, None, probe) for one in _guarded(recipe)]
     tiles = sum(row.tiles_there for row in rows)

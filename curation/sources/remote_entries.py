@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -190,9 +191,17 @@ def _members(
             journal.note(name, found)
         return found
 
-    ranges = tars.drawn_ranges(pin.size, access.ranges, length, f"{walk.seed}\0{place.path}")
+    try:
+        ranges = tars.drawn_ranges(pin.size, access.ranges, length, f"{walk.seed}\0{place.path}")
+    except UnreadableImage as refused:
+        walk.found.miss(f"{place.url}: {refused}")
+        return []
     with ThreadPoolExecutor(min(RANGES_AT_ONCE, access.connections)) as pool:
-        found = [member for each in pool.map(look, ranges) for member in each.members]
+        every = [member for each in pool.map(look, ranges) for member in each.members]
+    found = list({member[0]: member for member in every}.values())
+    if len(found) < len(every):
+        told = f"{place.path}: {len(every) - len(found):,} names are there twice; the last of each is taken"
+        walk.found.warnings.append(told)
     if access.per_file is not None:
         found = sorted(found, key=lambda each: _order(walk.seed, f"{place.path}/{each[0]}"))[: access.per_file]
     return sorted(found)
@@ -205,7 +214,7 @@ def _in_range(
         if _is_image(walk, place.path, member.name):
             reads.ranges.spool.put(range_key(pin, member.offset, member.size), member.data)
             text = Member(member.offset, member.size, pin, "member", member.name).written()
-            yield member.name.removeprefix("./"), text, member.size
+            yield unicodedata.normalize("NFC", member.name.removeprefix("./")), text, member.size
 
 
 def _is_image(walk: FolderWalk, tar: str, name: str) -> bool:

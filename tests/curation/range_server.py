@@ -26,6 +26,8 @@ class RangeServer:
     redirects: dict[str, str] = field(default_factory=dict)
     statuses: dict[str, list[int]] = field(default_factory=dict)
     """Statuses of the next answers of a path; of the last one for ever."""
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Headers of a path's ranges, in place of the true ones."""
     without_etag: set[str] = field(default_factory=set)
     without_ranges: set[str] = field(default_factory=set)
     silent: bool = False
@@ -92,7 +94,7 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
             if first > last:
                 return self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
             headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
-            self._send(206, data[first : last + 1], headers)
+            self._send(206, data[first : last + 1], headers | server.headers.get(path, {}))
 
         def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)

@@ -32,7 +32,7 @@ def test_a_web_page_in_place_of_a_scene_is_a_row_that_says_so(server: RangeServe
         f"!{server.url('/b.tif')}: answers with a web page"
     ]
     assert told.found == 4
-    with pytest.raises(InputError, match=r"no image in what remote names.*answers with a web page"):
+    with pytest.raises(InputError, match=r"no image in what remote names.*answers with a web page\); left_out\.far="):
         listed(tmp_path, urls=[server.url("/b.tif")])
 
 
@@ -97,6 +97,17 @@ def test_a_server_without_ranges_is_not_read_whole(server: RangeServer, tmp_path
     server.without_ranges.add("/a.tif")
     with pytest.raises(InputError, match="gives no ranges; download the file"):
         listed(tmp_path, urls=[server.url("/a.tif")])
+
+
+def test_headers_that_are_no_numbers_are_a_refusal(server: RangeServer, tmp_path: Path) -> None:
+    data = scene(tmp_path, picture(1, 256))
+    hostile = {"a": f"bytes 0-16383/{'9' * 5_000}", "b": "bytes 0-16383/-5", "c": "bytes \xb2-3/4", "d": "pages 1-2/3"}
+    for name, told in hostile.items():
+        server.files[f"/{name}.tif"], server.headers[f"/{name}.tif"] = data, {"Content-Range": told}
+    server.files["/z.tif"] = data
+    rows, listing = listed(tmp_path, urls=[server.url(f"/{name}.tif") for name in [*hostile, "z"]])
+    assert len(listing.unread) == 4 and all("gives no ranges" in line for line in listing.unread)
+    assert len([row for row in rows if row["file"] == server.url("/z.tif")]) == 4
 
 
 def test_a_scene_without_overviews_is_drawn_blindly_and_named(server: RangeServer, tmp_path: Path) -> None:
@@ -180,6 +191,18 @@ def test_what_the_spool_lost_is_read_again(server: RangeServer, tmp_path: Path) 
     before = len(server.asked)
     assert place.remote_member(1 << 30).data == first
     assert len(server.asked) > before
+
+
+def test_a_spool_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from curation.remote.spool import Spool
+
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(total=10_000, free=1_000))
+    spool = Spool(tmp_path / "none/yet", 1 << 30)
+    assert [spool.put(f"ab{number}", bytes(300)) for number in range(3)] == [True, True, False]  # 800 are free for it
+    assert spool.get("ab0") == bytes(300)
+    assert spool.get("ab2") is None
 
 
 def test_no_more_requests_are_in_flight_than_allowed(server: RangeServer, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from range_server import RangeServer
 from remote_scenes import NAMES, tar
 from textures import texture
 
-from curation.base.errors import InputError, WorkError
+from curation.base.errors import InputError, UnreadableImage, WorkError
 from curation.imagery.image import open_image
 from curation.imagery.location import Location
 from curation.remote.tars import drawn_ranges, first_header
@@ -141,6 +142,20 @@ def test_what_looks_like_a_header_and_is_none_is_passed_over() -> None:
     false[0:5] = b"other"  # the checksum is another's
     assert first_header(bytes(512) + bytes(false) + whole) == 1024
     assert first_header(bytes(4096)) is None
+
+
+def test_of_equal_names_in_a_tar_the_last_is_taken_as_unpacking_would(server: RangeServer, tmp_path: Path) -> None:
+    server.files["/t.tar"], held = tar(["a.png", "./a.png", "b.png", "e\u0301.png", "\u00e9.png", "../c.png"])
+    source, rows = listed(tmp_path, urls=[server.url("/t.tar")])
+    assert [row["image"].rpartition("/")[2] for row in rows] == ["a.png", "b.png", "\u00e9.png"]
+    for row, name in zip(rows, ("./a.png", "b.png", "\u00e9.png"), strict=True):
+        assert np.array_equal(pixels(tmp_path, source, row), np.asarray(Image.open(io.BytesIO(held[name]))))
+
+
+def test_a_tar_that_is_said_to_be_endless_is_not_drawn_from() -> None:
+    with pytest.raises(UnreadableImage, match=r"900,000,000,000,000 bytes are too many ranges of 64,000,000; raise"):
+        drawn_ranges(9 * 10**14, 5_000, 64_000_000, "0")
+    assert len(drawn_ranges(15 * 10**11, 5_000, 64_000_000, "0")) == 5_000  # one of Satlas' tars
 
 
 def test_a_header_of_negative_size_ends_its_range(server: RangeServer, tmp_path: Path) -> None:

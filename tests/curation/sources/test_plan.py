@@ -69,6 +69,13 @@ def test_sums_of_imagery_that_is_read_where_it_lies() -> None:
     assert make_plan(Recipe.model_validate(few)).spool_gigabytes == pytest.approx(12.8)  # no more than is read
 
 
+def test_a_split_that_no_source_has_is_refused_by_the_plan_too() -> None:
+    told = {"name": "x", "sources": [{"id": "a", "path": "a"}], "exclude": {"splits": ["tset"]}}
+    with pytest.raises(InputError, match="no source has a split 'tset'"):
+        make_plan(Recipe.model_validate(told))
+    assert not make_plan(Recipe.model_validate({**told, "exclude": {"splits": []}})).held_out
+
+
 def test_sources_by_task_licence_and_route() -> None:
     everything = list_sources()
     assert len(everything) >= 120
