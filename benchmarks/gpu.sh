@@ -12,9 +12,15 @@ python="${PYTHON:-python3}"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 CUBLAS_WORKSPACE_CONFIG="${CUBLAS_WORKSPACE_CONFIG:-:4096:8}"
 
 missing=$("$python" - <<'PY'
-import importlib.util
+import importlib, importlib.util
 wanted = "torch timm torchvision numpy PIL pyarrow pydantic simplejpeg yaml rich safetensors numba".split()
-print(*[name for name in wanted if importlib.util.find_spec(name) is None])
+missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+if "pydantic" not in missing:
+    try:
+        importlib.import_module("pydantic.fields")  # needs packages of its own: wheels copied one by one may lack them
+    except ModuleNotFoundError as error:
+        missing.append(error.name)
+print(*missing)
 PY
 ) || { echo "gpu.sh: $python does not run; set PYTHON=... to one that has torch" >&2; exit 2; }
 if [[ -n "$missing" ]]; then

@@ -23,8 +23,8 @@ from pretrain.train import announce, check_sizes, corpus_of, crop_rule, mask_noi
 _PASSES = 3
 _FEW = 8
 """Images of a pass on a CPU, where a whole micro-batch would take minutes."""
-_STATE = 16
-"""Bytes a parameter: weight, gradient and two moments in float32."""
+_STATE, _MOMENTS = 16, 8
+"""Bytes a parameter: weight, gradient and two moments in float32; and of these the moments'."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,20 @@ class Rehearsal:
     read_seconds: float
     """Per image, to read, decode and crop it in one process."""
     workers: int
+    sharing: int = 1
+    """Processes among which the moments are divided."""
+
+    @property
+    def state_bytes(self) -> float:
+        """Per parameter."""
+        return _STATE - _MOMENTS * (1 - 1 / self.sharing)
 
     @property
     def memory_bytes(self) -> float:
-        """Of a process: measured on a GPU, counted otherwise."""
-        counted = _STATE * self.parameters + self.kept_bytes * self.micro_batch
-        return self.peak_bytes if self.peak_bytes is not None else counted
+        """Of a process: measured on a GPU, less what others then hold of the moments; counted otherwise."""
+        if self.peak_bytes is not None:
+            return self.peak_bytes - (_STATE - self.state_bytes) * self.parameters
+        return self.state_bytes * self.parameters + self.kept_bytes * self.micro_batch
 
     @property
     def seconds(self) -> float:
@@ -79,7 +87,8 @@ def rehearse(config: TrainConfig, observer: Observer, processes: int = 1) -> Reh
         check_sizes(config, corpus, plan)
         announce(config, corpus, model, team.device, observer.say)
         with computing(config, team.device):
-            return _measured(config, model, corpus, plan, team)
+            found = _measured(config, model, corpus, plan, team)
+            return replace(found, sharing=processes if config.shard_optimizer else 1)
 
 
 def _measured(
@@ -160,10 +169,11 @@ def tell(found: Rehearsal, processes: int) -> list[str]:
     """The figures in words, with how they were found."""
     if found.peak_bytes is not None:
         how = f"the most that {found.measured} images a pass took on this GPU"
+        how += f", with a {found.sharing}th of the moments" if found.sharing > 1 else ""
     else:
         how = (
-            f"counted: {_STATE} bytes for each of {found.parameters:,} parameters, and {_size(found.kept_bytes)} "
-            f"for each of {found.micro_batch} images at a time"
+            f"counted: {found.state_bytes:.3g} bytes for each of {found.parameters:,} parameters, and "
+            f"{_size(found.kept_bytes)} for each of {found.micro_batch} images at a time"
         )
     hours, minutes = divmod(round(found.seconds / 60), 60)
     crowd = f" with {processes} processes like this one, what they exchange not counted" if processes > 1 else ""

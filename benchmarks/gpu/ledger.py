@@ -1,7 +1,7 @@
 """What was measured, in one JSON file for each subcommand, written anew after every cell.
 
 A cell that is there is not measured again, so a command that was stopped, or whose process died, goes on where it was.
-A cell that failed costs itself alone and leaves its traceback.
+A cell that failed costs itself alone and leaves its traceback; one that the end of the call cut off is begun again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import json
+import math
 import sys
 import time
 import traceback
@@ -49,9 +50,11 @@ class Ledger:
         self.environment: Result = held.get("environment") or environment
         self.cells: dict[str, Result] = held.get("cells", {})
         for name, cell in list(self.cells.items()):
-            if cell["state"] == "begun":
+            if cell["state"] == "begun" and time.time() >= cell.get("until", math.inf):
+                del self.cells[name]  # the end of the call ended it, not a fault of its own
+            elif cell["state"] == "begun":
                 self.cells[name] = cell | {"state": "failed", "error": "its process ended; see standard error"}
-            if again and self.cells[name]["state"] == "failed":
+            if again and self.cells.get(name, {}).get("state") == "failed":
                 del self.cells[name]
 
     def result(self, name: str) -> Result:
@@ -86,10 +89,10 @@ class Ledger:
         return LEFT if left else 0
 
     def _measure(self, cell: Cell, until: float) -> None:
-        self.cells[cell.name] = {"state": "begun"}
-        self.write()
         started = time.time()
         limit = max(5.0, min(cell.limit, until - started))
+        self.cells[cell.name] = {"state": "begun"} | ({"until": started + limit} if limit < cell.limit else {})
+        self.write()
         faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__)
         try:
             found: Result = {"state": "done", "result": cell.measure()}

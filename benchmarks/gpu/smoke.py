@@ -236,7 +236,8 @@ class Silent:
 def suite() -> Result:
     """The tests of the suite that need a GPU."""
     files = [str(path) for path in Path("tests").rglob("test_*.py") if "pytest.mark.cuda" in path.read_text("utf-8")]
-    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "-p", "no:cacheprovider", *sorted(files)]
+    plain = ["-o", "filterwarnings=", "-p", "no:cacheprovider"]  # those of the project name packages of curation
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", *plain, *sorted(files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     counts = {name: int(count) for count, name in re.findall(r"(\d+) (passed|failed|skipped|errors?)", done.stdout)}
     if done.returncode not in (0, 5) or counts.get("failed"):

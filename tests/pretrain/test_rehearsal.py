@@ -23,7 +23,17 @@ def test_time_and_memory_by_hand() -> None:
     assert found.seconds == pytest.approx(100 * 1.28)  # one worker reads 64 images in 1.28 s, the step takes 0.7 s
     assert replace(found, workers=2).seconds == pytest.approx(100 * 0.7)
     assert replace(found, workers=0).seconds == pytest.approx(100 * 1.98)  # one after the other
-    assert replace(found, peak_bytes=7).memory_bytes == 7
+    assert replace(found, peak_bytes=70_000).memory_bytes == 70_000
+
+
+def test_divided_moments_are_counted_once_over_all_processes() -> None:
+    """ZeRO, stage 1: of 16 bytes a parameter 8 are moments, of which each of four processes holds a quarter."""
+    found = Rehearsal(
+        total_steps=1, images_per_step=8, micro_batch=8, parameters=1_000, kept_bytes=0.0, peak_bytes=None,
+        measured=8, compute_seconds=0.0, optimizer_seconds=0.0, read_seconds=0.0, workers=1, sharing=4,
+    )  # fmt: skip
+    assert found.memory_bytes == (8 + 8 / 4) * 1_000
+    assert replace(found, peak_bytes=70_000).memory_bytes == 70_000 - 6_000
 
 
 def test_recomputed_blocks_keep_less(make_shards: MakeShards) -> None:
@@ -31,7 +41,9 @@ def test_recomputed_blocks_keep_less(make_shards: MakeShards) -> None:
     plain, frugal = (rehearse(config(shards, grad_checkpointing=how), Quiet()) for how in (False, True))
     assert 0 < frugal.kept_bytes < plain.kept_bytes
     assert (plain.total_steps, plain.images_per_step, plain.parameters) == (9, 4, frugal.parameters)
-    assert rehearse(config(shards), Quiet(), processes=2).images_per_step == 2
+    both = rehearse(config(shards), Quiet(), processes=2)
+    assert (both.images_per_step, both.state_bytes) == (2, 16)
+    assert rehearse(config(shards, shard_optimizer=True), Quiet(), processes=2).state_bytes == 12
 
 
 def test_the_command_writes_nothing(

@@ -51,6 +51,30 @@ def test_a_cell_whose_process_died_is_told_and_passed_over(tmp_path):
     assert ledger.cells["deadly"]["state"] == "failed" and "process ended" in ledger.cells["deadly"]["error"]
 
 
+def test_a_cell_that_the_end_of_the_call_cut_off_is_measured_by_the_next(tmp_path):
+    """Beside one that died a little before that time, of its own fault."""
+    path, now = tmp_path / "step.json", time.time()
+    begun = {"late": {"state": "begun", "until": now - 1}, "deadly": {"state": "begun", "until": now + 60}}
+    path.write_text(json.dumps({"environment": {}, "cells": begun}))
+    several = [Cell("late", lambda: {"images": 3}), Cell("deadly", dict)]
+    assert Ledger(path, {}).run(several, now + 100, lambda: None) == 0
+    assert told(path) == {"late": "done", "deadly": "failed"}
+
+
+def test_a_cell_is_told_until_when_it_may_take(tmp_path):
+    path = tmp_path / "step.json"
+
+    def held():
+        return {"until": json.loads(path.read_text())["cells"]["short"].get("until")}
+
+    for until, limit, expected in ((100, 300, 100), (100, 50, None)):
+        path.unlink(missing_ok=True)
+        end = time.time() + until
+        Ledger(path, {}).run([Cell("short", held, 1, limit)], end, lambda: None)
+        found = Ledger(path, {}).result("short")["until"]
+        assert found is None if expected is None else found == pytest.approx(end, abs=0.1)
+
+
 def test_no_cell_is_begun_for_which_time_does_not_last(tmp_path, capsys):
     ledger = Ledger(tmp_path / "step.json", {})
     several = [Cell("long", fail, expected=50), Cell("short", dict, expected=1)]
@@ -95,3 +119,10 @@ def test_missing_packages_are_named_in_a_line(tmp_path, repository):
     done = subprocess.run(command, cwd=repository, env=given, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "lacks: torch timm" in done.stderr and "pip install '.[pretrain]'" in done.stderr
+
+
+def test_what_pydantic_needs_is_named_as_well(tmp_path, repository):
+    (tmp_path / "annotated_types.py").write_text("raise ModuleNotFoundError('gone', name='annotated_types')\n")
+    command, given = ["bash", "benchmarks/gpu.sh", "smoke"], {"PYTHON": sys.executable, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=repository, env=os.environ | given, capture_output=True, text=True)
+    assert done.returncode == 2 and "lacks: annotated_types;" in done.stderr
