@@ -1,7 +1,7 @@
 """Every command that the documentation shows is typed, page by page, on a desk where what it names is there.
 
 In place of the internet and of the Hub stand servers of this machine, in place of the shipped recipes of terabytes
-small ones of the same names. Trainings are made brief. Four pages have tests of their own; what nobody types is listed
+small ones of the same names. Trainings are made brief. Some pages have tests of their own; what nobody types is listed
 with the reason.
 """
 
@@ -44,6 +44,7 @@ ELSEWHERE = {
     "docs/quickstart.md": "test_snippets.py",
     "docs/publish.md": "curation/release/test_publish_page.py",
     "docs/loading.md": "pretrain/test_loading_page.py",
+    "docs/remote.md": "curation/remote/test_remote_docs.py",
     "docs/cluster.md": "curation/executor/test_cluster_page.py",
 }
 """Pages whose commands another test types."""
@@ -102,6 +103,7 @@ DESK: dict[str, dict[str, str]] = {
     },
     "docs/benchmarks/shards.md": {"manifests/": f"{ROOT}/manifests/", "corpus": "demo"},
     "docs/benchmarks/step.md": {},
+    "docs/benchmarks/train.md": {"small_mae": "small.yaml"},
     "docs/curate.md": {"init FOLDER": "init mine", "run FOLDER --out DIR": "run mine --out looked_at"},
     "docs/deduplication.md": {},
     "docs/exclusion.md": {"--out OUT": "--out corpus"},
@@ -111,6 +113,16 @@ DESK: dict[str, dict[str, str]] = {
     "docs/methods/selective_mae.md": {"RUN": "by_selective_mae"},
     "docs/other_libraries.md": {},
     "docs/pretrain.md": {},
+    "docs/recipes/open-13m.md": {
+        "--out OUT": "--out open_13m",
+        "publish OUT": "publish open_13m",
+        "hf://datasets/OWNER/NAME": "{here}/hub_13m",
+    },
+    "docs/recipes/open-4m.md": {
+        "--out OUT": "--out open_4m",
+        "publish OUT": "publish open_4m",
+        "hf://datasets/OWNER/NAME": "{here}/hub_4m",
+    },
     "docs/recipes/opticalrs-13m.md": {"--out OUT": "--out optical_13m"},
     "docs/recipes/opticalrs-4m.md": {"--out OUT": "--out optical_4m"},
     "docs/shards.md": {"some/folder": "their_tars"},
@@ -257,7 +269,7 @@ def _manifests(root: Path, url: str) -> None:
         "sources/archived": source("archived", "tiles.zip", obtain={"via": "zenodo"}),
         **{f"benchmarks/{name}": source(name, "aid.zip") for name in guarded},
         **{f"recipes/{name}": {"name": name, "sources": [{"id": "landcoverai"}], "guard": {"benchmarks": guarded}}
-           for name in ("opticalrs-4m", "opticalrs-13m")},
+           for name in ("opticalrs-4m", "opticalrs-13m", "open-4m", "open-13m")},
         "../mine": {"name": "mine", "sources": [{"id": "mine", "path": "mine", "gsd_m": 0.5, **open_}]},
         "../my_test": {"id": "my_test", "label_from": "parent"},
         "../small": yaml.safe_load(SMALL),
