@@ -59,8 +59,9 @@ def test_every_verdict_is_documented_in_order_of_precedence(docs: Path) -> None:
 
 def test_pages_of_the_navigation_exist_and_no_page_is_left_out(docs: Path, repository: Path) -> None:
     navigation = yaml.safe_load((repository / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    pages = set(_pages(navigation))
-    assert pages == {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
+    pages, there = set(_pages(navigation)), {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
+    tables = {page for page in there if page.startswith("benchmarks/gpu/")}  # of benchmarks/gpu.sh, where it was run
+    assert pages == there - tables
 
 
 def _pages(entry: Any) -> list[str]:

@@ -69,6 +69,9 @@ def _found(ledger: Ledger) -> list[tuple[str, Result]]:
     return [(name, cell["result"]) for name, cell in ledger.cells.items() if cell["state"] == "done"]
 
 
+_NO_TIMES = ("images", "greatest_difference_from_cpu")
+
+
 def _step(ledger: Ledger, size: Size) -> list[str]:
     peak = ledger.result("peak").get("tflops")
     lines = [f"Peak of bf16 matrix products: {peak:.0f} TFLOP/s.", ""] if peak else []
@@ -87,8 +90,10 @@ def _step(ledger: Ledger, size: Size) -> list[str]:
     )
     for name in ("attention", "hog", "laplacian"):
         found = ledger.result(name)
-        cells = [[key, f"{1e3 * v:.3f}" if isinstance(v, float) else v] for key, v in found.items()]
-        lines += _table(f"{name} | ms", cells) if found else []
+        times = {key: v for key, v in found.items() if key not in _NO_TIMES}
+        cells = [[key, f"{1e3 * v:.3f}" if isinstance(v, float) else v] for key, v in times.items()]
+        told = ", ".join(f"{key.replace('_', ' ')} {_number(found[key])}" for key in _NO_TIMES if key in found)
+        lines += _table(f"{name}{f' ({told})' if told else ''} | ms", cells) if found else []
     for name, found in _found(ledger):
         if "kernels" in found:
             kernels = [

@@ -99,6 +99,16 @@ def test_names_of_cells_are_their_own(tmp_path):
         assert len(names) == len(set(names))
 
 
+def test_seconds_are_told_as_milliseconds_and_nothing_else_is(tmp_path):
+    found = {"operations": 0.25, "compiled": 0.125, "images": 64, "greatest_difference_from_cpu": 0.5}
+    ledger = Ledger(tmp_path / "step.json", {})
+    ledger.run([Cell("hog", lambda: found)], time.time() + 100, lambda: None)
+    lines = page("step", ledger, TINY).splitlines()
+    assert "| operations | 250.000 |" in lines and "| compiled | 125.000 |" in lines
+    assert "| hog (images 64, greatest difference from cpu 0.5) | ms |" in lines
+    assert not [line for line in lines if "500" in line]
+
+
 @pytest.mark.slow
 def test_from_the_shell_to_the_table(tmp_path, repository):
     command = ["bash", "benchmarks/gpu.sh", "data", "--device", "cpu", "--only", "1 workers", "--out", str(tmp_path)]
