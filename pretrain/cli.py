@@ -131,7 +131,7 @@ def _train(options: argparse.Namespace) -> int:
         print("\n".join(tell(rehearse(config, Terminal(), options.dry_run), options.dry_run)))
         return 0
     if options.out is None:
-        raise InputError("--out is missing: the folder for log, checkpoints and pictures (or add --dry-run)")
+        raise InputError("--out is missing; example: rs-pretrain train demo --out RUN (or add --dry-run)")
     result = train(config, options.out, Terminal(), resume=options.resume, worth=worth, watch=neighbours(config))
     if not result.finished:
         print(f"stopped and saved at step {result.step} of {result.total_steps}; --resume goes on", file=sys.stderr)
