@@ -23,7 +23,8 @@ def schema(name: str) -> Draft202012Validator:
 def test_all_that_is_shipped_is_valid(kind: str) -> None:
     validator = schema(kind)
     for path in sorted((ROOT / f"manifests/{kind}s").glob("*.yaml")):
-        document = json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str))  # dates are text
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = json.loads(json.dumps(read, default=str))  # dates are text
         told = [error.message for error in validator.iter_errors(document)]
         assert not told, f"{path.name}: {told[0]}"
 
