@@ -40,7 +40,7 @@ types: install-dev  ## Static types.
 	$(BIN)/mypy
 
 test: lint types  ## Lint, types and tests, as CI runs them.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 soak: install-dev  ## Loops of kills and faults, the report in Chromium, clusters, other libraries: minutes to hours.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -v --durations=0 $(PYTEST_ARGS)

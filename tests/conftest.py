@@ -12,6 +12,12 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, or one process works at the last of them alone while the others are done."""
+    long = {item.path for item in items if item.get_closest_marker("slow") or item.path.parent == REPOSITORY / "tests"}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """Root of the repository."""

@@ -47,7 +47,7 @@ def test_every_command_works(desk: Path, hub: Hub, s3: tuple[Any, Any], capsys: 
     assert len(list((desk / "cache").glob("*.tar"))) == 2  # of both places
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_processes_go_on_with_the_run(desk: Path) -> None:
     (words,) = [line for line in LINES if line[0] == "torchrun"]
     assert main(["train", "mine.yaml", "--out", "run"]) == 0

@@ -181,7 +181,7 @@ def test_micro_batches_add_up(make_shards: MakeShards, tmp_path: Path) -> None:
         torch.testing.assert_close(one[key], many[key], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_processes_take_the_steps_of_one(make_shards: MakeShards, tmp_path: Path) -> None:
     shards = make_shards([12, 12])
     changes = {"epochs": 2, "global_batch": 6, "optim": {"base_lr": 0.01, "warmup_epochs": 0}}

@@ -20,7 +20,7 @@ def shards(out: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((out / "shards").glob("*.tar"))}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_that_is_killed_goes_on_to_the_same_shards(server: RangeServer, tmp_path: Path, repository: Path) -> None:
     names = [f"/{number}.tif" for number in range(6)]
     server.files |= {name: scene(tmp_path, picture(ord(name[1]), 512)) for name in names}

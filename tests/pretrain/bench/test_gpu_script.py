@@ -109,7 +109,7 @@ def test_seconds_are_told_as_milliseconds_and_nothing_else_is(tmp_path):
     assert not [line for line in lines if "500" in line]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_from_the_shell_to_the_table(tmp_path, repository):
     command = ["bash", "benchmarks/gpu.sh", "data", "--device", "cpu", "--only", "1 workers", "--out", str(tmp_path)]
     command += ["--work", str(tmp_path / "work")]
