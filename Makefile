@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+# A process that ends names its test and ends the run: started anew, it would come to the same test again.
+XDIST := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 DEMO ?= demo
 
 .PHONY: help install install-dev demo test soak lint types docs clean
@@ -40,10 +42,10 @@ types: install-dev  ## Static types.
 	$(BIN)/mypy
 
 test: lint types  ## Lint, types and tests, as CI runs them.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS)
 
 soak: install-dev  ## Loops of kills and faults, the report in Chromium, clusters, other libraries: minutes to hours.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -v --durations=0 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -v --durations=0 -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
 docs: install-dev  ## Build the documentation into site/.
 	$(BIN)/python docs/generate.py

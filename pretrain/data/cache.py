@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ class ShardCache:
     # -------------------------------------------------------------------------------- what the processes want
 
     def asked(self) -> list[Asked]:
-        """What each living process wants. What the dead left is removed."""
+        """What each living process wants, the one that started first first. What the dead left is removed."""
         found = []
         for run in sorted((self.folder / _RUNS).glob("[!.]*")):
             with suppress(FileNotFoundError, ValueError, TypeError):
@@ -189,7 +190,7 @@ class ShardCache:
         Raises:
             InputError: the folder cannot be written, or its file system has no locks.
         """
-        name = secrets.token_hex(8)
+        name = f"{time.time_ns():020d}-{secrets.token_hex(4)}"  # sorted, they stand in the order of their start
         made, run = self.folder / _RUNS / f".{name}", self.folder / _RUNS / name
         with _usable(self.folder):
             made.mkdir(parents=True)

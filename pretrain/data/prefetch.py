@@ -72,7 +72,7 @@ class Prefetcher:
             self.coming[digest] = pool.submit(self._bring, want)
 
     def _read_wants(self) -> None:
-        """What is wanted, each shard once, by its place in the lists of all processes."""
+        """What is wanted, each shard once, by its place in the lists of all processes; of equals the older run's."""
         asked = self.cache.asked()
         ranked = [(place, want) for each in asked for place, want in enumerate(each.wants)]
         wants: dict[str, Want] = {}

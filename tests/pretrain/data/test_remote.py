@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -272,21 +273,22 @@ def test_a_full_disk_is_told_and_waited_for(elsewhere: Shelf, tmp_path: Path, mo
 
 
 def test_two_runs_share_a_cache_and_its_limit(elsewhere: Shelf, tmp_path: Path) -> None:
-    """Where two runs want more than it holds, the second is told; once the first is gone, there is room."""
+    """Where two runs want more than it holds, the younger is told; once the older is gone, there is room."""
     infos = json.loads((elsewhere.folder / "checksums.json").read_text())["shards"]
     wants = [Want(elsewhere.url, info["file"], info["sha256"], info["bytes"]) for info in infos]
     cache = ShardCache(tmp_path / "cache", sum(want.bytes for want in wants[:3]))
     prefetcher = Prefetcher(cache)
-    with ThreadPoolExecutor(1) as pool, cache.wanting() as second:
-        with cache.wanting() as first:
-            first(wants[:3])
-            second(wants[2:])
-            while (trouble := cache.trouble(wants[3].sha256)) is None or not cache.path(wants[1].sha256).exists():
-                prefetcher.look(pool)
-                time.sleep(0.02)
-            assert "are in use by running trainings; set data.cache_gigabytes higher" in trouble.reason
-            assert [cache.path(want.sha256).exists() for want in wants] == [True, True, True, False, False]
+    with ThreadPoolExecutor(1) as pool, ExitStack() as runs, ExitStack() as older:
+        older.enter_context(cache.wanting())(wants[:3])
+        runs.enter_context(cache.wanting())(wants[2:])
         deadline = time.monotonic() + 60
+        while (trouble := cache.trouble(wants[3].sha256)) is None or not cache.path(wants[1].sha256).exists():
+            assert time.monotonic() < deadline
+            prefetcher.look(pool)
+            time.sleep(0.02)
+        assert "are in use by running trainings; set data.cache_gigabytes higher" in trouble.reason
+        assert [cache.path(want.sha256).exists() for want in wants] == [True, True, True, False, False]
+        older.close()
         while not all(cache.path(want.sha256).exists() for want in wants[2:]):
             assert time.monotonic() < deadline
             prefetcher.look(pool)
