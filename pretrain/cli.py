@@ -85,7 +85,7 @@ def _add_train(commands: Commands) -> None:
         "--dry-run", type=positive, nargs="?", const=1, metavar="N",
         help="only say what it takes: images, steps, memory and time (on N such GPUs), measured on a few images",
     )  # fmt: skip
-    train.set_defaults(command=_train)
+    train.set_defaults(command=_train, refuse=train.error)
 
 
 _TRAIN = """Train on shards. On several GPUs: torchrun --nproc-per-node=N -m pretrain train ... A run that was stopped
@@ -131,7 +131,7 @@ def _train(options: argparse.Namespace) -> int:
         print("\n".join(tell(rehearse(config, Terminal(), options.dry_run), options.dry_run)))
         return 0
     if options.out is None:
-        raise InputError("--out is missing; example: rs-pretrain train demo --out RUN (or add --dry-run)")
+        options.refuse("the following arguments are required: --out")
     result = train(config, options.out, Terminal(), resume=options.resume, worth=worth, watch=neighbours(config))
     if not result.finished:
         print(f"stopped and saved at step {result.step} of {result.total_steps}; --resume goes on", file=sys.stderr)

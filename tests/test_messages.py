@@ -50,7 +50,7 @@ WRONG = {
     "rs-curate verify corpus": r"corpus/shards/index\.parquet: not a Parquet file",
     "rs-curate init nowhere": r"nowhere: does not exist; give the folder of your imagery",
     "rs-pretrain train dmeo --out r": r"dmeo: no such config; did you mean demo\?",
-    "rs-pretrain train demo": "rs-pretrain: --out is missing; example: rs-pretrain train demo --out RUN",
+    "rs-pretrain train demo": "rs-pretrain train: --out is missing; example: rs-pretrain train demo",
     "rs-pretrain train demo data.shards=corpus --out r": r"corpus: is the output of a run; its shards are c",
     "rs-pretrain train demo data.shards=x objective.name=mae --out r": r"is no key of this objective, but of",
     "rs-pretrain train mae_vit_b data.shards=x epochs=1 --out r": r"warmup_epochs 40 exceeds epochs 1; set it too",

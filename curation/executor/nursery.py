@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ PRELOAD = ("distributed", "curation.scan.scan", "curation.shards.write")
 BEAT_S = 1.0
 """A child says as often that it lives."""
 
-EXIT_S = 1.0
-"""The nursery, if it lives and is not stopped, reports an exit code much sooner."""
+EXIT_S = 5.0
+"""The nursery, if it lives and is not stopped, reports an exit code much sooner, on a loaded machine too."""
 
 _BEAT, _READY, _DONE = b"b", b"r", b"d"
 
@@ -60,8 +61,8 @@ class Child:
         ended: the process is gone.
     """
 
-    def __init__(self, line: socket.socket, memory: int, exits: Callable[[int, float], int | None]) -> None:
-        self._line, self._memory, self._exits = line, memory, exits
+    def __init__(self, line: socket.socket, memory: int, exit_code: Callable[[float], int | None]) -> None:
+        self._line, self._memory, self._exit_code = line, memory, exit_code
         self.pid: int | None = None
         self.heard = time.monotonic()
         self.ready = self.ended = False
@@ -115,7 +116,7 @@ class Child:
 
     def became(self) -> str:
         """What became of a process that has ended."""
-        code = self._exits(self.pid, EXIT_S) if self.pid is not None else None
+        code = self._exit_code(EXIT_S)
         if code == -signal.SIGALRM:
             return "took longer than its deadline"
         if code is None:
@@ -133,12 +134,14 @@ class Nursery:
     def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
         self._preload = ",".join(preload)
         self._codes: dict[int, int] = {}
+        self._forked = self._before = 0
         self._groups: list[int] = []
         self._start()
 
     def _start(self) -> None:
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line.setblocking(False)
+        self._before = self._forked  # of those another nursery knows
         path = os.pathsep.join(
             str(Path(folder).absolute()) for folder in sys.path
         )  # functions are found as they are here
@@ -170,23 +173,35 @@ class Nursery:
         memory = os.memfd_create("arguments")
         with open(memory, "wb", closefd=False) as file:
             cloudpickle.dump((fn, arguments), file)
+        while self._take_code(0.0):  # a nursery whose reports nobody takes would wait for room before it forks
+            pass
+        self._forked += 1
         with theirs, contextlib.suppress(OSError):  # a nursery that is gone is found by the silence of its children
-            socket.send_fds(self._line, [b"fork"], [theirs.fileno(), memory])
-        return Child(ours, memory, self._exit_code)
+            socket.send_fds(self._line, [str(self._forked).encode()], [theirs.fileno(), memory])
+        return Child(ours, memory, partial(self._exit_code, self._forked))
 
-    def _exit_code(self, pid: int, seconds: float) -> int | None:
-        """Exit code of a child, negative for a signal; None where the nursery does not say."""
-        until = time.monotonic() + seconds
-        while pid not in self._codes and _readable(self._line, max(until - time.monotonic(), 0.0)):
-            try:
-                said = self._line.recv(1 << 12)
-            except OSError:
-                said = b""
-            if not said:
-                return None
-            ended, code = json.loads(said)
-            self._codes[ended] = code
-        return self._codes.pop(pid, None)
+    def _exit_code(self, number: int, seconds: float) -> int | None:
+        """Exit code of the child that was forked as the ``number``-th, negative for a signal; None where nobody says.
+
+        A child may end before it has said its process's number, so they are counted here.
+        """
+        until = time.monotonic() + (seconds if number > self._before else 0.0)
+        while number not in self._codes and self._take_code(max(until - time.monotonic(), 0.0)):
+            pass
+        return self._codes.pop(number, None)
+
+    def _take_code(self, seconds: float) -> bool:
+        """Take one report of the nursery; says if there was one."""
+        if not _readable(self._line, seconds):
+            return False
+        try:
+            said = self._line.recv(1 << 12)
+        except OSError:
+            said = b""
+        if said:
+            number, code = json.loads(said)
+            self._codes[number] = code
+        return bool(said)
 
     def close(self) -> None:
         """End the nursery and every process that was forked from it, stopped ones too."""
@@ -254,33 +269,35 @@ def _serve(line: socket.socket) -> None:
     bell.setblocking(False)
     signal.set_wakeup_fd(bell.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    numbers: dict[int, int] = {}
     while True:
         ready = select.select([line, told], [], [])[0]
         if told in ready:
             told.recv(1 << 12)
-            _bury(line)
+            _bury(line, numbers)
         if line in ready:
             words, descriptors, _, _ = socket.recv_fds(line, 16, 2)
             if not words:
                 return
-            if os.fork() == 0:
+            if (pid := os.fork()) == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for mine in (line, told, bell):
                     mine.close()
                 _live(socket.socket(fileno=descriptors[0]), descriptors[1])
+            numbers[pid] = int(words)  # its end is read above, after this
             for descriptor in descriptors:
                 os.close(descriptor)
 
 
-def _bury(line: socket.socket) -> None:
+def _bury(line: socket.socket, numbers: dict[int, int]) -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
             with contextlib.suppress(OSError):
-                line.send(json.dumps([pid, os.waitstatus_to_exitcode(status)]).encode())
+                line.send(json.dumps([numbers.pop(pid), os.waitstatus_to_exitcode(status)]).encode())
 
 
 def _live(own: socket.socket, memory: int) -> None:

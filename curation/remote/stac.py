@@ -8,12 +8,11 @@ without a new item.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode, urljoin
 
 import pystac
@@ -21,6 +20,7 @@ from pystac_client import Client
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
+from curation.base.batches import batches_of
 from curation.base.errors import InputError
 from curation.remote.access import RemoteImagery, between
 from curation.remote.places import MOST_TEXT, PlaceNotes
@@ -28,7 +28,6 @@ from curation.remote.transport import Refused, Transport
 
 RASTERS = ("image/tiff", "image/vnd.stac.geotiff", "image/jp2", "image/geotiff", "image/x.geotiff")
 Item = dict[str, Any]
-T = TypeVar("T")
 PATIENCE = 2000
 """Pages and catalogues in a row without a new item, after which there are no more."""
 
@@ -156,7 +155,7 @@ def _walked(access: RemoteImagery, told: Item, href: str, io: _Io, notes: PlaceN
             wanted = {"child", "items", "next"} if asked else {"child"}
             links = [(each["rel"], urljoin(href, each["href"])) for each in told.get("links", ())]
             read = partial(_read, io, href, notes)
-            for batch in _batched((at for rel, at in links if asked and rel == "item"), 4 * access.connections):
+            for batch in batches_of((at for rel, at in links if asked and rel == "item"), 4 * access.connections):
                 for each in pool.map(partial(_item, io, href, notes), batch):
                     if isinstance(each, Refused):
                         notes.warn("refused", f"remote.stac: a scene is left out: {each}")
@@ -180,13 +179,6 @@ def _item(io: _Io, parent: str, notes: PlaceNotes, href: str) -> tuple[Item, str
         return _read(io, parent, notes, href)
     except Refused as refused:
         return refused
-
-
-def _batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of so many values; Python 3.12 has it."""
-    iterator = iter(values)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def _within(item: Item, access: RemoteImagery) -> bool:

@@ -11,10 +11,10 @@ import base64
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from curation.base import watchdog
+from curation.base.batches import batches_of
 from curation.base.errors import UnreadableImage, WorkError
 from curation.base.files import atomic
 from curation.catalogue import KEPT, Window
@@ -147,7 +148,7 @@ def _sheets(pictures: Iterable[tuple[str, str | None]], folder: Path) -> dict[st
 
     places: dict[str, SheetPlace] = {}
     shown = ((name, data) for name, data in pictures if data is not None)
-    for number, batch in enumerate(_batches(shown, ACROSS * ACROSS)):
+    for number, batch in enumerate(batches_of(shown, ACROSS * ACROSS)):
         sheet = Image.new("RGB", (ACROSS * THUMB, -(-len(batch) // ACROSS) * THUMB), (233, 238, 243))
         for at, (name, data) in enumerate(batch):
             with Image.open(io.BytesIO(base64.b64decode(data)), formats=("JPEG",)) as picture:
@@ -157,12 +158,6 @@ def _sheets(pictures: Iterable[tuple[str, str | None]], folder: Path) -> dict[st
         with atomic(folder / sheet_name(number)) as aside:
             sheet.save(aside, "JPEG", quality=85)
     return places
-
-
-def _batches(items: Iterable[tuple[str, str]], size: int) -> Iterator[list[tuple[str, str]]]:
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch
 
 
 def take_part(part: Shots) -> int:

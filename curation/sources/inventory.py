@@ -11,12 +11,13 @@ import os
 import re
 import shlex
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from curation.base.batches import batches_of
 from curation.base.errors import InputError
 from curation.containers import CONTAINERS, container_of, list_members
 from curation.containers.archives import archive_of
@@ -122,7 +123,7 @@ def write_inventory(
                 listing = SourceListing(resolved.id)
                 elsewhere = taken_by([*sources, *others], resolved)
                 rows = list_images(resolved.source, resolved.root, listing, elsewhere, resolved.seed)
-                for batch in _batches(rows, 65_536):
+                for batch in batches_of(rows, 65_536):
                     writer.write_table(table_from_rows("images", batch))
                 listings.append(listing)
                 if strict and listing.warnings:
@@ -138,17 +139,6 @@ def _still_to_draw(source: ResolvedSource) -> Subset:
     """What of the folder is drawn: of archives that a fetch unpacked, images alone."""
     unpacked = source.subset.files is not None and any((source.root / ".fetched").glob("*.unpacked.json"))
     return replace(source.subset, files=None) if unpacked else source.subset
-
-
-def _batches(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def taken_by(sources: Sequence[ResolvedSource], mine: ResolvedSource) -> Callable[[str], bool]:

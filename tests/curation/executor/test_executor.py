@@ -18,6 +18,7 @@ from curation.base.errors import InputError, WorkError
 from curation.executor.cluster import link_to
 from curation.executor.executor import Executor
 from curation.executor.isolate import Divisible
+from curation.executor.nursery import Line, Nursery
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ def double(number: int) -> int:
 def dies(number: int) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def killed(line: Line) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def refuses(number: int) -> int:
@@ -133,6 +138,22 @@ def test_a_worker_killed_from_outside_costs_nothing(executor: Executor, tmp_path
         if number == 5:
             os.kill(victims.pop(), signal.SIGKILL)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(str(number) for number in range(60))
+
+
+def test_ends_that_nobody_asks_about_hold_no_start_up() -> None:
+    """More of them than a socket has room for; and a process that ended before it said its number is told of, too."""
+    nursery = Nursery(preload=())
+    try:
+        for _ in range(400):
+            child = nursery.fork(repr)  # which every process knows
+            while not child.ended:
+                child.listen(5.0)
+            child.close()
+        child = nursery.fork(killed)
+        child.pid = None
+        assert child.became() == "process killed by signal 9"
+    finally:
+        nursery.close()
 
 
 def test_one_worker_starts_quickly_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,15 +16,20 @@ from curation.sources.globs import compile_globs
 from curation.sources.inventory import SourceListing, list_images, patterns_of
 from curation.sources.plan import make_plan
 from curation.sources.probe import standing
-from curation.sources.recipe import load_recipe, resolve
+from curation.sources.recipe import Recipe, load_recipe, resolve
 from curation.sources.say import format_plan
-from curation.sources.source import BY_SCRIPT, EVERY_IMAGE, Source, load_benchmark, load_source, shipped
+from curation.sources.source import BY_SCRIPT, EVERY_IMAGE, Source, load_benchmark, load_source, shipped, shipped_path
 
 ALL = [*(("sources", name) for name in shipped("sources")), *(("benchmarks", name) for name in shipped("benchmarks"))]
 
 
 def load(kind: str, name: str) -> Source:
     return load_source(name) if kind == "sources" else load_benchmark(name)
+
+
+def shipped_recipe(name: str) -> Recipe:
+    """By its path: a folder of that name may lie where the tests are run."""
+    return load_recipe(str(shipped_path("recipes", name)))
 
 
 WITH_EXAMPLES = [(kind, name) for kind, name in ALL if load(kind, name).examples.take]
@@ -96,7 +101,7 @@ SIZES = {"opticalrs-4m": 4_000_000, "opticalrs-13m": 13_203_698, "open-4m": 4_00
 
 @pytest.mark.parametrize("name", SIZES)
 def test_recipes(name: str, repository: Path) -> None:
-    recipe = load_recipe(name)
+    recipe = shipped_recipe(name)
     taken = [entry for entry in recipe.sources if entry.id not in recipe.left_out]
     predicted = sum(entry.predicted_tiles or 0 for entry in taken)
     assert recipe.balance.total == SIZES[name] <= predicted <= SIZES[name] * (1.05 if name.startswith("open") else 1)
@@ -117,11 +122,7 @@ def test_recipes(name: str, repository: Path) -> None:
 
 
 OF_RECIPES = {
-    entry.id
-    for name in shipped("recipes")
-    if name != "demo"
-    for entry in load_recipe(name).sources
-    if entry.id in shipped("sources")
+    entry.id for name in shipped("recipes") for entry in shipped_recipe(name).sources if entry.id in shipped("sources")
 }
 
 
@@ -158,14 +159,14 @@ def test_what_is_known_to_be_closed_is_gone_with_its_day_and_in_no_plan() -> Non
         assert (found.state, found.checked) == ("gone", "2026-08-26")
         assert "403" in found.note
     for name in ("opticalrs-4m", "opticalrs-13m"):
-        plan = make_plan(load_recipe(name))
+        plan = make_plan(shipped_recipe(name))
         assert {row.id for row in plan.rows if row.standing.state == "gone"} == set()
         assert {told.partition(" ")[0] for told in plan.left_out} == {"skyscript", "forest_damage"}
 
 
 @pytest.mark.parametrize("name", ["open-4m", "open-13m"])
 def test_an_open_recipe_is_fetched_by_script_and_may_be_published(name: str) -> None:
-    plan = make_plan(load_recipe(name))
+    plan = make_plan(shipped_recipe(name))
     assert plan.tiles == SIZES[name]
     rows = [row for row in plan.rows if not row.benchmark]
     assert {(row.standing.state, row.redistributable) for row in rows} == {("automatic", "yes")}
@@ -176,14 +177,14 @@ def test_an_open_recipe_is_fetched_by_script_and_may_be_published(name: str) -> 
 
 @pytest.mark.parametrize("size", ["4m", "13m"])
 def test_the_published_corpus_is_fetched_whole_and_cut_no_further(size: str) -> None:
-    recipe = load_recipe(f"opticalrs-published-{size}")
+    recipe = shipped_recipe(f"opticalrs-published-{size}")
     (source,) = resolve(recipe, Path("data"))
     assert source.source.obtain.repository == f"initiacms/OpticalRS-{size.upper()}"
     volumes = [f"OpticalRS-{size.upper()}.{end}" for end in ("z01", "z99", "z100", "zip")]
     assert all(any(PurePath(name).match(glob) for glob in source.source.obtain.wanted) for name in volumes)
     assert not PurePath("README.md").match(source.source.obtain.wanted[0])
     assert windows(Window(0, 0, 1024, 1024), source.slice, 0, "s", "i") == [Window(0, 0, 1024, 1024)]
-    assert set(recipe.guard.benchmarks) == set(load_recipe(f"opticalrs-{size}").guard.benchmarks)
+    assert set(recipe.guard.benchmarks) == set(shipped_recipe(f"opticalrs-{size}").guard.benchmarks)
 
 
 def test_the_real_rsscn7_is_whole(shared: Path, tmp_path: Path) -> None:
