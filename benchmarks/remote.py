@@ -59,6 +59,7 @@ def main() -> None:
         figures = measure(scenes, Path(scratch), options.windows, options.rounds, options.latency)
     print(table(figures))
     if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "remote.json").write_text(json.dumps(figures, indent=1) + "\n")
         write_page(options.out / "remote.md", table(figures))
 
@@ -218,8 +219,8 @@ def table(figures: dict[str, Any]) -> str:
 
 def write_page(path: Path, told: str) -> None:
     """Put the table into the page, between its text."""
-    text = path.read_text(encoding="utf-8")
-    before, rest = text.split("| scene, reader |")[0], text.rpartition("|\n")[2]
+    text = path.read_text(encoding="utf-8") if path.exists() else f"{told}\n"
+    before, rest = text.partition("| scene, reader |")[0], text.rpartition("|\n")[2]
     path.write_text(f"{before}{told}\n{rest}", encoding="utf-8")
 
 
