@@ -31,7 +31,7 @@ from curation.shards.format import read_checksums
 from curation.shards.shard_folder import REPLACE, ShardFolder
 from curation.sources.left_out import leave_out
 from curation.sources.recipe import Recipe, ResolvedSource, resolve
-from curation.sources.refuse import check_apart, check_splits, remarks
+from curation.sources.refuse import check_apart, check_splits, check_twins, remarks, twins
 
 __all__ = ["RunOptions", "RunResult", "run"]
 
@@ -64,6 +64,8 @@ def run(recipe: Recipe, data: Path | None, out: Path, options: RunOptions, obser
     sources = resolve(recipe, data)
     check_splits(recipe, sources)
     check_apart(out, sources)
+    if not options.dry_run:
+        check_twins(recipe, sources, options.unguarded)
     with ExitStack() as stack:
         stack.enter_context(hold(out))
         finished = ShardFolder.open(out / "shards", options.replace)
@@ -184,7 +186,8 @@ def _plan(state: Run, listings: Mapping[str, Path], limit: int | None = None) ->
     prints = options.fingerprints
     if prints is None and recipe.guard.fingerprints is None and state.data is not None:
         prints = state.data / ".fingerprints"
-    fingerprints = guard.fingerprint_files(recipe, prints, options.unguarded)
+    known = {name for names in twins(recipe, state.sources).values() for name in names}
+    fingerprints = guard.fingerprint_files(recipe, prints, [name for name in options.unguarded if name not in known])
     changed = read_changed(state.out) if options.relist else {}
     parts = {}
     for source in state.sources:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from curation.base.errors import InputError
+from curation.containers import parquet_arrays as arrays
 from curation.containers import parquet_pages as pages
 from curation.containers.container import BrokenArchive, Container, Member, locate, within
-from curation.containers.parquet_arrays import ArrayColumns, check_columns, image_of, list_arrays, load_group
+from curation.containers.parquet_arrays import ArrayColumns, check_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,12 +42,12 @@ def _list(path: Path, image_column: str | None) -> Iterator[Member]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    arrays = ArrayColumns.of(image_column)
+    of_numbers = ArrayColumns.of(image_column)
     try:
         with pq.ParquetFile(path) as table:
-            if arrays is not None:
-                check_columns(table.schema_arrow, arrays, lambda: str(path))
-                yield from list_arrays(table.metadata, arrays)
+            if of_numbers is not None:
+                check_columns(table.schema_arrow, of_numbers, lambda: str(path))
+                yield from arrays.list_arrays(table.metadata, of_numbers)
                 return
             name = _image_column(table.schema_arrow, image_column, path)
             footer = table.metadata
@@ -123,8 +124,8 @@ def _null_rows(version: Version, footer: pq.FileMetaData, group: int, column: _C
 def _read(path: Path, member: str, limit: int) -> bytes:
     group, row, name = locate(member) or (-1, -1, "")
     version = _version(path)
-    if (arrays := ArrayColumns.of(name)) is not None:
-        return image_of(_arrays(version, group, arrays), row, arrays, limit)
+    if (of_numbers := ArrayColumns.of(name)) is not None:
+        return arrays.image_of(_arrays(version, group, of_numbers), row, of_numbers, limit)
     chunk = _chunk(version, group, name)
     if chunk is not None:
         number = chunk.page_of(row)
@@ -208,8 +209,8 @@ def _arrays(version: Version, group: int, columns: ArrayColumns) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(version[0]) as table:
-            return load_group(table, group, columns)
+        with pq.ParquetFile(version[0], read_dictionary=arrays.byte_columns(_footer(version))) as table:
+            return arrays.load_group(table, group, columns)
     except pa.ArrowException as error:
         raise ValueError(str(error).splitlines()[0]) from None
 

@@ -98,8 +98,19 @@ def list_arrays(footer: pq.FileMetaData, columns: ArrayColumns) -> Iterator[Memb
         start += rows
 
 
+def byte_columns(footer: pq.FileMetaData) -> list[str]:
+    """Columns of bytes, to be read as they are stored: a dictionary stays one, or a megabyte of it fills a terabyte."""
+    leaves = [footer.schema.column(index) for index in range(footer.num_columns)]
+    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+
+
 def load_group(table: pq.ParquetFile, group: int, columns: ArrayColumns) -> pa.Table:
     """The wanted columns of a row group.
+
+    Args:
+        table: opened with :func:`byte_columns` as ``read_dictionary``.
+        group: number of the row group.
+        columns: the wanted ones.
 
     Raises:
         ValueError: no such group or column, it is too large, or damaged.
@@ -180,8 +191,8 @@ def _nested(value: Any) -> tuple[npt.NDArray[Any], tuple[int, ...]]:
 
 
 def _raw(value: Any, columns: ArrayColumns) -> tuple[npt.NDArray[Any], tuple[int, ...]]:
-    data = value[0].as_py()
-    if not isinstance(data, bytes):
+    data = bytes_of(value[0].as_py())
+    if data is None:
         raise ValueError(f"holds {value.type}; dtype is for raw bytes")
     kind = np.dtype(columns.dtype).newbyteorder("<")
     if len(data) % kind.itemsize:
@@ -189,12 +200,18 @@ def _raw(value: Any, columns: ArrayColumns) -> tuple[npt.NDArray[Any], tuple[int
     return np.frombuffer(data, kind).astype(columns.dtype), (len(data) // kind.itemsize,)
 
 
+def bytes_of(value: Any) -> bytes | None:
+    """What a column of bytes holds, or Hugging Face's struct of bytes and path; null where it is neither."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    return data if isinstance(data, bytes) else None
+
+
 def _decoded(value: Any, limit: int) -> npt.NDArray[Any]:
     """The first band of an encoded image, of not more than ``limit`` bytes."""
     import rasterio
 
-    data = value[0].as_py()
-    driver = next((name for head, name in _ENCODED if isinstance(data, bytes) and data.startswith(head)), None)
+    data = bytes_of(value[0].as_py()) or b""
+    driver = next((name for head, name in _ENCODED if data.startswith(head)), None)
     if driver is None:
         raise ValueError(f"holds {value.type}, no encoded band; give array where these are numbers")
     with (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from curation.base.errors import UnreadableImage
 from curation.containers.container import within
-from curation.containers.parquet_arrays import ArrayColumns, group_bytes, image_of, load_group
+from curation.containers.parquet_arrays import ArrayColumns, byte_columns, bytes_of, group_bytes, image_of, load_group
 from curation.remote.remote_file import Ranges, RemoteFile
 from curation.remote.transport import Pin
 
@@ -129,7 +129,8 @@ def _opened(file: RemoteFile, footer: pq.FileMetaData | None = None) -> pq.Parqu
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(file, metadata=footer, pre_buffer=False)
+        as_stored = None if footer is None else byte_columns(footer)
+        return pq.ParquetFile(file, metadata=footer, pre_buffer=False, read_dictionary=as_stored)
     except pa.ArrowException as error:
         raise ValueError(f"no Parquet table ({str(error).splitlines()[0]})") from None
 
@@ -137,9 +138,8 @@ def _opened(file: RemoteFile, footer: pq.FileMetaData | None = None) -> pq.Parqu
 def _stored(rows: pa.Table, row: int, columns: ArrayColumns, limit: int) -> bytes:
     if not 0 <= row < len(rows):
         raise ValueError("no such row; if the table changed since it was listed, run with --relist")
-    value = rows[columns.names[0]][row].as_py()
-    data = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(data, bytes):
+    data = bytes_of(rows[columns.names[0]][row].as_py())
+    if data is None:
         raise ValueError("no image in this row")
     within(len(data), limit)
     return data

@@ -37,8 +37,8 @@ def remarks(recipe: Recipe, sources: Sequence[ResolvedSource]) -> Iterator[tuple
         yield f"{name} is left out: {why}", ""
     if line := held_out(recipe, sources):
         yield line, ""
-    for line in unguarded_twins(recipe, sources):
-        yield line, "warning: "
+    for source, names in twins(recipe, sources).items():
+        yield f"{source} holds images of {', '.join(names)}, which nothing keeps out", "warning: "
 
 
 def check_apart(out: Path, sources: Sequence[ResolvedSource]) -> None:
@@ -52,13 +52,30 @@ def check_apart(out: Path, sources: Sequence[ResolvedSource]) -> None:
             raise InputError(f"--out {out}: lies where source {source.id} has its images ({source.root}); give another")
 
 
-def unguarded_twins(recipe: Recipe, sources: Sequence[ResolvedSource]) -> list[str]:
-    """A line for every source that, by its manifest, holds images of a benchmark which the recipe does not guard."""
+def twins(recipe: Recipe, sources: Sequence[ResolvedSource]) -> dict[str, list[str]]:
+    """Per source that, by its manifest, holds images of benchmarks which the recipe does not guard: those."""
     benchmarks = {name for name in shipped("benchmarks") if name not in recipe.guard.benchmarks}
     shared = {source.id: sorted(benchmarks & {source.id, *source.source.shares_images_with}) for source in sources}
-    return [
-        f"{source} holds images of {', '.join(names)}, which nothing keeps out; unless no encoder will be evaluated "
-        f"on that, set guard.benchmarks=[{', '.join(names)}]"
-        for source, names in shared.items()
-        if names
-    ]
+    return {source: names for source, names in shared.items() if names}
+
+
+def check_twins(recipe: Recipe, sources: Sequence[ResolvedSource], unguarded: Sequence[str]) -> None:
+    """Demand that a benchmark is guarded whose images a source holds.
+
+    Args:
+        recipe: its guard.
+        sources: their manifests say what they hold (``shares_images_with``).
+        unguarded: benchmarks to do without.
+
+    Raises:
+        InputError: one is not guarded, nor to be done without.
+    """
+    held = twins(recipe, sources)
+    if missing := sorted({name for names in held.values() for name in names} - set(unguarded)):
+        holders = [source for source, names in held.items() if set(names) & set(missing)]
+        guard = [*recipe.guard.benchmarks, *missing]
+        raise InputError(
+            f"{', '.join(holders)}: by the manifest, images of {', '.join(missing)} are among them, and an encoder "
+            f"could be evaluated on what it was trained on; guard.benchmarks=[{','.join(guard)}] keeps them out, "
+            f"{' '.join(f'--unguarded {name}' for name in missing)} takes them"
+        )

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import resource
 import tarfile
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +92,55 @@ def test_encoded_images_in_a_table_are_handed_on_as_they_are(server: RangeServer
         assert len(rows) == 60
         place = Location.of(tmp_path / "far", rows[41], source.remote)
         assert place.remote_member(1 << 20).data == images[41]
+
+
+def in_little_room(work: Callable[[], Any]) -> Any:
+    """What a function returns in a process that may take half a gigabyte more than it has."""
+    told, tell = os.pipe()
+    if (child := os.fork()) == 0:
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 29), size + (1 << 29)))
+        with suppress(BaseException):
+            os.write(tell, json.dumps(work()).encode())
+        os._exit(0)
+    os.close(tell)
+    with os.fdopen(told) as answer:
+        said = answer.read()
+    os.waitpid(child, 0)
+    return json.loads(said) if said else None
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("where", ["remote", "local"])
+def test_one_image_that_fills_all_rows_takes_the_memory_of_one(
+    server: RangeServer, tmp_path: Path, nested: bool, where: str
+) -> None:
+    """A dictionary of one word is small in the file, and five gigabytes once every row holds it."""
+    buffer, table = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 512), np.uint8)).save(buffer, "TIFF")
+    image, rows = buffer.getvalue(), 20_000
+    words: pa.Array = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([image], pa.binary()))
+    if nested:
+        words = pa.StructArray.from_arrays([words, pa.array(["x"] * rows)], ["bytes", "path"])
+    pq.write_table(pa.table({"rgb": words}), table, dictionary_pagesize_limit=1 << 22, store_schema=False)
+    data = table.getvalue()
+    assert len(data) < 2 * len(image)
+    if where == "remote":
+        server.files["/a.parquet"] = data
+        source, found = listed(tmp_path, urls=[server.url("/a.parquet")], per_file=3, fields={"image_column": "rgb"})
+        place = Location.of(tmp_path / "far", found[2], source.remote)
+        assert in_little_room(lambda: len(place.remote_member(1 << 24).data)) == len(image)
+        return
+    (tmp_path / "a.parquet").write_bytes(data)
+    bands = dict.fromkeys(("red", "green", "blue"), "rgb")
+    table_of = Source.model_validate({"id": "near", "container": "parquet", "columns": bands})
+    found = list(islice(list_images(table_of, tmp_path), 3))
+
+    def width() -> int:
+        with open_image(Location.of(tmp_path, found[2], None), table_of, ExcludeRules()) as opened:
+            return opened.read(opened.area)[0].shape[1]
+
+    assert in_little_room(width) == 512
 
 
 def test_what_is_no_table_or_lacks_the_column_is_told(server: RangeServer, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from curation.imagery.image import open_image
 from curation.imagery.location import Location
 from curation.sources.plan import make_plan
 from curation.sources.recipe import ExcludeRules, Recipe, resolve
-from curation.sources.refuse import check_splits, held_out, unguarded_twins
+from curation.sources.refuse import check_splits, check_twins, held_out, remarks, twins
 from curation.sources.say import format_plan
 from curation.sources.source import Source
 
@@ -74,13 +74,21 @@ def test_bands_choose_among_the_three_of_a_jpeg_and_no_more(tmp_path: Path) -> N
         image.read(image.area)
 
 
-def test_a_source_that_holds_an_evaluation_set_which_is_not_guarded_is_told(tmp_path):
+def test_a_source_that_holds_an_evaluation_set_demands_that_it_is_guarded(tmp_path):
     """RSICD was made from AID, among others; UC Merced is a source and a benchmark."""
     given = {
         "name": "mine",
-        "sources": [{"id": name, "path": str(tmp_path)} for name in ("rsitmd", "uc_merced", "fair1m")],
+        "sources": [{"id": name, "path": str(tmp_path)} for name in ("rsicd", "uc_merced", "fair1m")],
     }
-    lines = unguarded_twins(recipe := Recipe.model_validate(given), resolve(recipe, None))
-    assert [line.partition(",")[0] for line in lines] == ["uc_merced holds images of uc_merced"]
-    guarded = Recipe.model_validate(given | {"guard": {"benchmarks": ["uc_merced"]}})
-    assert unguarded_twins(guarded, resolve(guarded, None)) == []
+    recipe = Recipe.model_validate(given | {"guard": {"benchmarks": ["dior"]}})
+    sources = resolve(recipe, None)
+    assert twins(recipe, sources) == {"rsicd": ["aid"], "uc_merced": ["uc_merced"]}
+    assert ("rsicd holds images of aid, which nothing keeps out", "warning: ") in list(remarks(recipe, sources))
+    wanted = r"^rsicd, uc_merced: .*guard\.benchmarks=\[dior,aid,uc_merced\].*--unguarded aid --unguarded uc_merced"
+    with pytest.raises(InputError, match=wanted):
+        check_twins(recipe, sources, [])
+    with pytest.raises(InputError, match=r"^rsicd: .* images of aid are .*guard\.benchmarks=\[dior,aid\]"):
+        check_twins(recipe, sources, ["uc_merced"])
+    check_twins(recipe, sources, ["aid", "uc_merced"])
+    guarded = Recipe.model_validate(given | {"guard": {"benchmarks": ["uc_merced", "aid"]}})
+    check_twins(guarded, sources, [])
