@@ -64,13 +64,15 @@ def check_twins(recipe: Recipe, sources: Sequence[ResolvedSource], unguarded: Se
 
     Args:
         recipe: its guard.
-        sources: their manifests say what they hold (``shares_images_with``).
+        sources: their manifests say what they hold (``shares_images_with``, and which benchmark they are); a folder
+            of the user's own that merely has a benchmark's name is left to :func:`remarks`.
         unguarded: benchmarks to do without.
 
     Raises:
         InputError: one is not guarded, nor to be done without.
     """
-    held = twins(recipe, sources)
+    known = shipped("sources")
+    held = twins(recipe, [source for source in sources if source.id in known or source.source.shares_images_with])
     if missing := sorted({name for names in held.values() for name in names} - set(unguarded)):
         holders = [source for source, names in held.items() if set(names) & set(missing)]
         guard = [*recipe.guard.benchmarks, *missing]

@@ -105,3 +105,20 @@ def test_a_folder_without_fingerprints_is_refused(tmp_path, members, capsys):
     corpus = corpus_of("folder", members, tmp_path / "corpus")
     assert main(["audit", str(corpus), "--out", str(tmp_path / "audit"), "--fingerprints", str(corpus)]) == 2
     assert "holds no fingerprints" in capsys.readouterr().err
+
+
+def test_an_evaluation_set_may_be_audited_and_demands_a_guard_before_it_becomes_shards(tmp_path, capsys):
+    folder = tmp_path / "uc_merced"
+    (folder / "Images/beach").mkdir(parents=True)
+    for n in range(3):
+        Image.fromarray(scene(n)).save(folder / f"Images/beach/beach{n:02d}.tif")
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"name: mine\nsources: [{{id: uc_merced, path: {folder}}}]\n")
+    assert main(["run", str(recipe), "--out", str(tmp_path / "out"), "--workers", "1"]) == 2
+    assert "guard.benchmarks=[uc_merced] keeps them out, --unguarded uc_merced takes" in capsys.readouterr().err
+    assert not (tmp_path / "out/.stages").exists()
+    assert main(["audit", str(folder), "--out", str(tmp_path / "audit"), "--workers", "1", "--pictures", "0"]) == 0
+    assert "3 images, 3 tiles; nothing speaks against 3 of them" in capsys.readouterr().out
+    taken = ["run", str(recipe), "--out", str(tmp_path / "out"), "--workers", "1", "--unguarded", "uc_merced"]
+    assert main(taken) == 0
+    assert "Not guarded against leaks, as asked for: uc_merced" in (tmp_path / "out/report.html").read_text()
