@@ -16,7 +16,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 import pytest
 import rasterio
 import yaml
+from loopback import serving
 from PIL import Image
 from rasterio.transform import from_origin
 from textures import texture
@@ -166,9 +166,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     _images(root)
     _masks(root)
     handler = functools.partial(_Handler, directory=str(root / "served"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        _manifests(root, f"http://127.0.0.1:{server.server_address[1]}")
+    with serving(handler) as url, pytest.MonkeyPatch.context() as patch:
+        _manifests(root, url)
         patch.setattr("curation.sources.source.manifests_folder", lambda kind: root / "manifests" / kind)
         patch.chdir(root)
         for line in MADE:
@@ -177,7 +176,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             root / "corpus/shards", root / "their_tars", ignore=shutil.ignore_patterns("*.parquet", "*.json")
         )
         yield root
-        server.shutdown()
 
 
 MADE = (

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from loopback import running
+
 
 @dataclass
 class RangeServer:
@@ -118,12 +120,7 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
 def range_server() -> Iterator[RangeServer]:
     """A server on a free port of loopback."""
     told = RangeServer()
-    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(told)) as server:
-        server.daemon_threads = True
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), _handler(told))) as server:
         told.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
         yield told
         told.over.set()
-        server.shutdown()
-        thread.join()

@@ -14,11 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow.parquet as pq
 import pytest
-from moto.moto_api._internal import moto_api_backend
-from moto.server import ThreadedMotoServer
 from open_imagery import encoded, fill_buckets, fill_hub, fill_web, write_recipe
 from range_server import RangeServer, range_server
 
@@ -28,18 +25,9 @@ from curation.sources.recipe import load_recipe, resolve
 
 
 @pytest.fixture
-def hosts(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RangeServer, Any]]:
+def hosts(tmp_path: Path, repository: Path, s3: tuple[Any, Any]) -> Iterator[tuple[RangeServer, Any]]:
     """The web server and a client of the S3 server, both filled; a recipe and an evaluation set beside."""
-    moto_api_backend.reset()
-    buckets = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    buckets.start()
-    host, port = buckets.get_host_and_port()
-    for name, value in (
-        ("AWS_ENDPOINT_URL", f"http://{host}:{port}"), ("AWS_ACCESS_KEY_ID", "key"),
-        ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):  # fmt: skip
-        monkeypatch.setenv(name, value)
-    client = boto3.session.Session().client("s3")
+    _, client = s3
     fill_buckets(client, tmp_path, repository)
     client.create_bucket(Bucket="published")
     with range_server() as server:
@@ -51,8 +39,6 @@ def hosts(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for number in range(2):  # the first is a picture that the archive holds, too
             (known / f"a{number}.jpg").write_bytes(encoded(300 + 50 * number, 128, "jpeg"))
         yield server, client
-    client.close()
-    buckets.stop()
 
 
 def command(folder: Path, name: str, *more: str) -> list[str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from loopback import serving
 
 
 @dataclass
@@ -37,14 +38,9 @@ class Shelf:
 def shelf(folder: Path) -> Iterator[Shelf]:
     """Run one."""
     state = Shelf(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"shelf": state}))
-    state.url = f"http://127.0.0.1:{server.server_address[1]}/corpus"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serving(_Handler, shelf=state) as root:
+        state.url = f"{root}/corpus"
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+from loopback import serving
 
 from curation.base.errors import InputError, WorkError
 from curation.base.origin import HttpOrigin, is_remote, open_origin
@@ -35,11 +35,8 @@ def server() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
             self.end_headers()
             self.wfile.write(DATA[:5000] if self.path == "/torn/a" else DATA)
 
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_address[1]}", asked
-    running.shutdown()
-    running.server_close()
+    with serving(Handler) as url:
+        yield url, asked
 
 
 def test_a_server_without_ranges_is_read_from_the_beginning(server) -> None:

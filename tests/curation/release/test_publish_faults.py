@@ -7,15 +7,15 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import hub_server
 import pytest
+from loopback import serving
 from moto.server import ThreadedMotoServer
 
 from curation.cli import main
@@ -146,16 +146,10 @@ def test_s3_that_refuses_is_one_clear_line_and_goes_on_later(
     exit_code: int,
     end: str,
 ) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Refusing,), {"answer": answer}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     line = ["publish", str(out), "s3://bucket/c", "--lock-only"]
-    try:
-        with monkeypatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
-            assert main(line) == exit_code
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(_Refusing, answer=answer) as url, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", url)
+        assert main(line) == exit_code
     told = only_line(capsys)
     assert f"({answer[1]})" in told and told.endswith(end)
     assert main(line) == 0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from loopback import serving
 from moto.moto_api._internal import moto_api_backend
 from moto.server import ThreadedMotoServer
 from remote_scenes import picture, scene
@@ -97,9 +97,8 @@ def test_a_bucket_whose_readers_pay_says_what_to_set(tmp_path: Path, monkeypatch
     _Payers.data = scene(tmp_path, picture(1, 256))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Payers) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(_Payers) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         urls = ["s3://naip/a.tif"]
         with pytest.raises(InputError, match=r"set under remote credentials: own, and requester_pays: true"):
             list(list_images(source(urls=urls), tmp_path / "far"))
@@ -107,4 +106,3 @@ def test_a_bucket_whose_readers_pay_says_what_to_set(tmp_path: Path, monkeypatch
             list(list_images(source(urls=urls, credentials="own"), tmp_path / "far"))
         paid = source(urls=urls, credentials="own", requester_pays=True)
         assert len(list(list_images(paid, tmp_path / "far"))) == 4
-        server.shutdown()

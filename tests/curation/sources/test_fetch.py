@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import running
 from pydantic import ValidationError
 
 from curation.base.errors import InputError, WorkError
@@ -42,8 +43,6 @@ MD5 = hashlib.md5(DATA).hexdigest()
 
 class Server(ThreadingHTTPServer):
     """Serves ``files``; the first path segment says how it misbehaves."""
-
-    daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -153,10 +152,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        yield running
-        running.shutdown()
+    with running(Server()) as server:
+        yield server
 
 
 class Naps(list[float]):

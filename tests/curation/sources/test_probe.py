@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import running
 
 from curation.base.errors import InputError
 from curation.cli import main
@@ -28,8 +29,6 @@ SIZE = 4_321
 
 class Server(ThreadingHTTPServer):
     """The first path segment says how a host answers."""
-
-    daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -107,10 +106,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        yield running
-        running.shutdown()
+    with running(Server()) as server:
+        yield server
 
 
 def of(*files: dict[str, Any], via: str = "direct", **fields: Any) -> Source:
