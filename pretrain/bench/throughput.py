@@ -20,6 +20,7 @@ from pretrain import distributed
 from pretrain.bench.arithmetic import multiply_adds, peak_operations
 from pretrain.bench.clock import PartsClock
 from pretrain.config import TrainConfig
+from pretrain.data.jpeg_part import part_decoder
 from pretrain.data.reader import Batch, Spent
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.data.supply import ShardCounts
@@ -151,7 +152,7 @@ def data_bench(config: TrainConfig, workers: Sequence[int], seconds: float = 20)
     Returns:
         A row for each: ``workers``, ``images_per_second``, ``images``, ``seconds``; shares of the workers' time:
         ``read``, ``decode``, ``crop``; ``cache_hits``, the share of shards that were there before they were needed, and
-        ``waited``, the seconds for the others.
+        ``waited``, the seconds for the others; ``parts``, whether of a JPEG only the part with the crops is decoded.
     """
     model, plan = _model_and_plan(config)
     corpus = corpus_of(config, model)
@@ -171,7 +172,8 @@ def data_bench(config: TrainConfig, workers: Sequence[int], seconds: float = 20)
         stream.close()
         row = {"workers": count, "images_per_second": images / took, "images": images, "seconds": took}
         shares = dict(zip(Spent._fields, (spent / max(spent.sum(), 1e-9)).tolist(), strict=True))
-        rows.append(row | shares | {"cache_hits": counts.hits, "waited": counts.waited})
+        parts = not rule.fast and part_decoder() is not None
+        rows.append(row | shares | {"cache_hits": counts.hits, "waited": counts.waited, "parts": parts})
     return rows
 
 
@@ -201,11 +203,17 @@ def format_train(row: dict[str, Any]) -> str:
 
 def format_data(rows: Iterable[dict[str, float]]) -> str:
     """Rows of :func:`data_bench` as a Markdown table."""
+    rows = list(rows)
     lines = ["| workers | images/s | images/s and worker | read | decode | crop | cache hits |", "|---" * 7 + "|"]
     for row in rows:
         each = row["images_per_second"] / max(row["workers"], 1)
         shares = " | ".join(f"{row[name]:.1%}" for name in (*Spent._fields, "cache_hits"))
         lines.append(f"| {row['workers']:.0f} | {row['images_per_second']:.0f} | {each:.0f} | {shares} |")
+    if rows and not rows[0]["parts"]:
+        lines += [
+            "",
+            "JPEGs are decoded whole: data.decode is fast, or a C compiler or libjpeg-turbo's header is absent.",
+        ]
     return "\n".join(lines)
 
 

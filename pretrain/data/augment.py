@@ -6,6 +6,7 @@ Workers crop and resize single images to uint8; flips are applied on the device 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,13 @@ class Box(NamedTuple):
         left, top = round(self.left * across), round(self.top * down)
         right, bottom = round((self.left + self.width) * across), round((self.top + self.height) * down)
         return Box(left, top, max(right - left, 1), max(bottom - top, 1))
+
+
+def around(boxes: Sequence[Box]) -> Box:
+    """The least box that holds all."""
+    left, top = min(box.left for box in boxes), min(box.top for box in boxes)
+    right, bottom = max(box.left + box.width for box in boxes), max(box.top + box.height for box in boxes)
+    return Box(left, top, right - left, bottom - top)
 
 
 def crop_box(width: int, height: int, rule: CropRule, noise: npt.NDArray[np.float32]) -> Box:

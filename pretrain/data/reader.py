@@ -23,12 +23,15 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from pretrain.data.augment import Box, CropRule, crop_and_resize, crop_box, gsd_after
+from pretrain.data.augment import Box, CropRule, around, crop_and_resize, crop_box, gsd_after
 from pretrain.data.corpus import SampleRows
+from pretrain.data.jpeg_part import part_decoder
 from pretrain.errors import UnreadableImage
 
 MAX_PIXELS = 1 << 26
 """Greatest image that is decoded, 8192 x 8192: a forged header must not fill the memory."""
+PART = 0.7
+"""Share of a JPEG's pixels above which decoding a part takes as long as decoding the whole."""
 _OPEN_FILES = 64
 
 
@@ -177,20 +180,24 @@ class Opened(NamedTuple):
     """An image, decoded for its crops."""
 
     rgb: npt.NDArray[np.uint8]
-    """(H, W, 3), whole or reduced."""
+    """(H, W, 3), whole, reduced, or the part that holds the crops."""
     boxes: list[Box]
     """The crops in the whole image."""
-    across: float
-    """Width over that of the whole image."""
-    down: float
+    across: float = 1.0
+    """Width over that of the whole image, where it is reduced."""
+    down: float = 1.0
+    left: int = 0
+    """Where the part begins in the whole image."""
+    top: int = 0
 
     def crop(self, box: Box, size: int) -> Tensor:
         """A crop, (3, size, size) uint8."""
-        return crop_and_resize(self.rgb, box.on(self.across, self.down), size)
+        here = box.on(self.across, self.down)
+        return crop_and_resize(self.rgb, here._replace(left=here.left - self.left, top=here.top - self.top), size)
 
 
 def open_for(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Opened:
-    """Choose an image's crops and decode it once, as small as they allow where ``rule`` is fast.
+    """Choose an image's crops and decode it once: the part that holds them, or as small as they allow for a fast rule.
 
     Args:
         data: the file's bytes.
@@ -200,16 +207,24 @@ def open_for(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Ope
     Raises:
         UnreadableImage: it cannot be decoded.
     """
-    rgb = None if rule.fast and data[:2] == _JPEG else decode(data)
+    rgb = None if data[:2] == _JPEG else decode(data)
     height, width = _jpeg_shape(data) if rgb is None else rgb.shape[:2]
     boxes = [crop_box(width, height, rule, numbers) for numbers in noise]
-    if rgb is None:
+    if rgb is not None:
+        return Opened(rgb, boxes)
+    if rule.fast:
         share = max(rule.size / min(box.width, box.height) for box in boxes)
         rgb = decode(data, share=min(share, 1.0))
-    return Opened(rgb, boxes, rgb.shape[1] / width, rgb.shape[0] / height)
+        return Opened(rgb, boxes, rgb.shape[1] / width, rgb.shape[0] / height)
+    part = around(boxes)
+    if part.width * part.height <= PART * width * height and (rgb := _decode_part(data, part)) is not None:
+        return Opened(rgb, boxes, left=part.left, top=part.top)
+    return Opened(decode(data), boxes)
 
 
-_JPEG = b"\xff\xd8"
+_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_COLOURS = ("YCbCr", "Gray", "RGB")
+"""Of JPEGs that libjpeg-turbo turns into RGB; CMYK it does not."""
 SHARD_FORMATS = ("JPEG", "PNG", "WEBP")
 EVALUATION_FORMATS = (*SHARD_FORMATS, "TIFF", "BMP")
 """Benchmarks are folders of files as their authors made them."""
@@ -247,7 +262,7 @@ def _jpeg_shape(data: bytes) -> tuple[int, int]:
 def _decode_jpeg(data: bytes, share: float | None) -> npt.NDArray[np.uint8]:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width, height)
-    if colours not in ("YCbCr", "Gray", "RGB"):  # libjpeg-turbo does not turn CMYK into RGB
+    if colours not in _COLOURS:
         return _decode_any(data, SHARD_FORMATS)
     faster: dict[str, Any] = {}
     if share is not None:  # shares other than those of min_factor 2 have no vector code
@@ -255,6 +270,15 @@ def _decode_jpeg(data: bytes, share: float | None) -> npt.NDArray[np.uint8]:
         faster = {**least, "min_factor": 2, "fastupsample": True}
     rgb: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", **faster)
     return rgb
+
+
+def _decode_part(data: bytes, part: Box) -> npt.NDArray[np.uint8] | None:
+    """Pixels of a part of a JPEG; null where it must be decoded whole. One that was cut short must, and is refused."""
+    decoder = part_decoder()
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    if decoder is None or colours not in _COLOURS or width * height > MAX_PIXELS or not data.endswith(_JPEG_END):
+        return None
+    return decoder.decode(data, (height, width), part)
 
 
 def _decode_any(data: bytes, formats: tuple[str, ...]) -> npt.NDArray[np.uint8]:

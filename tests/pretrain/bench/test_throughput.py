@@ -39,7 +39,9 @@ def test_the_loader_alone(make_shards):
         assert row["read"] + row["decode"] + row["crop"] == pytest.approx(1) and row["decode"] > 0
         assert (row["cache_hits"], row["waited"]) == (1, 0)
         assert row["images"] % 4 == 0 and row["images_per_second"] == pytest.approx(row["images"] / row["seconds"])
-    assert len(format_data(rows).splitlines()) == 4
+    told = format_data(row | {"parts": True} for row in rows)
+    assert len(told.splitlines()) == 4
+    assert format_data(row | {"parts": False} for row in rows).startswith(f"{told}\n\nJPEGs are decoded whole")
 
 
 def test_from_the_command_line(make_shards, tmp_path, capsys):

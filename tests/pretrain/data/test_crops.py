@@ -25,6 +25,7 @@ RULE = CropRule(32, (0.2, 1.0), (3 / 4, 4 / 3), 4.0)
 
 def test_two_crops_come_of_one_decoding(make_shards: MakeShards, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is the crop of a run with one; the second has noise of its own."""
+    monkeypatch.setattr("pretrain.data.reader.part_decoder", lambda: None)  # which decodes without decode()
     corpus = open_corpus([make_shards([6, 6])], SampleRule(8))
     decoded: list[int] = []
     monkeypatch.setattr("pretrain.data.reader.decode", lambda data: decoded.append(1) or decode(data))

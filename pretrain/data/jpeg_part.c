@@ -1,0 +1,64 @@
+/* A part of a JPEG, decoded without the rest: pixel for pixel what libjpeg-turbo makes of the whole.
+
+   Rows above the part are entropy-decoded and no more, rows below it not at all, columns beside it neither transformed
+   nor coloured. Chroma is smoothed across blocks, so a block more is decoded on each side and cut off again. */
+
+#include <setjmp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <jpeglib.h>
+
+struct failure {
+    struct jpeg_error_mgr base;
+    jmp_buf back;
+};
+
+static void give_up(j_common_ptr jpeg) { longjmp(((struct failure *)jpeg->err)->back, 1); }
+
+static void count(j_common_ptr jpeg, int level) {
+    if (level < 0) jpeg->err->num_warnings++;
+}
+
+static void say_nothing(j_common_ptr jpeg) { (void)jpeg; }
+
+/* 0, or 1 where the file is damaged, is none, or has no such part.
+
+   out: height x width x 3 bytes. row: as many bytes as a row of the whole image has. */
+int decode_part(const unsigned char *data, unsigned long size, unsigned left, unsigned top, unsigned width,
+                unsigned height, unsigned char *row, unsigned long row_size, unsigned char *out) {
+    struct jpeg_decompress_struct jpeg;
+    struct failure failure;
+    jpeg.err = jpeg_std_error(&failure.base);
+    failure.base.error_exit = give_up;
+    failure.base.emit_message = count;
+    failure.base.output_message = say_nothing;
+    jpeg_create_decompress(&jpeg);
+    if (setjmp(failure.back)) {
+        jpeg_destroy_decompress(&jpeg);
+        return 1;
+    }
+    jpeg_mem_src(&jpeg, (unsigned char *)data, size);
+    jpeg_read_header(&jpeg, TRUE);
+    jpeg.out_color_space = JCS_RGB;
+    jpeg.dct_method = JDCT_ISLOW;
+    jpeg.do_fancy_upsampling = TRUE;
+    jpeg_start_decompress(&jpeg);
+    if (!width || !height || left >= jpeg.output_width || width > jpeg.output_width - left ||
+        top >= jpeg.output_height || height > jpeg.output_height - top || row_size < 3ul * jpeg.output_width)
+        give_up((j_common_ptr)&jpeg);
+    unsigned across = jpeg.max_h_samp_factor * DCTSIZE, down = jpeg.max_v_samp_factor * DCTSIZE;
+    unsigned right = jpeg.output_width - (left + width) > across ? left + width + across : jpeg.output_width;
+    JDIMENSION first = left > across ? left - across : 0, columns = right - first;
+    jpeg_crop_scanline(&jpeg, &first, &columns);
+    if (top > down) jpeg_skip_scanlines(&jpeg, top - down);
+    while (jpeg.output_scanline < top + height) {
+        unsigned line = jpeg.output_scanline;
+        if (jpeg_read_scanlines(&jpeg, &row, 1) != 1) give_up((j_common_ptr)&jpeg);
+        if (line >= top) memcpy(out + 3ul * width * (line - top), row + 3ul * (left - first), 3ul * width);
+    }
+    int damaged = jpeg.err->num_warnings > 0;
+    jpeg_abort_decompress(&jpeg);
+    jpeg_destroy_decompress(&jpeg);
+    return damaged;
+}
