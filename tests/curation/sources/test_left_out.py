@@ -94,7 +94,7 @@ def test_a_recipe_leaves_out_what_it_says_and_only_takes_what_it_names(root: Pat
     [
         ("spacenet2", "rs-curate fetch spacenet2 --data {data}"),  # its archives lie on S3
         ("eurosat_rgb", "rs-curate fetch eurosat_rgb --data {data}"),
-        ("million_aid", "rs-curate fetch million_aid --data {data} says how to get its images"),
+        ("airbus_ship", "rs-curate fetch airbus_ship --data {data} says how to get its images"),
     ],
 )
 def test_where_a_command_helps_it_is_named(tmp_path: Path, name: str, advice: str) -> None:

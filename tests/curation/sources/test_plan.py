@@ -26,8 +26,8 @@ def test_a_plan_a_person_can_act_on(tmp_path: Path) -> None:
         "CC-BY-SA-4.0",
         "s3",
         "loveda (benchmark)",
-        "million_aid (Million-AID) must be fetched by hand:",
-        f"into {tmp_path / 'million_aid'}",
+        "airbus_ship (Airbus Ship Detection) must be fetched by hand:",
+        f"into {tmp_path / 'airbus_ship'}",
         "predicted: 13,203,698 tiles",
         "rs-curate fetch opticalrs-13m --data DATA",
     ):

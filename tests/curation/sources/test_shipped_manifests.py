@@ -126,11 +126,17 @@ OF_RECIPES = {
 }
 
 
-@pytest.mark.parametrize("source", sorted(OF_RECIPES))
-def test_a_source_of_a_recipe_says_how_many_images_it_has_and_what_a_path_looks_like(source: str) -> None:
-    found = load_source(source)
-    assert found.expected_images or found.uncounted, "how many, or why nobody knows"
-    assert found.examples.take, "a path that the globs take"
+NOT_SHOWN = "is shown by what was read"
+"""How a manifest's facts say that no path of an image is known."""
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_a_manifest_says_how_many_images_it_has_and_what_a_path_looks_like(kind: str, name: str) -> None:
+    found = load(kind, name)
+    assert bool(found.expected_images) != bool(found.uncounted), "how many, or why nobody knows"
+    if not found.examples.take:
+        assert name not in OF_RECIPES
+        assert not found.readable or NOT_SHOWN in found.facts, "a path that the globs take, or that none is known"
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
