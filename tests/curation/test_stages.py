@@ -32,7 +32,7 @@ CHANGED: dict[str, Any] = {
     "sources.listed_megabytes": 1.5, "sources.listed_files": 3,
     "sources.land": "asia", "sources.uncounted": "nobody did", "sources.expected_images": 5,
     "sources.sample": 4, "sources.max_images": 3,
-    "sources.shares_images_with": ["aid"], "sources.examples": {"take": ["a.jpg"]}, "sources.verified": True,
+    "sources.shares_images_with": ["samrs"], "sources.examples": {"take": ["a.jpg"]}, "sources.verified": True,
     "sources.facts": "a page", "sources.predicted_tiles": 9,
     "sources.images": ["**/*.png"], "sources.leave": ["a.*"], "sources.splits": {"test": ["a.*"]},
     "sources.label_from": "parent", "sources.bands": [3, 2, 1], "sources.nodata": 7,
