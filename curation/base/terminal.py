@@ -140,7 +140,10 @@ def local_folder(path: Path) -> Path:
 
 
 def run_command(program: str, command: Callable[[], int | None], on_interrupt: str) -> int:
-    """Run a command; errors that were raised on purpose become one line and an exit code."""
+    """Run a command; errors that were raised on purpose become one line and an exit code.
+
+    So does what a command refuses of its arguments (:meth:`Parser.error`).
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks of Dask that were pending when the command ended
     try:
@@ -149,6 +152,8 @@ def run_command(program: str, command: Callable[[], int | None], on_interrupt: s
     except RscorpusError as error:
         tell(f"{program}: {error}")
         return error.exit_code
+    except SystemExit as refused:
+        return int(refused.code or 0)
     except KeyboardInterrupt as stop:
         tell(f"{program}: {on_interrupt}")
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)

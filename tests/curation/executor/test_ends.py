@@ -25,10 +25,14 @@ from curation.cli import main
 
 
 def start(words: list[str], **more: object) -> subprocess.Popen[str]:
-    """A command in a process group of its own, as a shell starts it."""
+    """A command in a process group of its own, as a shell starts it; the tests may run where Ctrl-C is ignored."""
     given = [sys.executable, "-m", "curation", *words]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
-    return subprocess.Popen(given, text=True, **{**streams, **more})
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True, "preexec_fn": _heed_ctrl_c}
+    return subprocess.Popen(given, text=True, **{**how, **more})
+
+
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_workers(run: subprocess.Popen[str], count: int = 1) -> None:
