@@ -100,7 +100,7 @@ def _measured(
     began = time.perf_counter()
     (batch,) = islice(batches(corpus, few, crop_rule(config, model), 0, 1), 1)
     read = (time.perf_counter() - began) / len(batch.images)
-    batch = batch._replace(**{name: getattr(batch, name).to(team.device) for name in batch._fields[:6]})
+    batch = batch.to(team.device)
     kept = _kept_bytes(config, model, batch) if team.device.type == "cpu" else 0
     model.compiled(config.compile)
     optimizer = build_optimizer(model, config.optim)

@@ -9,7 +9,6 @@ import torch
 
 from pretrain.config import TrainConfig
 from pretrain.data.corpus import open_corpus
-from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.models import build_objective
 from pretrain.schedule import build_optimizer
@@ -64,11 +63,10 @@ def _step(config: TrainConfig, feed: Feed) -> Callable[[float], None]:
 
     def step(progress: float) -> None:
         model.enter(progress)
-        batch = next(stream)
-        moved = Batch(*(value.to(device) for value in batch[:5]), batch.position, batch.unreadable)
-        noise = mask_noise(config.seed, model, moved)
+        batch = next(stream).to(device)
+        noise = mask_noise(config.seed, model, batch)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output = model(moved.images, moved.gsd, noise, torch.tensor(progress, device=device))
+            output = model(batch.images, batch.gsd, noise, torch.tensor(progress, device=device))
         output.loss_per_sample.mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -76,6 +76,11 @@ class Batch(NamedTuple):
     spent: Spent = Spent()
     """Where the worker's time went."""
 
+    def to(self, device: torch.device) -> Batch:
+        """With its tensors on a device."""
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in self._fields[:6]}
+        return self._replace(**moved)
+
 
 class ShardReader:
     """Serves requests. Its only state is open files; ``pread`` keeps no position, so forked workers may share them."""

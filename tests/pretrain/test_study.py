@@ -96,6 +96,22 @@ def test_a_cell_is_trained_asked_kept_and_never_made_again(study):
     assert cell(study, "random", ARMS["random"], 1, "images") == told and kept.stat().st_mtime_ns == before
 
 
+def test_equal_seconds_are_spent_by_what_a_step_costs(study, monkeypatch):
+    from benchmarks.study import cost
+    from benchmarks.study.arms import ARMS
+    from benchmarks.study.cells import epochs_of
+
+    monkeypatch.setattr(cost, "ROUNDS", 2)
+    small = replace(study.preset, encoder=ENCODER["args"] | {"img_size": 64}, budgets={"seconds": 20.0, "half": 11.0})
+    study = replace(study, preset=small)
+    assert epochs_of(study, "random", ARMS["random"], "half") >= 1
+    kept = study.results / "smoke-cost.json"
+    measured = json.loads(kept.read_text())
+    assert measured.keys() == {"mae", "random"} and min(measured.values()) > 0
+    kept.write_text(json.dumps({"mae": 0.5, "random": 0.25}))  # 4 seconds for an epoch of 16 images
+    assert [epochs_of(study, "random", ARMS["random"], budget) for budget in ("seconds", "half")] == [5, 3]
+
+
 def test_a_run_that_diverges_is_a_result(study):
     from benchmarks.study.arms import ARMS
     from benchmarks.study.cells import cell
