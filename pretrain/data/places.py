@@ -125,7 +125,7 @@ def wanted(place: str | Path, folder: Path, paths: Sequence[Path]) -> list[Want 
     """For each shard of a folder what the prefetcher is asked for, or None where it lies on this machine.
 
     Raises:
-        InputError: index and checksums name different shards.
+        InputError: index and checksums name different shards, or those were indexed without checksums.
     """
     if not is_remote(str(place)):
         return [None] * len(paths)
@@ -133,4 +133,9 @@ def wanted(place: str | Path, folder: Path, paths: Sequence[Path]) -> list[Want 
     assert checksums is not None
     if [info.file for info in checksums.shards] != [path.name for path in paths]:
         raise InputError(f"{place}: {INDEX_FILE} and {CHECKSUMS} name different shards; publish them together")
+    if not all(info.sha256 for info in checksums.shards):
+        raise InputError(
+            f"{place}: {CHECKSUMS} lacks SHA-256s of shards, without which they are not fetched; `rs-curate index` the "
+            "folder without --no-checksums, and publish it again"
+        )
     return [Want(str(place), info.file, info.sha256, info.bytes) for info in checksums.shards]

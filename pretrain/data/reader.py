@@ -23,8 +23,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from curation.base.errors import DAMAGED_IMAGE
 from pretrain.data.augment import Box, CropRule, crop_and_resize, crop_box, gsd_after
-from pretrain.data.corpus import SampleRows
+from pretrain.data.corpus import MISSING, SampleRows
 from pretrain.errors import UnreadableImage
 
 MAX_PIXELS = 1 << 26
@@ -144,8 +145,10 @@ class ShardReader:
             UnreadableImage: the shard ends before it, or is missing, and may be.
             OSError: the shard cannot be read; names it.
         """
-        if not size:
+        if size == MISSING:
             raise UnreadableImage("the shard could not be had")
+        if size <= 0 or offset < 0:
+            raise UnreadableImage("the index gives it no bytes")
         try:
             data = os.pread(self._descriptor(shard), size, offset)
         except OSError as error:
@@ -160,11 +163,19 @@ class ShardReader:
 
     def _descriptor(self, shard: int) -> int:
         if shard not in self._open:
+            self._let_go()
             if len(self._open) >= _OPEN_FILES:
                 self._forget(next(iter(self._open)))
             self._open[shard] = os.open(self.paths[shard], os.O_RDONLY)
         self._open.move_to_end(shard)
         return self._open[shard]
+
+    def _let_go(self) -> None:
+        """Close what was removed, such as shards of which a cache made room: the disk holds them as long."""
+        for shard in list(self._open):
+            with suppress(OSError):
+                if not os.fstat(self._open[shard]).st_nlink:
+                    self._forget(shard)
 
     def _forget(self, shard: int) -> None:
         """Close a shard: a stale descriptor of a network file system never works again, a new one may."""
@@ -231,8 +242,8 @@ def decode(data: bytes, formats: tuple[str, ...] = SHARD_FORMATS, share: float |
         return _decode_jpeg(data, share) if data[:2] == _JPEG else _decode_any(data, formats)
     except UnidentifiedImageError:  # whose words name an address in memory
         raise UnreadableImage(f"not an image of a format that is read ({', '.join(formats)})") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"cannot be decoded ({error})") from None
+    except (*DAMAGED_IMAGE, Image.DecompressionBombError) as error:
+        raise UnreadableImage(f"cannot be decoded ({str(error) or type(error).__name__})") from None
 
 
 def _jpeg_shape(data: bytes) -> tuple[int, int]:
@@ -240,7 +251,7 @@ def _jpeg_shape(data: bytes) -> tuple[int, int]:
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
-        raise UnreadableImage(f"cannot be decoded ({error})") from None
+        raise UnreadableImage(f"cannot be decoded ({str(error) or type(error).__name__})") from None
     return height, width
 
 
