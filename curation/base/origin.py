@@ -206,14 +206,18 @@ class S3Origin:
             raise WorkError(f"{where}: {error}") from None
 
 
-def read_whole(origin: Origin, name: str, limit: int, again: Callable[[WorkError], None]) -> bytes:
+Again = Callable[[WorkError, int], None]
+"""Called where a connection broke, with the bytes that have come; raises when enough has been tried."""
+
+
+def read_whole(origin: Origin, name: str, limit: int, again: Again) -> bytes:
     """A small file.
 
     Args:
         origin: the folder.
         name: of the file.
         limit: greatest size, bytes.
-        again: called where the connection broke; raises when enough has been tried.
+        again: whether to go on.
 
     Raises:
         InputError: it is absent, refused or larger than ``limit``.
@@ -227,4 +231,4 @@ def read_whole(origin: Origin, name: str, limit: int, again: Callable[[WorkError
                     raise InputError(f"{origin.url}/{name}: has more than {limit:,} bytes")
             return bytes(data)
         except WorkError as error:
-            again(error)
+            again(error, len(data))

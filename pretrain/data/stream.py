@@ -197,9 +197,10 @@ def requests(
     for step in range(start, stop):
         epoch, base = divmod(step, per_epoch)
         taken = join([group.take(step, rows) for group, rows in groups])
-        for request in _micro(taken, plan, epoch, base * plan.images):
+        made = list(_micro(taken, plan, epoch, base * plan.images))
+        for request in made:
             supply.sent(np.unique(request.rows.shard).tolist())
-            yield request
+        yield from made
 
 
 def _micro(rows: SampleRows, plan: StreamPlan, epoch: int, first: int) -> Iterator[Request]:
