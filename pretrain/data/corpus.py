@@ -122,11 +122,14 @@ class Corpus:
         return f"{self.names[shard]}, sample {sample_id - self.starts[shard]}"
 
     def _index(self, shard: int) -> pa.Table:
-        """Columns of a shard's rows. The file is opened each time: one held open may go stale in a run of days."""
+        """Columns of a shard's rows. The file is opened each time: one held open may go stale in a run of days.
+
+        Without Arrow's threads: one that still lets go of this file when the process ends aborts it.
+        """
         path, metadata, group = self.groups[shard]
         try:
-            with path.open("rb") as source, pq.ParquetFile(source, metadata=metadata) as file:
-                return file.read_row_group(group, columns=_LOCATION + _RULES)
+            with path.open("rb") as source, pq.ParquetFile(source, metadata=metadata, pre_buffer=False) as file:
+                return file.read_row_group(group, columns=_LOCATION + _RULES, use_threads=False)
         except pa.ArrowInvalid as error:  # as of one that is just being replaced
             raise OSError(errno.EIO, str(error).splitlines()[0], str(path)) from None
         except OSError as error:

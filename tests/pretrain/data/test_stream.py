@@ -62,6 +62,17 @@ def test_a_process_that_leaves_a_stream_open_ends(make_shards: MakeShards) -> No
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
 
 
+def test_the_index_is_read_by_no_other_thread(make_shards: MakeShards) -> None:
+    """One of Arrow's that lets go of a Python file while the interpreter ends aborts the process (exit code 134)."""
+    script = (
+        "import os, sys; from pretrain.data.corpus import SampleRule, open_corpus\n"
+        "corpus = open_corpus([sys.argv[1]], SampleRule(8)); before = os.listdir('/proc/self/task')\n"
+        "corpus.rows(0); print(len(os.listdir('/proc/self/task')) - len(before))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, make_shards([4])], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+
+
 def test_a_stream_started_later_gives_the_rest(make_shards: MakeShards) -> None:
     corpus = open_corpus([make_shards([5, 7, 6])], SampleRule(8))
     plan = StreamPlan(seed=1, global_batch=4, micro_batch=3, window=2)
