@@ -17,7 +17,6 @@ from urllib.parse import quote, urlsplit
 
 from curation.base.errors import InputError, WorkError
 
-SCHEMES = ("s3", "hf", "https", "http")
 TIMEOUT_S = 30.0
 """Silence of a server after which a connection counts as broken."""
 _CHUNK = 1 << 18
@@ -40,8 +39,7 @@ class Origin(Protocol):
 
 def is_remote(place: str) -> bool:
     """Whether a place is a URL of a folder elsewhere."""
-    scheme, mark, _ = place.partition("://")
-    return bool(mark) and scheme.lower() in SCHEMES
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None
 
 
 def open_origin(url: str) -> Origin:
@@ -63,8 +61,9 @@ def open_origin(url: str) -> Origin:
     except ValueError as error:
         why = f"{error}; "
     raise InputError(
-        f"{url}: {why}give s3://bucket/folder, https://host/folder or hf://datasets/owner/name/folder (hf://datasets/"
-        "owner/name@revision/folder for a fixed revision), without password or query"
+        f"{url}: {why}give a folder of this machine, s3://bucket/folder, https://host/folder or "
+        "hf://datasets/owner/name/folder (hf://datasets/owner/name@revision/folder for a fixed revision), without "
+        "password or query"
     )
 
 

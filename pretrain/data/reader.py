@@ -211,8 +211,9 @@ def open_for(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Ope
     Raises:
         UnreadableImage: it cannot be decoded.
     """
-    rgb = None if rule.fast and data[:2] == _JPEG else decode(data)
-    height, width = _jpeg_shape(data) if rgb is None else rgb.shape[:2]
+    shape = _jpeg_shape(data) if rule.fast and data[:2] == _JPEG else None
+    rgb = decode(data) if shape is None else None
+    height, width = rgb.shape[:2] if rgb is not None else shape or (0, 0)
     boxes = [crop_box(width, height, rule, numbers) for numbers in noise]
     if rgb is None:
         share = max(rule.size / min(box.width, box.height) for box in boxes)
@@ -246,17 +247,20 @@ def decode(data: bytes, formats: tuple[str, ...] = SHARD_FORMATS, share: float |
         raise UnreadableImage(f"cannot be decoded ({str(error) or type(error).__name__})") from None
 
 
-def _jpeg_shape(data: bytes) -> tuple[int, int]:
-    """Height and width from the header."""
+def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
+    """Height and width from the header; None where TurboJPEG does not know such files."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise UnreadableImage(f"cannot be decoded ({str(error) or type(error).__name__})") from None
+    except ValueError:
+        return None
     return height, width
 
 
 def _decode_jpeg(data: bytes, share: float | None) -> npt.NDArray[np.uint8]:
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # colours sampled in a rare way, which libjpeg alone reads; what is damaged Pillow says as well
+        return _decode_any(data, SHARD_FORMATS)
     _check_size(width, height)
     if colours not in ("YCbCr", "Gray", "RGB"):  # libjpeg-turbo does not turn CMYK into RGB
         return _decode_any(data, SHARD_FORMATS)

@@ -100,10 +100,17 @@ def test_without_keys_one_is_told_to_set_them(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_places(tmp_path) -> None:
-    assert is_remote("s3://bucket/x") and is_remote("hf://datasets/me/x") and is_remote("https://host/x")
+    assert (
+        is_remote("gs://bucket/x")
+        and is_remote("s3://bucket/x")
+        and is_remote("hf://datasets/me/x")
+        and is_remote("https://host/x")
+    )
     assert not any(is_remote(place) for place in ("folder", "/abs/folder", "s3:folder", str(tmp_path)))
-    for wrong in ("hf://datasets/me", "hf://me/corpus", "s3:///x"):
-        with pytest.raises(InputError, match="give s3://bucket/folder, https://host/folder or hf://datasets"):
+    for wrong in ("hf://datasets/me", "hf://me/corpus", "s3:///x", "gs://bucket/x", "file:///x"):
+        with pytest.raises(
+            InputError, match="give a folder of this machine, s3://bucket/folder, https://host/folder or hf://datasets"
+        ):
             open_origin(wrong)
     pinned = open_origin("hf://datasets/me/corpus@v1/shards")
     assert pinned.url == "hf://datasets/me/corpus@v1/shards"
@@ -134,7 +141,7 @@ def test_redirects_stay_encrypted() -> None:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("http://[bad/x", "Invalid IPv6 URL; give s3"),
+        ("http://[bad/x", "Invalid IPv6 URL; give a folder"),
         ("http://a..b/x", "is the URL right"),
         ("https://me:word@host/x", "without password or query"),
         ("https://host/x?key=1", "without password or query"),

@@ -126,7 +126,7 @@ def test_places_are_refused_with_what_to_type(elsewhere: Shelf, tmp_path: Path) 
         taken(elsewhere.url, Access())
     with pytest.raises(InputError, match=r"/nowhere/checksums.json: 404 .*the folder with the tars"):
         taken(elsewhere.url + "/nowhere", access(tmp_path))
-    with pytest.raises(InputError, match=r"give s3://bucket/folder"):
+    with pytest.raises(InputError, match=r"give a folder of this machine, s3://bucket/folder"):
         taken("hf://models/me/corpus", access(tmp_path))
     corpus = open_corpus([elsewhere.url], SampleRule(8), access(tmp_path, gigabytes=1e-6))
     with pytest.raises(InputError, match=r"two windows of 2 shards \(.* GB\); set data.cache_gigabytes="):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import subprocess
 import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from imagery import MakeShards, picture
+from PIL import Image
 
 from curation.base.errors import InputError, UnreadableImage, WorkError
-from pretrain.data.augment import CropRule
+from pretrain.data.augment import NOISE_SIZE, CropRule
 from pretrain.data.corpus import SampleRule, open_corpus
-from pretrain.data.reader import ShardReader, decode
+from pretrain.data.reader import ShardReader, decode, open_for
 from pretrain.data.stream import StreamPlan, batches, requests
 
 RULE = CropRule(32, (0.5, 1.0), (3 / 4, 4 / 3), 4.0)
@@ -163,6 +166,30 @@ def test_absent_shards_are_named(make_shards: MakeShards, tmp_path) -> None:
     (folder / "t-000000.tar").unlink()
     with pytest.raises(InputError, match=r"t-000000.tar: listed in the index, but absent"):
         open_corpus([folder], SampleRule())
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"format": "JPEG", "quality": 60, "subsampling": 2},
+        {"format": "JPEG", "quality": 95, "subsampling": 0, "optimize": True},
+        {"format": "JPEG", "quality": 75, "subsampling": 1, "progressive": True},
+        {"format": "PNG"},
+        {"format": "WEBP", "quality": 80},
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_exact_pixels_are_those_of_pillow(how: dict[str, Any], mode: str) -> None:
+    """Of odd sides as well, where libjpeg-turbo's sampled colours end amid a block."""
+    if mode == "CMYK" and how["format"] != "JPEG":
+        pytest.skip("no such files")
+    for side in ((64, 48), (61, 33)):
+        buffer = io.BytesIO()
+        Image.fromarray(picture(7, *side)).convert(mode).save(buffer, **how)
+        expected = np.asarray(Image.open(buffer).convert("RGB"))
+        np.testing.assert_array_equal(decode(buffer.getvalue()), expected)
+        fast = open_for(buffer.getvalue(), RULE._replace(fast=True), np.full((1, NOISE_SIZE), 0.5, np.float32))
+        assert (fast.rgb.shape[1] / fast.across, fast.rgb.shape[0] / fast.down) == side
 
 
 def test_hostile_images_are_refused_before_decoding() -> None:
