@@ -7,11 +7,18 @@ type next. ``WorkError`` is a failure during work (exit code 1). Anything else i
 from __future__ import annotations
 
 import errno
+import struct
+import zlib
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of an ``OSError`` that more room, or a smaller file, would mend."""
 NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """Numbers of an ``OSError`` that another folder, or other permissions, would mend."""
+DAMAGED_IMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AttributeError,
+    ZeroDivisionError, MemoryError, AssertionError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow's parsers raise on damaged files, besides its ``DecompressionBombError``."""
 
 
 class RscorpusError(Exception):

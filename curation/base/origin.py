@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ from urllib.parse import quote, urlsplit
 
 from curation.base.errors import InputError, WorkError
 
-SCHEMES = ("s3", "hf", "https", "http")
 TIMEOUT_S = 30.0
 """Silence of a server after which a connection counts as broken."""
 _CHUNK = 1 << 18
@@ -39,7 +39,7 @@ class Origin(Protocol):
 
 def is_remote(place: str) -> bool:
     """Whether a place is a URL of a folder elsewhere."""
-    return urlsplit(place).scheme in SCHEMES and "://" in place
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None
 
 
 def open_origin(url: str) -> Origin:
@@ -48,17 +48,22 @@ def open_origin(url: str) -> Origin:
     Raises:
         InputError: no such kind, it lacks a part, or the library for it is not installed.
     """
-    place = urlsplit(url)
-    if place.scheme == "s3" and place.netloc:
-        return S3Origin(place.netloc, place.path.strip("/"))
-    if place.scheme in ("https", "http") and place.netloc:
-        return HttpOrigin(url.rstrip("/"))
-    parts = place.path.strip("/").split("/", 2)
-    if place.scheme == "hf" and place.netloc == "datasets" and len(parts) > 1:
-        return _hub(url.rstrip("/"), *parts)
+    why = ""
+    try:
+        place = urlsplit(url)
+        parts = place.path.strip("/").split("/", 2)
+        if place.scheme == "s3" and place.netloc:
+            return S3Origin(place.netloc, place.path.strip("/"))
+        if place.scheme in ("https", "http") and place.netloc and not set("@?#") & set(url):
+            return HttpOrigin(url.rstrip("/"))
+        if place.scheme == "hf" and place.netloc == "datasets" and len(parts) > 1:
+            return _hub(url.rstrip("/"), *parts)
+    except ValueError as error:
+        why = f"{error}; "
     raise InputError(
-        f"{url}: give s3://bucket/folder, https://host/folder or hf://datasets/owner/name/folder (hf://datasets/"
-        "owner/name@revision/folder for a fixed revision)"
+        f"{url}: {why}give a folder of this machine, s3://bucket/folder, https://host/folder or "
+        "hf://datasets/owner/name/folder (hf://datasets/owner/name@revision/folder for a fixed revision), without "
+        "password or query"
     )
 
 
@@ -72,7 +77,7 @@ class HttpOrigin:
     """
 
     def __init__(self, url: str, headers: dict[str, str] | None = None, told: str = "") -> None:
-        self._at, self._headers, self.url = url, headers or {}, told or url
+        self._at, self._headers, self.url = quote(url, safe=":/[]%"), headers or {}, told or url
 
     def stream(self, name: str, start: int = 0) -> Iterator[bytes]:
         """The bytes of a file from ``start`` on; a server without ranges is read from the beginning."""
@@ -82,13 +87,38 @@ class HttpOrigin:
             add = request.add_unredirected_header if header == "authorization" else request.add_header
             add(header, value)
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-                yield from _from(_whole(answer), start if answer.status != 206 else 0)
+            with _open(request, timeout=TIMEOUT_S) as answer:
+                yield from _from(_whole(answer), start - _first(answer, start))
         except urllib.error.HTTPError as error:
             line = f"{where}: {error.code} {error.reason}"
             raise (InputError if error.code in _REFUSED else WorkError)(line) from None
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             raise WorkError(f"{where}: {getattr(error, 'reason', error) or type(error).__name__}") from None
+        except ValueError as error:  # a host's name that cannot be one
+            raise InputError(f"{where}: {error}; is the URL right?") from None
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Not from an encrypted connection to one that is not, nor to FTP, as urllib goes."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.lower().startswith(("https://", f"{req.type}://")):
+            raise urllib.error.HTTPError(newurl, code, f"leads to {newurl}, which is not followed", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_open = urllib.request.build_opener(_Redirects).open
+
+
+def _first(answer: Any, start: int) -> int:
+    """The byte that an answer begins with; one that was asked for is believed where the answer does not say."""
+    if answer.status != 206:
+        return 0
+    told = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    first = int(told[1]) if told else start
+    if first > start:
+        raise http.client.HTTPException(f"asked for byte {start:,} on, the server sent byte {first:,} on")
+    return first
 
 
 def _whole(answer: Any) -> Iterator[bytes]:
@@ -127,23 +157,33 @@ class S3Origin:
     """A prefix of a bucket; keys and endpoint come from where ``boto3`` looks for them (AWS_ENDPOINT_URL and others).
 
     Raises:
-        InputError: ``boto3`` is not installed.
+        InputError: ``boto3`` is not installed, or its settings are wrong.
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
         try:
             from boto3.session import Session
             from botocore.config import Config
+            from botocore.exceptions import BotoCoreError
         except ImportError:
             raise InputError("s3:// needs boto3; pip install 'rscorpus[sources]'") from None
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         config = Config(retries={"mode": "standard"}, connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S)
-        self._client: Any = Session().client("s3", config=config)
+        try:
+            self._client: Any = Session().client("s3", config=config)
+        except (BotoCoreError, ValueError) as error:
+            raise InputError(f"{self.url}: {error}; see AWS_PROFILE and AWS_ENDPOINT_URL (https://host)") from None
 
     def stream(self, name: str, start: int = 0) -> Iterator[bytes]:
         """The bytes of an object from ``start`` on."""
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            HTTPClientError,
+            NoCredentialsError,
+            ParamValidationError,
+        )
 
         where = f"{self.url}/{name}"
         ranged = {"Range": f"bytes={start}-"} if start else {}
@@ -155,6 +195,8 @@ class S3Origin:
             raise InputError(
                 f"{where}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             ) from None
+        except ParamValidationError as error:
+            raise InputError(f"{where}: {error.kwargs['report']}") from None
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             line = f"{where}: {error.response['Error'].get('Message') or error.response['Error']['Code']}"
@@ -163,14 +205,18 @@ class S3Origin:
             raise WorkError(f"{where}: {error}") from None
 
 
-def read_whole(origin: Origin, name: str, limit: int, again: Callable[[WorkError], None]) -> bytes:
+Again = Callable[[WorkError, int], None]
+"""Called where a connection broke, with the bytes that have come; raises when enough has been tried."""
+
+
+def read_whole(origin: Origin, name: str, limit: int, again: Again) -> bytes:
     """A small file.
 
     Args:
         origin: the folder.
         name: of the file.
         limit: greatest size, bytes.
-        again: called where the connection broke; raises when enough has been tried.
+        again: whether to go on.
 
     Raises:
         InputError: it is absent, refused or larger than ``limit``.
@@ -184,4 +230,4 @@ def read_whole(origin: Origin, name: str, limit: int, again: Callable[[WorkError
                     raise InputError(f"{origin.url}/{name}: has more than {limit:,} bytes")
             return bytes(data)
         except WorkError as error:
-            again(error)
+            again(error, len(data))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from curation.base.arrays import Bytes, Mask
-from curation.base.errors import UnreadableImage
+from curation.base.errors import DAMAGED_IMAGE, UnreadableImage
 from curation.catalogue import Window
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "AVIF", "GIF")
@@ -167,13 +167,10 @@ def _by_pillow(data: bytes, image_format: str, max_pixels: int) -> Decoded:
             with Image.open(io.BytesIO(data), formats=(image_format,)) as picture:
                 _bounded(picture.width, picture.height, max_pixels)
                 return _converted(picture, data, image_format)
-    except (
-        UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
-        OverflowError, AttributeError, ZeroDivisionError, MemoryError, Image.DecompressionBombError,
-    ) as error:  # what Pillow's parsers raise on damaged files  # fmt: skip
+    except (*DAMAGED_IMAGE, Image.DecompressionBombError) as error:
         if isinstance(error, UnidentifiedImageError):  # whose words name an address in memory
             raise UnreadableImage(f"{image_format}: cannot be identified") from None
-        raise UnreadableImage(f"{image_format}: {error or type(error).__name__}") from None
+        raise UnreadableImage(f"{image_format}: {str(error) or type(error).__name__}") from None
 
 
 def _converted(picture: Image.Image, data: bytes, image_format: str) -> Decoded:

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from curation.base.errors import InputError, UnreadableImage
+from curation.base.errors import DAMAGED_IMAGE, InputError, UnreadableImage
 from curation.base.files import digest
 from curation.base.progress import Progress
 from curation.catalogue import Window, tile_id
@@ -145,5 +145,5 @@ def _as_it_is(data: bytes) -> tuple[bytes, ImageFormat, tuple[int, int]] | None:
     try:
         with Pillow.open(io.BytesIO(data), formats=[*_AS_THEY_ARE]) as header:
             return (data, _AS_THEY_ARE[str(header.format)], header.size) if header.mode in _MODES else None
-    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError):
+    except (*DAMAGED_IMAGE, Pillow.DecompressionBombError):
         return None

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from curation.base.arrays import Ints
+from curation.base.errors import DAMAGED_IMAGE
 from curation.catalogue import Window, tile_id
 from curation.shards import ustar
 from curation.shards.foreign import MAX_IMAGE_BYTES, MAX_JSON_BYTES
@@ -285,8 +286,8 @@ def _decode_fault(data: bytes, size: tuple[int, int]) -> str:
             if image.width * image.height > MAX_PIXELS:
                 return f"has more than {MAX_PIXELS} pixels"
             image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"cannot be decoded ({error})"
+    except (*DAMAGED_IMAGE, Image.DecompressionBombError) as error:
+        return f"cannot be decoded ({str(error) or type(error).__name__})"
     return ""
 
 

@@ -55,6 +55,8 @@ INDEX = pa.schema(
 ImageFormat = Literal["jpg", "png", "webp"]
 _FORMATS: tuple[ImageFormat, ...] = ("jpg", "png", "webp")
 _KEY = re.compile(r"[0-9a-z-]{1,90}")  # ustar holds names of up to 100 bytes; webdataset splits at the first dot
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_BYTES = 1 << 50
 _BUFFER = 1 << 20
 
 
@@ -282,14 +284,28 @@ def read_checksums(folder: Path, missing_ok: bool = False) -> Checksums | None:
         version = data["format_version"]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; finished shards have one") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not a checksums file ({error})") from None
     _check_version(path, str(version))
     try:
-        shards = [ShardInfo(plain_name(s["file"], path), s["samples"], s["bytes"], s["sha256"]) for s in data["shards"]]
-        return Checksums(data["key"], shards, data.get("index", ""))
-    except (KeyError, TypeError) as error:
+        shards = [_shard_info(told, path) for told in data["shards"]]
+        return Checksums(str(data["key"]), shards, str(data.get("index", "")))
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a checksums file ({error!r})") from None
+
+
+def _shard_info(told: Mapping[str, Any], where: Path) -> ShardInfo:
+    """What ``checksums.json`` says of a shard. A cache makes a file's name of the SHA-256, so it must be one.
+
+    Raises:
+        InputError: names what is wrong.
+    """
+    name, digest, counts = plain_name(told["file"], where), told["sha256"], (told["samples"], told["bytes"])
+    if digest != "" and not (isinstance(digest, str) and _SHA256.fullmatch(digest)):  # of foreign shards "" may stand
+        raise InputError(f"{where}: {name}: {str(digest)[:80]!r} is no SHA-256")
+    if any(type(count) is not int or not 0 <= count <= _MOST_BYTES for count in counts):
+        raise InputError(f"{where}: {name}: {counts} are no numbers of samples and bytes")
+    return ShardInfo(name, *counts, digest)
 
 
 def open_index(folder: Path) -> tuple[pq.ParquetFile, list[Path]]:
@@ -318,18 +334,21 @@ def open_index(folder: Path) -> tuple[pq.ParquetFile, list[Path]]:
         raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     metadata = file.schema_arrow.metadata or {}
     if metadata.get(b"opticalrs.table") == b"index":  # format version 1 bore the earlier name
-        _check_version(path, metadata.get(b"opticalrs.version", b"").decode())
+        _check_version(path, metadata.get(b"opticalrs.version", b"").decode(errors="replace"))
     if metadata.get(b"rscorpus.table") != b"index":
         raise InputError(f"{path}: not a shard index")
-    _check_version(path, metadata.get(b"rscorpus.version", b"").decode())
-    names = json.loads(metadata.get(b"rscorpus.files", b"[]"))
+    _check_version(path, metadata.get(b"rscorpus.version", b"").decode(errors="replace"))
+    try:
+        names = [plain_name(name, path) for name in json.loads(metadata.get(b"rscorpus.files", b"[]"))]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: does not name its shards ({error})") from None
     if not file.schema_arrow.equals(INDEX):
         raise InputError(f"{path}: its columns are not those of an index; write it again with rs-curate run or index")
     if file.num_row_groups != len(names):
         raise InputError(
             f"{path}: {file.num_row_groups} row groups for {len(names)} shards; it must have one per shard"
         )
-    return file, [folder / plain_name(name, path) for name in names]
+    return file, [folder / name for name in names]
 
 
 def read_index(folder: Path, columns: list[str] | None = None) -> pa.Table:

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -26,6 +27,8 @@ from curation.base.files import UNFINISHED, atomic, sync, sync_folder
 from curation.base.locks import NO_FLOCK
 
 _RUNS, _TROUBLE, _PREFETCHER = "runs", "trouble", ".prefetcher"
+_SHARD = re.compile(rf"[0-9a-f]{{64}}\.tar|\.[0-9a-f]{{64}}\.tar{re.escape(UNFINISHED)}")
+"""Names of ours: nothing else in the folder is counted or removed."""
 
 
 class Want(NamedTuple):
@@ -50,13 +53,15 @@ class Asked(NamedTuple):
     """Bytes of shards that the cache may hold, as far as this process knows; of several the greatest counts."""
     wants: list[Want]
     """The most urgent first."""
+    urgent: int
+    """How many of them are read now; the others may make way for such."""
 
 
 class Trouble(NamedTuple):
     """Why a shard has not come."""
 
     since: float
-    """Seconds since the epoch: the last time that more of it came than ever before."""
+    """By the machine's clock that nobody sets: the last time that more of it came than ever before."""
     reason: str
 
 
@@ -70,6 +75,12 @@ class ShardCache:
     def path(self, digest: str) -> Path:
         """Where the shard of a SHA-256 lies, once it is there."""
         return self.folder / f"{digest}.tar"
+
+    def has(self, want: Want) -> bool:
+        """Whether a shard is there, and was not cut short since."""
+        with suppress(FileNotFoundError):
+            return self.path(want.sha256).stat().st_size == want.bytes
+        return False
 
     def used(self) -> int:
         """Bytes of shards, whole and unfinished."""
@@ -89,7 +100,7 @@ class ShardCache:
     def _files(self) -> Iterator[tuple[Path, int, float]]:
         """Shards with their bytes, and when they were last wanted."""
         for path in self.folder.iterdir():
-            if path.name.endswith((".tar", UNFINISHED)):
+            if _SHARD.fullmatch(path.name):
                 with suppress(FileNotFoundError):
                     facts = path.stat()
                     yield path, facts.st_size, facts.st_mtime
@@ -106,14 +117,15 @@ class ShardCache:
         room = limit - sum(held for path, held, _ in files if digest_of(path) not in planned) - sum(planned.values())
         for path, held, _ in files:
             if room < 0 and digest_of(path) not in wanted:
-                path.unlink(missing_ok=True)
-                room += held
+                with suppress(PermissionError):  # of another user's shard
+                    path.unlink(missing_ok=True)
+                    room += held
         return room >= 0
 
     def touch(self, wanted: Set[str]) -> None:
         """Note that shards are wanted now."""
         for digest in wanted:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, PermissionError):
                 os.utime(self.path(digest))
 
     def store(self, want: Want, stream: Callable[[str, int], Iterator[bytes]], go_on: Callable[[], bool]) -> None:
@@ -138,9 +150,10 @@ class ShardCache:
                 if file.tell() > want.bytes or not go_on():
                     break
             size = file.tell()
-        if size >= want.bytes and hashed.hexdigest() != want.sha256:
+        if size > want.bytes or (size == want.bytes and hashed.hexdigest() != want.sha256):
             aside.unlink()
-            raise WorkError(f"{want.url}: its bytes have another SHA-256 than its folder's checksums.json says")
+            told = f"has more than {want.bytes:,} bytes, or" if size > want.bytes else "its bytes have"
+            raise WorkError(f"{want.url}: {told} another SHA-256 than its folder's checksums.json says")
         if size == want.bytes:
             sync(aside)
             os.replace(aside, self.path(want.sha256))
@@ -158,7 +171,8 @@ class ShardCache:
         """Say why a shard has not come, or that there is no reason any more."""
         path = self.folder / _TROUBLE / digest
         if trouble is None:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             return
         with suppress(OSError), atomic(path) as aside:  # on a full disk there is no room for this either
             aside.write_text(json.dumps(trouble), encoding="utf-8")
@@ -179,13 +193,15 @@ class ShardCache:
                 if _is_free(run / "lock"):
                     shutil.rmtree(run, ignore_errors=True)
                 else:
-                    limit, wants = json.loads((run / "wants.json").read_bytes())
-                    found.append(Asked(limit, [Want(*each) for each in wants]))
+                    limit, wants, urgent = json.loads((run / "wants.json").read_bytes())
+                    found.append(Asked(limit, [Want(*each) for each in wants], urgent))
         return found
 
     @contextmanager
-    def wanting(self) -> Iterator[Callable[[list[Want]], None]]:
+    def wanting(self) -> Iterator[Callable[[list[Want], int], None]]:
         """Yield a function that says what this process wants, until the block ends or the process dies.
+
+        It is given the shards, the most urgent first, and how many of them are read now.
 
         Raises:
             InputError: the folder cannot be written, or its file system has no locks.
@@ -197,14 +213,15 @@ class ShardCache:
             lock = (made / "lock").open("w")
             fcntl.flock(lock, fcntl.LOCK_EX)
 
-        def say(wants: list[Want]) -> None:
+        def say(wants: list[Want], urgent: int) -> None:
             folder = run if run.exists() else made
             with atomic(folder / "wants.json") as aside:
-                aside.write_text(json.dumps([self.limit, wants]), encoding="utf-8")
+                aside.write_text(json.dumps([self.limit, wants, urgent]), encoding="utf-8")
 
         with lock:
-            say([])
-            made.rename(run)
+            with _usable(self.folder):
+                say([], 0)
+                made.rename(run)
             try:
                 yield say
             finally:

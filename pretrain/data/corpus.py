@@ -5,6 +5,7 @@ Only numeric columns of the shards in use are held in memory. The row number ove
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -23,9 +24,11 @@ from curation.shards.format import INDEX, INDEX_FILE, open_index, read_checksums
 from pretrain.data.cache import Want
 from pretrain.data.order import mixed_counts
 from pretrain.data.places import HERE, Access, localised, wanted
-from pretrain.errors import InputError
+from pretrain.errors import InputError, WorkError
 
 _LOCATION = ["image_offset", "image_size"]
+MISSING = -1
+"""Size of a sample whose shard could not be had."""
 _RULES = ["width", "height", "gsd_m", "source"]
 
 
@@ -97,13 +100,20 @@ class Corpus:
 
         Raises:
             OSError: the index cannot be read; names it.
+            WorkError: it is another than when it was opened, or contradicts itself.
         """
         table = self._index(shard)
         usable, _ = judge_samples(table, self.rule)
+        if usable.sum() != self.sizes[shard]:
+            raise WorkError(
+                f"{self.groups[shard][0]}: damaged, or not the one that the run began with ({usable.sum()} samples of "
+                f"{self.names[shard]} can be used, not {self.sizes[shard]}); bring that one back, and --resume goes on "
+                "from the last checkpoint"
+            )
         gsd = fill_gsd(table, self.rule)
         ids = self.starts[shard] + np.arange(table.num_rows)
         number, epochs = np.full(table.num_rows, shard, np.int32), np.full(table.num_rows, epoch, np.int64)
-        offset, size = (table[name].to_numpy() for name in _LOCATION)
+        offset, size = table["image_offset"].to_numpy(), np.maximum(table["image_size"].to_numpy(), 0)
         return SampleRows(number, ids, offset, size, gsd, epochs).at(np.flatnonzero(usable))
 
     def place(self, sample_id: int) -> str:
@@ -112,13 +122,18 @@ class Corpus:
         return f"{self.names[shard]}, sample {sample_id - self.starts[shard]}"
 
     def _index(self, shard: int) -> pa.Table:
-        """Columns of a shard's rows. The file is opened each time: one held open may go stale in a run of days."""
+        """Columns of a shard's rows. The file is opened each time: one held open may go stale in a run of days.
+
+        Without Arrow's threads: one that still lets go of this file when the process ends aborts it.
+        """
         path, metadata, group = self.groups[shard]
         try:
-            with path.open("rb") as source, pq.ParquetFile(source, metadata=metadata) as file:
-                return file.read_row_group(group, columns=_LOCATION + _RULES)
+            with path.open("rb") as source, pq.ParquetFile(source, metadata=metadata, pre_buffer=False) as file:
+                return file.read_row_group(group, columns=_LOCATION + _RULES, use_threads=False)
+        except pa.ArrowInvalid as error:  # as of one that is just being replaced
+            raise OSError(errno.EIO, str(error).splitlines()[0], str(path)) from None
         except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+            raise OSError(error.errno, error.strerror or str(error).splitlines()[0], str(path)) from None
 
 
 def open_corpus(places: Sequence[str | Path], rule: SampleRule, access: Access = HERE) -> Corpus:
@@ -180,7 +195,13 @@ def _usable(corpus: Corpus, index: pq.ParquetFile, group: int, missing: dict[str
 
 def _unknown_gsd(index: pq.ParquetFile, group: int) -> bool:
     """Whether a sample of a shard has no GSD; the statistics of a column do not tell of NaN."""
-    return bool(np.isnan(index.read_row_group(group, columns=["gsd_m"])["gsd_m"].to_numpy()).any())
+    return bool(np.isnan(_known_gsd(index.read_row_group(group, columns=["gsd_m"]))).any())
+
+
+def _known_gsd(table: pa.Table) -> Floats:
+    """GSD in metres, (n,), NaN where it is unknown; foreign shards may hold what is none."""
+    gsd: Floats = table["gsd_m"].to_numpy()
+    return np.where((gsd > 0) & (gsd < np.inf), gsd, np.float32("nan"))
 
 
 def _least(facts: pq.RowGroupMetaData, column: str) -> int:
@@ -197,14 +218,14 @@ def judge_samples(table: pa.Table, rule: SampleRule) -> tuple[Flags, dict[str, F
         f"smaller than {rule.min_side} pixels": (side > 0) & (side < rule.min_side),
     }
     if rule.needs_gsd and rule.gsd_missing == "drop":
-        reasons["no GSD"] = np.isnan(table["gsd_m"].to_numpy()) & (side >= max(rule.min_side, 1))
+        reasons["no GSD"] = np.isnan(_known_gsd(table)) & (side >= max(rule.min_side, 1))
     usable = ~np.any(list(reasons.values()), axis=0)
     return usable, {reason: rows for reason, rows in reasons.items() if rows.any()}
 
 
 def fill_gsd(table: pa.Table, rule: SampleRule) -> Floats:
     """GSD in metres, (n,), with the configured value of the source where the sample has none."""
-    gsd: Floats = table["gsd_m"].to_numpy().copy()
+    gsd = _known_gsd(table)
     if isinstance(rule.gsd_missing, dict) and np.isnan(gsd).any():
         given = np.array([rule.gsd_missing.get(name or "", np.nan) for name in table["source"].to_pylist()], np.float32)
         gsd = np.where(np.isnan(gsd), given, gsd)

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
+from typing import NoReturn
 
 from curation.base.origin import Origin, open_origin
 from pretrain.data.cache import ShardCache, Trouble, Want
@@ -47,6 +48,8 @@ class Prefetcher:
     cache: ShardCache
     wants: dict[str, Want] = field(default_factory=dict)
     """By SHA-256, the most urgent first."""
+    urgent: set[str] = field(default_factory=set)
+    """Those that are read now."""
     limit: int = 0
     attempts: dict[str, _Attempts] = field(default_factory=dict)
     coming: dict[str, Future[None]] = field(default_factory=dict)
@@ -61,12 +64,13 @@ class Prefetcher:
         for digest, want in self.wants.items():
             if len(self.coming) == CONNECTIONS:
                 return
-            if digest in self.coming or self.cache.path(digest).exists():
+            if digest in self.coming or self.cache.has(want):
                 continue
             planned[digest] = want.bytes  # also of one that waits to be tried again: nothing less urgent takes its room
-            if time.time() < self.attempts.setdefault(digest, _Attempts(time.time())).not_before:
+            if time.monotonic() < self.attempts.setdefault(digest, _Attempts(time.monotonic())).not_before:
                 continue
-            if not self.cache.make_room(planned, self.wants.keys() | self.coming.keys(), self.limit):
+            stays = self.urgent if digest in self.urgent else self.wants.keys()
+            if not self.cache.make_room(planned, stays | self.coming.keys(), self.limit):
                 self._fail(digest, f"{want.url}: {self._no_room()}")
                 return
             self.coming[digest] = pool.submit(self._bring, want)
@@ -78,6 +82,7 @@ class Prefetcher:
         wants: dict[str, Want] = {}
         for _, want in sorted(ranked, key=itemgetter(0)):
             wants.setdefault(want.sha256, want)
+        self.urgent = {want.sha256 for each in asked for want in each.wants[: each.urgent]}
         self.limit = max((each.limit for each in asked), default=0)
         if wants.keys() != self.wants.keys():
             self.cache.touch(wants.keys() | self.wants.keys())
@@ -118,13 +123,13 @@ class Prefetcher:
     def _fail(self, digest: str, reason: str) -> None:
         attempts, come = self.attempts[digest], self.cache.come(digest)
         if come > attempts.most:
-            attempts.most, attempts.since, attempts.failures = come, time.time(), 0
+            attempts.most, attempts.since, attempts.failures = come, time.monotonic(), 0
         pause = min(_FIRST_PAUSE_S * 2**attempts.failures, _LONGEST_PAUSE_S)
-        attempts.failures, attempts.not_before = attempts.failures + 1, time.time() + pause
+        attempts.failures, attempts.not_before = attempts.failures + 1, time.monotonic() + pause
         self.cache.tell_trouble(digest, Trouble(attempts.since, reason))
 
 
-def main(folder: str, parent: str) -> int:
+def main(folder: str, parent: str) -> NoReturn:
     """Work in a cache until the parent is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # of the terminal and of schedulers; the parent decides
@@ -135,8 +140,8 @@ def main(folder: str, parent: str) -> int:
             while os.getppid() == int(parent):
                 prefetcher.look(pool)
                 time.sleep(LOOK_S)
-    sys.stderr.flush()
-    os._exit(0)  # threads that wait for a server are not waited for
+        sys.stderr.flush()
+        os._exit(0)  # threads that wait for a server are not waited for, and write nothing once another may
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from curation.base.errors import DAMAGED_IMAGE
 from pretrain.data.augment import Box, CropRule, around, crop_and_resize, crop_box, gsd_after
-from pretrain.data.corpus import SampleRows
+from pretrain.data.corpus import MISSING, SampleRows
 from pretrain.data.jpeg_part import part_decoder
 from pretrain.errors import UnreadableImage
 
@@ -152,8 +153,10 @@ class ShardReader:
             UnreadableImage: the shard ends before it, or is missing, and may be.
             OSError: the shard cannot be read; names it.
         """
-        if not size:
+        if size == MISSING:
             raise UnreadableImage("the shard could not be had")
+        if size <= 0 or offset < 0:
+            raise UnreadableImage("the index gives it no bytes")
         try:
             data = os.pread(self._descriptor(shard), size, offset)
         except OSError as error:
@@ -168,11 +171,19 @@ class ShardReader:
 
     def _descriptor(self, shard: int) -> int:
         if shard not in self._open:
+            self._let_go()
             if len(self._open) >= _OPEN_FILES:
                 self._forget(next(iter(self._open)))
             self._open[shard] = os.open(self.paths[shard], os.O_RDONLY)
         self._open.move_to_end(shard)
         return self._open[shard]
+
+    def _let_go(self) -> None:
+        """Close what was removed, such as shards of which a cache made room: the disk holds them as long."""
+        for shard in list(self._open):
+            with suppress(OSError):
+                if not os.fstat(self._open[shard]).st_nlink:
+                    self._forget(shard)
 
     def _forget(self, shard: int) -> None:
         """Close a shard: a stale descriptor of a network file system never works again, a new one may."""
@@ -212,8 +223,9 @@ def open_for(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Ope
     Raises:
         UnreadableImage: it cannot be decoded.
     """
-    rgb = None if data[:2] == _JPEG else decode(data)
-    height, width = _jpeg_shape(data) if rgb is None else rgb.shape[:2]
+    shape = _jpeg_shape(data) if data[:2] == _JPEG else None
+    rgb = decode(data) if shape is None else None
+    height, width = rgb.shape[:2] if rgb is not None else shape or (0, 0)
     boxes = [crop_box(width, height, rule, numbers) for numbers in noise]
     if rgb is not None:
         return Opened(rgb, boxes)
@@ -251,21 +263,24 @@ def decode(data: bytes, formats: tuple[str, ...] = SHARD_FORMATS, share: float |
         return _decode_jpeg(data, share) if data[:2] == _JPEG else _decode_any(data, formats)
     except UnidentifiedImageError:  # whose words name an address in memory
         raise UnreadableImage(f"not an image of a format that is read ({', '.join(formats)})") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"cannot be decoded ({error})") from None
+    except (*DAMAGED_IMAGE, Image.DecompressionBombError) as error:
+        raise UnreadableImage(f"cannot be decoded ({str(error) or type(error).__name__})") from None
 
 
-def _jpeg_shape(data: bytes) -> tuple[int, int]:
-    """Height and width from the header."""
+def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
+    """Height and width from the header; None where TurboJPEG does not know such files."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise UnreadableImage(f"cannot be decoded ({error})") from None
+    except ValueError:
+        return None
     return height, width
 
 
 def _decode_jpeg(data: bytes, share: float | None) -> npt.NDArray[np.uint8]:
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # colours sampled in a rare way, which libjpeg alone reads; what is damaged Pillow says as well
+        return _decode_any(data, SHARD_FORMATS)
     _check_size(width, height)
     if colours not in _COLOURS:
         return _decode_any(data, SHARD_FORMATS)

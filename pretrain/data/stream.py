@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pretrain.data.augment import NOISE_SIZE, CropRule
-from pretrain.data.corpus import Corpus, SampleRows, join
+from pretrain.data.corpus import MISSING, Corpus, SampleRows, join
 from pretrain.data.noise import Purpose, uniform
 from pretrain.data.order import (
     ShardWindow,
@@ -142,7 +142,7 @@ class _Feed:
 
     def _shard(self, shard: int) -> SampleRows:
         rows = self.corpus.rows(shard, self.epoch)
-        return rows._replace(size=np.zeros_like(rows.size)) if shard in self.supply.missing else rows
+        return rows._replace(size=np.full_like(rows.size, MISSING)) if shard in self.supply.missing else rows
 
 
 class _Group:
@@ -197,9 +197,10 @@ def requests(
     for step in range(start, stop):
         epoch, base = divmod(step, per_epoch)
         taken = join([group.take(step, rows) for group, rows in groups])
-        for request in _micro(taken, plan, epoch, base * plan.images):
+        made = list(_micro(taken, plan, epoch, base * plan.images))
+        for request in made:
             supply.sent(np.unique(request.rows.shard).tolist())
-            yield request
+        yield from made
 
 
 def _micro(rows: SampleRows, plan: StreamPlan, epoch: int, first: int) -> Iterator[Request]:

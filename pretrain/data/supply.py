@@ -53,14 +53,18 @@ class Supply:
         """Shards that could not be had."""
         self._windows: dict[object, tuple[list[int], list[int]]] = {}
         self._in_use: deque[set[int]] = deque()
+        self._passed: set[int] = set()
+        """Of windows that have been left, from which the batch that is put together may have taken rows."""
 
     def enter(self, feed: object, shards: Sequence[int], coming: Sequence[int]) -> None:
         """A feed is about to read ``shards``, and then those that are ``coming``."""
+        self._passed.update(self._windows.get(feed, ([], []))[0])
         self._windows[feed] = list(shards), list(coming)
         Thread(target=_read_ahead, args=([self.corpus.paths[shard] for shard in coming],), daemon=True).start()
 
     def sent(self, shards: Iterable[int]) -> None:
         """A request that reads these shards was handed out; they stay until it is :meth:`served`."""
+        self._passed.clear()
         self._in_use.append(set(shards))
 
     def served(self) -> None:
@@ -74,7 +78,9 @@ class RemoteSupply(Supply):
     def __init__(self, corpus: Corpus, cache: ShardCache, counts: ShardCounts) -> None:
         super().__init__(corpus, counts)
         self.cache = cache
-        self._said: list[Want] = []
+        self._said: tuple[list[Want], int] = [], 0
+        self._unsaid = ""
+        """Why it could not be said what is wanted."""
         self._next_look = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -110,23 +116,29 @@ class RemoteSupply(Supply):
 
     def _want(self) -> None:
         windows = self._windows.values()
-        shards = [
-            *(shard for now, _ in windows for shard in now),
-            *(shard for use in self._in_use for shard in sorted(use)),
-            *(shard for _, coming in windows for shard in coming),
-        ]
-        wants = [want for shard in dict.fromkeys(shards) if (want := self.corpus.wants[shard]) is not None]
-        if wants != self._said:
-            self._say(wants)
-            self._said = wants
+        now = [shard for window, _ in windows for shard in window]
+        now += [shard for use in [*self._in_use, self._passed] for shard in sorted(use)]
+        urgent = self._wants(now)
+        wants = self._wants([*now, *(shard for _, coming in windows for shard in coming)])
+        if (wants, len(urgent)) != self._said:
+            try:
+                self._say(wants, len(urgent))
+            except OSError as error:  # a full disk: said again later, and what is here can be read
+                self._unsaid = f"{self.cache.folder}: {error.strerror}"
+            else:
+                self._said, self._unsaid = (wants, len(urgent)), ""
+
+    def _wants(self, shards: Iterable[int]) -> list[Want]:
+        return [want for shard in dict.fromkeys(shards) if (want := self.corpus.wants[shard]) is not None]
 
     def _wait(self, shards: list[int]) -> None:
-        began = changed = time.time()
+        began = changed = time.monotonic()
         seen = -1
         while left := {shard: want for shard in shards if (want := self._away(shard)) is not None}:
+            self._want()
             self._tend()
             if (come := self.cache.used()) != seen:  # also of other shards, which may have to come first
-                seen, changed = come, time.time()
+                seen, changed = come, time.monotonic()
             for shard, want in left.items():
                 if reason := self._hopeless(want, began, changed):
                     self._give_up(shard, want, reason)
@@ -135,15 +147,15 @@ class RemoteSupply(Supply):
 
     def _away(self, shard: int) -> Want | None:
         want = self.corpus.wants[shard]
-        return None if want is None or self.cache.path(want.sha256).exists() else want
+        return None if want is None or self.cache.has(want) else want
 
     def _hopeless(self, want: Want, began: float, changed: float) -> str:
         """Why a shard is not waited for any longer; empty while it is."""
         trouble, seconds = self.cache.trouble(want.sha256), self.access.retry_seconds
-        if trouble is not None and time.time() - max(trouble.since, began) > seconds:
+        if trouble is not None and time.monotonic() - max(trouble.since, began) > seconds:
             return trouble.reason
-        if time.time() - changed > max(seconds, 2 * _LOOK_S):
-            return trouble.reason if trouble is not None else "no byte of it came"
+        if time.monotonic() - changed > max(seconds, 2 * _LOOK_S):
+            return trouble.reason if trouble is not None else self._unsaid or "no byte of it came"
         return ""
 
     def _give_up(self, shard: int, want: Want, reason: str) -> None:
@@ -160,8 +172,8 @@ class RemoteSupply(Supply):
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _LOOK_S
-        if not self.cache.has_prefetcher():
-            self._stop()
+        starting = self._process is not None and self._process.poll() is None
+        if not starting and not self.cache.has_prefetcher():
             command = [sys.executable, "-m", "pretrain.data.prefetch", str(self.cache.folder), str(os.getpid())]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 

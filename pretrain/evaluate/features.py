@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from curation.base.errors import DAMAGED_IMAGE
 from curation.base.files import digest
 from curation.base.progress import Observer
 from pretrain.data.augment import resize_whole
@@ -240,7 +241,7 @@ def typical_side(images: Labelled) -> int:
         try:
             with Image.open(io.BytesIO(place.read()), formats=EVALUATION_FORMATS) as image:
                 sides.append(min(image.size))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except (*DAMAGED_IMAGE, Image.DecompressionBombError):
             continue
     if not sides:
         raise InputError(f"{images.places[0].path}: cannot be decoded, nor can the others that were tried")

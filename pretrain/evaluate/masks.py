@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from curation.base.arrays import Bytes, Ints
+from curation.base.errors import DAMAGED_IMAGE
 from curation.base.files import digest
 from curation.base.settings import Strict
 from pretrain.data.noise import bits
@@ -149,8 +150,8 @@ def _decoded(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
             if len(mask.getbands()) > 1:
                 raise UnreadableImage(f"its mask has {len(mask.getbands())} bands; one of class values is needed")
             return np.asarray(mask)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"its mask cannot be decoded ({error})") from None
+    except (*DAMAGED_IMAGE, Image.DecompressionBombError) as error:
+        raise UnreadableImage(f"its mask cannot be decoded ({str(error) or type(error).__name__})") from None
 
 
 def _filled(pair: Pair) -> npt.NDArray[np.generic]:

@@ -24,6 +24,8 @@ class Shelf:
     """Per file, for its next requests: a status from 100 on, or bytes after which the connection breaks."""
     wrong: set[str] = field(default_factory=set)
     """Files whose last byte is another."""
+    longer: set[str] = field(default_factory=set)
+    """Files that do not end."""
     slow: float = 0.0
     """Seconds before every 4096 bytes."""
     asked: list[tuple[str, int]] = field(default_factory=list)
@@ -58,6 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         data = path.read_bytes()
         data = data[:-1] + bytes([data[-1] ^ 1]) if name in self.shelf.wrong else data
+        data += bytes(1 << 24) if name in self.shelf.longer else b""
         self.send_response(206 if first else 200)
         self.send_header("Content-Length", str(len(data) - first))
         self.end_headers()

@@ -125,6 +125,30 @@ def test_samples_that_would_break_readers_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sha256", "../" * 21 + "a"),
+        ("sha256", "/etc/x"),
+        ("sha256", 7),
+        ("sha256", "A" * 64),
+        ("bytes", -1),
+        ("bytes", "12"),
+        ("bytes", 1e3),
+        ("bytes", 10**30),
+        ("samples", None),
+        ("samples", True),
+    ],
+)
+def test_checksums_that_cannot_be_are_refused(folder: Path, field: str, value: object) -> None:
+    """A trainer's cache makes a file's name of the SHA-256, and room for the bytes."""
+    told = json.loads((folder / "checksums.json").read_text())
+    told["shards"][0][field] = value
+    (folder / "checksums.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"checksums.json: x-000000.tar: .* (is no SHA-256|are no numbers of)"):
+        read_checksums(folder)
+
+
 def test_other_versions_and_other_files_are_refused_with_the_way_out(folder: Path) -> None:
     checksums = folder / "checksums.json"
     text = checksums.read_text()
@@ -134,9 +158,17 @@ def test_other_versions_and_other_files_are_refused_with_the_way_out(folder: Pat
     checksums.write_text(text.replace("x-000000.tar", "../x-000000.tar"))
     with pytest.raises(InputError, match="no plain file name"):
         read_checksums(folder)
+    checksums.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not a checksums file"):
+        read_checksums(folder)
     checksums.unlink()
     assert read_checksums(folder, missing_ok=True) is None
     table = pq.read_table(folder / "index.parquet")
+    for names in (b"{", b"3", b"[null]"):
+        pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"rscorpus.files": names}),
+                       folder / "index.parquet")  # fmt: skip
+        with pytest.raises(InputError, match=r"does not name its shards|no plain file name"):
+            open_index(folder)
     metadata = {**table.schema.metadata, b"rscorpus.version": b"9"}
     pq.write_table(table.replace_schema_metadata(metadata), folder / "index.parquet")
     with pytest.raises(FormatVersionError, match="version 9"):

@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,8 +29,8 @@ from pretrain.data.corpus import SampleRule, content_fingerprint, open_corpus
 from pretrain.data.places import Access
 from pretrain.data.prefetch import Prefetcher
 from pretrain.data.reader import Batch
-from pretrain.data.stream import StreamPlan, batches
-from pretrain.data.supply import refuse_small_cache
+from pretrain.data.stream import StreamPlan, batches, requests
+from pretrain.data.supply import RemoteSupply, ShardCounts, refuse_small_cache
 from pretrain.signals import telling_of_killed_readers
 from pretrain.train import train
 
@@ -126,7 +126,7 @@ def test_places_are_refused_with_what_to_type(elsewhere: Shelf, tmp_path: Path) 
         taken(elsewhere.url, Access())
     with pytest.raises(InputError, match=r"/nowhere/checksums.json: 404 .*the folder with the tars"):
         taken(elsewhere.url + "/nowhere", access(tmp_path))
-    with pytest.raises(InputError, match=r"give s3://bucket/folder"):
+    with pytest.raises(InputError, match=r"give a folder of this machine, s3://bucket/folder"):
         taken("hf://models/me/corpus", access(tmp_path))
     corpus = open_corpus([elsewhere.url], SampleRule(8), access(tmp_path, gigabytes=1e-6))
     with pytest.raises(InputError, match=r"two windows of 2 shards \(.* GB\); set data.cache_gigabytes="):
@@ -252,7 +252,7 @@ def test_a_full_disk_is_told_and_waited_for(elsewhere: Shelf, tmp_path: Path, mo
     info = json.loads((elsewhere.folder / "checksums.json").read_text())["shards"][0]
     want = Want(elsewhere.url, info["file"], info["sha256"], info["bytes"])
     with cache.wanting() as say, ThreadPoolExecutor(1) as pool:
-        say([want])
+        say([want], 1)
         old.write_bytes(bytes(10))
         prefetcher = Prefetcher(cache)
 
@@ -279,8 +279,8 @@ def test_two_runs_share_a_cache_and_its_limit(elsewhere: Shelf, tmp_path: Path) 
     cache = ShardCache(tmp_path / "cache", sum(want.bytes for want in wants[:3]))
     prefetcher = Prefetcher(cache)
     with ThreadPoolExecutor(1) as pool, ExitStack() as runs, ExitStack() as older:
-        older.enter_context(cache.wanting())(wants[:3])
-        runs.enter_context(cache.wanting())(wants[2:])
+        older.enter_context(cache.wanting())(wants[:3], 3)
+        runs.enter_context(cache.wanting())(wants[2:], 3)
         deadline = time.monotonic() + 60
         while (trouble := cache.trouble(wants[3].sha256)) is None or not cache.path(wants[1].sha256).exists():
             assert time.monotonic() < deadline
@@ -294,6 +294,173 @@ def test_two_runs_share_a_cache_and_its_limit(elsewhere: Shelf, tmp_path: Path) 
             prefetcher.look(pool)
             time.sleep(0.02)
     assert cache.used() <= cache.limit
+
+
+def test_what_comes_later_makes_way_for_what_is_read_now(elsewhere: Shelf, tmp_path: Path) -> None:
+    """The shards of the next window are here already, one of this window is not, and there is no room for more."""
+    wants = wants_of(elsewhere)
+    cache = ShardCache(tmp_path / "cache", sum(want.bytes for want in wants[:3]))
+    with cache.wanting() as say, ThreadPoolExecutor(1) as pool:
+        prefetcher = Prefetcher(cache)
+        say(wants[:3], 0)
+        look_until(prefetcher, pool, lambda: all(map(cache.has, wants[:3])))
+        say([wants[3], wants[0], wants[1], wants[2]], 2)
+        look_until(prefetcher, pool, lambda: cache.has(wants[3]))
+        assert cache.has(wants[0]) and cache.used() <= cache.limit
+        assert cache.trouble(wants[3].sha256) is None
+
+
+# ------------------------------------------------------------------------------------------------ careless users
+
+
+def wants_of(place: Shelf) -> list[Want]:
+    infos = json.loads((place.folder / "checksums.json").read_text())["shards"]
+    return [Want(place.url, info["file"], info["sha256"], info["bytes"]) for info in infos]
+
+
+def look_until(prefetcher: Prefetcher, pool: ThreadPoolExecutor, done: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        prefetcher.look(pool)
+        time.sleep(0.02)
+
+
+def test_nothing_but_its_own_shards_is_removed(elsewhere: Shelf, tmp_path: Path) -> None:
+    """Users name a folder that holds other things, such as the tars that they trained on before."""
+    cache = ShardCache(tmp_path / "cache", 1)
+    cache.folder.mkdir()
+    mine = [cache.folder / name for name in ("corpus-000000.tar", "download.part", ".x.tar.part", f"{'0' * 63}.tar")]
+    for path in mine:
+        path.write_bytes(b"mine")
+    old = [cache.path("0" * 64), cache._aside("1" * 64)]
+    for path in old:
+        path.write_bytes(b"old")
+    with cache.wanting() as say, ThreadPoolExecutor(1) as pool:
+        say(wants_of(elsewhere)[:1], 1)
+        look_until(Prefetcher(cache), pool, lambda: cache.trouble(wants_of(elsewhere)[0].sha256))
+    assert [path.read_bytes() for path in mine] == [b"mine"] * 4
+    assert not any(path.exists() for path in old) and cache.used() == 0
+
+
+def test_a_clock_that_is_set_back_stops_nothing(
+    elsewhere: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere.faults = {"t-000000.tar": [503]}
+    cache, want = ShardCache(tmp_path / "cache", 10**9), wants_of(elsewhere)[0]
+    prefetcher, now = Prefetcher(cache), time.time()
+    with cache.wanting() as say, ThreadPoolExecutor(1) as pool:
+        say([want], 1)
+        look_until(prefetcher, pool, lambda: cache.trouble(want.sha256))
+        monkeypatch.setattr(time, "time", lambda: now - 86400)
+        look_until(prefetcher, pool, lambda: cache.has(want))
+
+
+def test_a_clock_that_is_set_forward_ends_no_run(
+    elsewhere: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere.slow, passed = 0.02, iter(range(0, 10**9, 3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(passed)))
+    assert len(taken(elsewhere.url, access(tmp_path), 5)) == 5
+
+
+def test_a_shard_that_was_cut_short_in_the_cache_comes_again(elsewhere: Shelf, tmp_path: Path) -> None:
+    expected = taken(elsewhere.url, access(tmp_path), 5)
+    for path in (tmp_path / "cache").glob("*.tar"):
+        os.truncate(path, 5000)
+    assert_same(taken(elsewhere.url, access(tmp_path), 5), expected)
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "checksums.json"])
+def test_what_is_known_of_the_shards_comes_again_where_it_is_damaged(
+    elsewhere: Shelf, tmp_path: Path, name: str
+) -> None:
+    """As of a power cut."""
+    open_corpus([elsewhere.url], SampleRule(8), access(tmp_path))
+    (path,) = (tmp_path / "cache/folders").glob(f"*/{name}")
+    os.truncate(path, 0)
+    open_corpus([elsewhere.url], SampleRule(8), access(tmp_path))
+    assert path.read_bytes() == (elsewhere.folder / name).read_bytes()
+
+
+def test_files_that_do_not_end_are_not_written_down(elsewhere: Shelf, tmp_path: Path) -> None:
+    elsewhere.longer = {"t-000002.tar"}
+    with pytest.raises(WorkError, match=r"t-000002.tar: could not .*has more than [0-9,]+ bytes"):
+        taken(elsewhere.url, access(tmp_path, 0.5))
+    elsewhere.longer = {"index.parquet"}
+    with pytest.raises(InputError, match=r"index.parquet: has more than 344,064 bytes"):
+        taken(elsewhere.url, Access(ShardCache(tmp_path / "other", 10**9), 0.5))
+
+
+def test_patience_counts_from_the_last_byte(elsewhere: Shelf, tmp_path: Path) -> None:
+    elsewhere.faults = {"index.parquet": [2000, 2000, 2000]}
+    assert open_corpus([elsewhere.url], SampleRule(8), access(tmp_path, 0.1)).samples == 20
+
+
+def test_a_batch_over_many_windows_holds_what_it_was_made_of(
+    elsewhere: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three windows of a shard each: those that were passed stay until they are read."""
+    size = max(path.stat().st_size for path in elsewhere.folder.glob("*.tar"))
+    plan, how = StreamPlan(1, 12, 4, 1), access(tmp_path, gigabytes=4.2 * size / 1e9)
+    corpus, near = (open_corpus([place], SampleRule(8), how) for place in (elsewhere.url, elsewhere.folder))
+    supply = RemoteSupply(corpus, how.cache, ShardCounts())  # type: ignore[arg-type]
+    entered: list[int] = []
+
+    def holds(shards: list[int]) -> None:
+        entered.extend(shards)
+        assert {corpus.wants[shard] for shard in entered} <= set(supply._said[0])
+
+    with supply.open(), monkeypatch.context() as patch:
+        patch.setattr(supply, "_wait", holds)
+        for number, _ in enumerate(requests(corpus, plan, 0, 4, supply)):
+            supply._want()
+            if number % 3 == 0:
+                assert len(entered) == 3
+                holds([])
+            else:
+                entered.clear()
+            supply.served()
+    assert_same(list(batches(corpus, plan, RULE, 0, 4)), list(batches(near, plan, RULE, 0, 4)))
+
+
+def test_a_full_disk_does_not_end_a_run_that_has_its_shards(
+    elsewhere: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken(elsewhere.url, access(tmp_path), 5)
+    opened = RemoteSupply.open
+
+    @contextmanager
+    def full(supply: RemoteSupply) -> Iterator[None]:
+        with opened(supply):
+            monkeypatch.setattr(supply, "_say", lambda *_: _fail_with(28, "No space left on device"))
+            yield
+
+    monkeypatch.setattr(RemoteSupply, "open", full)
+    assert len(taken(elsewhere.url, access(tmp_path), 5)) == 5
+    next((tmp_path / "cache").glob("*.tar")).unlink()
+    with pytest.raises(WorkError, match=r"could not be had for 0.5 s \(.*cache: No space left on device"):
+        taken(elsewhere.url, access(tmp_path, 0.5), 5)
+
+
+def _fail_with(number: int, told: str) -> None:
+    raise OSError(number, told)
+
+
+def test_a_prefetcher_that_is_slow_to_start_is_waited_for(
+    elsewhere: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine an interpreter starts for longer than the time between two looks."""
+    how = access(tmp_path)
+    assert how.cache is not None
+    supply = RemoteSupply(open_corpus([elsewhere.url], SampleRule(8), how), how.cache, ShardCounts())
+    monkeypatch.setattr("pretrain.data.supply._LOOK_S", 0)
+    monkeypatch.setattr(ShardCache, "has_prefetcher", lambda _: False)
+    with supply.open():
+        supply._tend()
+        first = supply._process
+        supply._tend()
+        assert supply._process is first is not None and first.poll() is None
 
 
 # ------------------------------------------------------------------------------------------------ a training
