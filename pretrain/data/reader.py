@@ -279,8 +279,11 @@ def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
 def _decode_jpeg(data: bytes, share: float | None) -> npt.NDArray[np.uint8]:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:  # colours sampled in a rare way, which libjpeg alone reads; what is damaged Pillow says as well
-        return _decode_any(data, SHARD_FORMATS)
+    except ValueError as damaged:
+        try:  # colours sampled in a rare way, which libjpeg alone reads
+            return _decode_any(data, SHARD_FORMATS)
+        except UnidentifiedImageError:
+            raise damaged from None
     _check_size(width, height)
     if colours not in _COLOURS:
         return _decode_any(data, SHARD_FORMATS)
