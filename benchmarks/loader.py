@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +50,7 @@ from curation.shards.format import (
     write_index,
     write_shard,
 )
+from pretrain.data import reader
 from pretrain.data.augment import CropRule
 from pretrain.data.cache import ShardCache
 from pretrain.data.corpus import SampleRule, content_fingerprint, open_corpus
@@ -112,14 +114,21 @@ def ours(crops: int = 1, fast: bool = False) -> Loader:
     return load
 
 
+def whole(folder: Path, _: int) -> Iterator[Any]:
+    """Ours where no part of a JPEG can be decoded; in this process alone."""
+    stream = ours()(folder, 0)
+    while True:
+        with patch.object(reader, "PART", 0.0):
+            batch = next(stream)
+        yield batch
+
+
 def bare(folder: Path, _: int) -> Iterator[Any]:
     """Our own reader without anything around it."""
-    from pretrain.data.reader import ShardReader
-
     corpus = open_corpus([folder], SampleRule(56))
-    reader = ShardReader(corpus.paths, RULE)
+    alone = reader.ShardReader(corpus.paths, RULE)
     for request in requests(corpus, StreamPlan(0, BATCH, BATCH, window=2), 0, 10**6):
-        yield reader.serve(request)
+        yield alone.serve(request)
 
 
 class Files(Dataset[torch.Tensor]):
@@ -184,6 +193,7 @@ CONTENDERS: dict[str, Loader] = {
     "files, simplejpeg, torchvision v2": from_files(turbo, TENSORS),
     "webdataset, Pillow, torchvision": from_webdataset,
     "ours, exact": ours(),
+    "ours, exact, JPEGs whole": whole,
     "ours, without a loader": bare,
     "ours, two crops a decode": ours(crops=2),
     "ours, fast": ours(fast=True),
@@ -191,12 +201,13 @@ CONTENDERS: dict[str, Loader] = {
 }
 
 
+IN_THIS_PROCESS = ("ours, without a loader", "ours, exact, JPEGs whole")
+
+
 def rates(folder: Path, workers: int, rounds: int, count: int) -> dict[str, list[float]]:
     """Images per second of each contender and round: of the processor without workers, else of the clock."""
     clock = time.process_time if workers == 0 else time.perf_counter
-    found: dict[str, list[float]] = {
-        name: [] for name in CONTENDERS if workers == 0 or name != "ours, without a loader"
-    }
+    found: dict[str, list[float]] = {name: [] for name in CONTENDERS if workers == 0 or name not in IN_THIS_PROCESS}
     for _ in range(rounds):
         for name in found:
             stream = CONTENDERS[name](folder, workers)
