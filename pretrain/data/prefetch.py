@@ -50,6 +50,8 @@ class Prefetcher:
     """By SHA-256, the most urgent first."""
     urgent: set[str] = field(default_factory=set)
     """Those that are read now."""
+    full: bool = False
+    """Whether the disk was at the last attempt: what comes later would take the room of what is read now."""
     limit: int = 0
     attempts: dict[str, _Attempts] = field(default_factory=dict)
     coming: dict[str, Future[None]] = field(default_factory=dict)
@@ -64,7 +66,7 @@ class Prefetcher:
         for digest, want in self.wants.items():
             if len(self.coming) == CONNECTIONS:
                 return
-            if digest in self.coming or self.cache.has(want):
+            if digest in self.coming or self.cache.has(want) or (self.full and digest not in self.urgent):
                 continue
             planned[digest] = want.bytes  # also of one that waits to be tried again: nothing less urgent takes its room
             if time.monotonic() < self.attempts.setdefault(digest, _Attempts(time.monotonic())).not_before:
@@ -110,12 +112,15 @@ class Prefetcher:
         error = future.exception()
         if error is None:
             self.attempts.pop(digest, None)
+            self.full = False
             self.cache.tell_trouble(digest, None)
         elif isinstance(error, RscorpusError):
             self._fail(digest, str(error))
         elif isinstance(error, OSError):
             # Others fill this disk as well: what nobody wants makes way before the limit is reached.
-            self.cache.make_room({"": self.limit // 10}, self.wants.keys(), self.cache.used())
+            stays = self.urgent if digest in self.urgent else self.wants.keys()
+            self.cache.make_room({"": self.limit // 10}, stays | self.coming.keys(), self.cache.used())
+            self.full = True
             self._fail(digest, f"{self.cache.folder}: {error.strerror}")
         else:
             raise error

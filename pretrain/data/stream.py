@@ -93,6 +93,7 @@ class _Feed:
 
     def __init__(self, corpus: Corpus, plan: StreamPlan, group: int, shards: range, supply: Supply) -> None:
         self.corpus, self.plan, self.group, self.shards, self.supply = corpus, plan, group, shards, supply
+        self.name = group, shards.start
         total = sum(corpus.sizes[shards.start : shards.stop])
         self.length = total * (group + 1) // plan.groups - total * group // plan.groups
         self.coming: Iterator[tuple[int, ShardWindow]] = iter(())
@@ -134,10 +135,11 @@ class _Feed:
         if self.held is None:
             assert self.next is not None
             here, soon = ((self.shards.start + window.shards).tolist() for window in (self.window, self.next[1]))
-            self.supply.enter((self.group, self.shards.start), here, soon if self.stop < end else [])
+            self.supply.enter(self.name, here, soon if self.stop < end else [])
             seconds = self.corpus.access.retry_seconds
             shards = [patiently(partial(self._shard, shard), seconds) for shard in here]
             self.held = join(shards).at(self.window.permutation)
+        self.supply.took(self.name)
         return self.held
 
     def _shard(self, shard: int) -> SampleRows:

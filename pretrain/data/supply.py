@@ -8,6 +8,7 @@ kernel is told to read ahead.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -53,18 +54,21 @@ class Supply:
         """Shards that could not be had."""
         self._windows: dict[object, tuple[list[int], list[int]]] = {}
         self._in_use: deque[set[int]] = deque()
-        self._passed: set[int] = set()
-        """Of windows that have been left, from which the batch that is put together may have taken rows."""
+        self._taken: set[int] = set()
+        """Of windows from which the batch that is put together has rows."""
 
     def enter(self, feed: object, shards: Sequence[int], coming: Sequence[int]) -> None:
         """A feed is about to read ``shards``, and then those that are ``coming``."""
-        self._passed.update(self._windows.get(feed, ([], []))[0])
         self._windows[feed] = list(shards), list(coming)
         Thread(target=_read_ahead, args=([self.corpus.paths[shard] for shard in coming],), daemon=True).start()
 
+    def took(self, feed: object) -> None:
+        """A feed has given rows of its window; they stay until they are :meth:`sent`."""
+        self._taken.update(self._windows[feed][0])
+
     def sent(self, shards: Iterable[int]) -> None:
         """A request that reads these shards was handed out; they stay until it is :meth:`served`."""
-        self._passed.clear()
+        self._taken.clear()
         self._in_use.append(set(shards))
 
     def served(self) -> None:
@@ -117,7 +121,7 @@ class RemoteSupply(Supply):
     def _want(self) -> None:
         windows = self._windows.values()
         now = [shard for window, _ in windows for shard in window]
-        now += [shard for use in [*self._in_use, self._passed] for shard in sorted(use)]
+        now += [shard for use in [*self._in_use, self._taken] for shard in sorted(use)]
         urgent = self._wants(now)
         wants = self._wants([*now, *(shard for _, coming in windows for shard in coming)])
         if (wants, len(urgent)) != self._said:
@@ -155,8 +159,14 @@ class RemoteSupply(Supply):
         if trouble is not None and time.monotonic() - max(trouble.since, began) > seconds:
             return trouble.reason
         if time.monotonic() - changed > max(seconds, 2 * _LOOK_S):
-            return trouble.reason if trouble is not None else self._unsaid or "no byte of it came"
+            return trouble.reason if trouble is not None else self._silence(want)
         return ""
+
+    def _silence(self, want: Want) -> str:
+        """Why nothing is told of a shard: a full disk has no room for that either."""
+        if shutil.disk_usage(self.cache.folder).free < want.bytes - self.cache.come(want.sha256):
+            return f"{self.cache.folder}: its disk is full"
+        return self._unsaid or "no byte of it came"
 
     def _give_up(self, shard: int, want: Want, reason: str) -> None:
         if not self.access.skip_missing:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -270,6 +272,39 @@ def test_a_full_disk_is_told_and_waited_for(elsewhere: Shelf, tmp_path: Path, mo
             prefetcher.look(pool)
             time.sleep(0.02)
         assert cache.path(want.sha256).exists()
+
+
+def test_on_a_full_disk_what_is_read_now_comes_first(
+    elsewhere: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next window's shards, half come, would keep the room of this window's."""
+    elsewhere.slow, wants = 0.05, wants_of(elsewhere)
+    cache, store = ShardCache(tmp_path / "cache", 10**9), ShardCache.store
+    begun: list[tuple[str, bool]] = []
+
+    def noted(self: ShardCache, want: Want, *how: Any) -> None:
+        begun.append((want.sha256, cache.has(wants[0])))
+        if len(begun) <= 4:
+            raise OSError(28, "No space left on device")
+        store(self, want, *how)
+
+    monkeypatch.setattr(ShardCache, "store", noted)
+    with cache.wanting() as say, ThreadPoolExecutor(4) as pool:
+        say(wants, 1)
+        look_until(Prefetcher(cache), pool, lambda: all(map(cache.has, wants)))
+    assert begun[4] == (wants[0].sha256, False)
+    assert all(there for _, there in begun[5:])
+
+
+def test_a_disk_without_room_for_words_is_told(
+    elsewhere: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = open_corpus([elsewhere.url], SampleRule(8), access(tmp_path))
+    supply = RemoteSupply(corpus, ShardCache(tmp_path / "cache"), ShardCounts())
+    want = wants_of(elsewhere)[0]
+    assert supply._silence(want) == "no byte of it came"
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=want.bytes - 1))
+    assert supply._silence(want).endswith("cache: its disk is full")
 
 
 def test_two_runs_share_a_cache_and_its_limit(elsewhere: Shelf, tmp_path: Path) -> None:
