@@ -101,13 +101,18 @@ class Writer(AbstractContextManager["Writer"]):
         return None if last is None else last.exception()
 
 
+def name_of(step: int) -> str:
+    """Name of the folder of a checkpoint after so many steps."""
+    return f"step-{step:08d}"
+
+
 def save(folder: Path, tensors: Snapshot, state: TrainState, *, keep: int, always: int | None = None) -> Path:
     """Write a checkpoint atomically, then drop all but the newest ``keep`` and that of the step ``always``.
 
     Raises:
         WorkError: it cannot be written, for instance because the disk is full; nothing of it remains.
     """
-    target = folder / f"step-{state.step:08d}"
+    target = folder / name_of(state.step)
     for left in folder.glob(".step-*.part"):  # of a process that was killed while it wrote or deleted
         shutil.rmtree(left)
     aside = folder / f".{target.name}.part"  # the run's folder is held by one process
@@ -123,7 +128,7 @@ def save(folder: Path, tensors: Snapshot, state: TrainState, *, keep: int, alway
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # of a disk that was full, nothing is to remain
     for old in found(folder)[:-keep]:
-        if old.name != f"step-{always or 0:08d}":
+        if old.name != name_of(always or 0):
             _drop(old)
     return target
 
@@ -131,7 +136,7 @@ def save(folder: Path, tensors: Snapshot, state: TrainState, *, keep: int, alway
 def drop_after(folder: Path, step: int) -> None:
     """Drop checkpoints of later steps: those of a run that was made longer from before its end."""
     for path in found(folder):
-        if path.name > f"step-{step:08d}":
+        if path.name > name_of(step):
             _drop(path)
 
 

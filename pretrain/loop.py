@@ -29,7 +29,7 @@ from pretrain.health import Nonfinite, refuse_to_save
 from pretrain.log import Log, Meter
 from pretrain.run import RunFolder
 from pretrain.schedule import clip_gradient, set_rate, step_unless
-from pretrain.signals import asked_to_stop, telling_of_killed_readers
+from pretrain.signals import WaitGivenUp, asked_to_stop, telling_of_killed_readers
 
 B = TypeVar("B")
 """A micro-batch on the device, as a training's feed gives it and its losses take it."""
@@ -177,11 +177,16 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
     with ExitStack() as stack:
         writer = stack.enter_context(checkpoint.Writer(training.folder.checkpoints, pace.keep, pace.keep_step))
         stack.enter_context(telling_of_killed_readers())
-        stop = stack.enter_context(asked_to_stop())
+        stop = stack.enter_context(asked_to_stop(alone=team.world == 1))
         stack.enter_context(_collecting_garbage_at_log_steps())
         display = stack.enter_context(_display(training, start, observer))
         for step in range(start, pace.total_steps):
-            batch, norm = _step(training, stream, step, meter)
+            try:
+                batch, norm = _step(training, stream, step, meter)
+            except WaitGivenUp:  # no weight has changed since the step before
+                if pace.save_every > 0 and done > start:
+                    _save_once(training, done, writer)
+                break
             done = step + 1
             last = done == pace.total_steps
             wish = vote.cast(_FAILED if writer.failed() else _STOP if stop.asked else _GO_ON)
@@ -281,6 +286,13 @@ def _save(training: Training[B], done: int, writer: checkpoint.Writer) -> None:
     moments = checkpoint.moments(model, optimizer, training.team)
     if training.team.leads:
         writer.start(checkpoint.snapshot(model, moments), training.state(done))
+
+
+def _save_once(training: Training[B], done: int, writer: checkpoint.Writer) -> None:
+    """Save, unless it was done after this step before."""
+    _written(training, writer)
+    if not (training.folder.checkpoints / checkpoint.name_of(done)).exists():
+        _save(training, done, writer)
 
 
 def _written(training: Training[B], writer: checkpoint.Writer) -> None:

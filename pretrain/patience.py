@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pretrain.errors import WorkError
+from pretrain.signals import heed_stop
 
 T = TypeVar("T")
 
@@ -24,6 +25,7 @@ def patiently(read: Callable[[], T], seconds: float) -> T:
 
     Raises:
         WorkError: the file could not be read in this time.
+        WaitGivenUp: the run was asked to stop.
     """
     deadline, pause = None, _FIRST_PAUSE
     while True:
@@ -39,5 +41,6 @@ def patiently(read: Callable[[], T], seconds: float) -> T:
                     f"{error.filename}: could not be read for {seconds:g} s ({error.strerror}); bring it back, and "
                     "--resume goes on from the last checkpoint (data.retry_seconds is the time that is waited)"
                 ) from None
+        heed_stop()
         time.sleep(min(pause, left))
         pause = min(2 * pause, _LONGEST_PAUSE)

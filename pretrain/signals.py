@@ -20,9 +20,32 @@ class Stop:
         self.asked = False
 
 
+class WaitGivenUp(Exception):
+    """What a run waited for it needs no more, since it was asked to stop."""
+
+
+_alone: Stop | None = None
+"""Of the run of this process, where it has no other one."""
+
+
+def heed_stop() -> None:
+    """End a wait for files of a run that was asked to stop; for a process that others wait for nothing ends it.
+
+    Raises:
+        WaitGivenUp: it was.
+    """
+    if _alone is not None and _alone.asked:
+        raise WaitGivenUp
+
+
 @contextmanager
-def asked_to_stop() -> Iterator[Stop]:
-    """Turn SIGTERM and the first SIGINT into a request to save and stop; a second SIGINT stops at once."""
+def asked_to_stop(*, alone: bool = False) -> Iterator[Stop]:
+    """Turn SIGTERM and the first SIGINT into a request to save and stop; a second SIGINT stops at once.
+
+    Args:
+        alone: the run has one process, which may stop between any two steps, and so while it waits for files.
+    """
+    global _alone
     stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -30,9 +53,11 @@ def asked_to_stop() -> Iterator[Stop]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    _alone = stop if alone else None
     try:
         yield stop
     finally:
+        _alone = None
         for number, handler in before.items():
             signal.signal(number, handler)
 

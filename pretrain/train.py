@@ -238,7 +238,7 @@ def _before_decay(folder: RunFolder, path: Path, state: checkpoint.TrainState) -
     before = checkpoint.read_state(path)
     config = TrainConfig.model_validate(before.config)
     begun = decay_begins(config.optim, before.total_steps // config.epochs, config.epochs)
-    kept = folder.checkpoints / f"step-{begun or 0:08d}"
+    kept = folder.checkpoints / checkpoint.name_of(begun or 0)
     if begun is None or state.total_steps == before.total_steps or begun > state.step or not kept.is_dir():
         return path, state
     return kept, replace(state, step=begun)

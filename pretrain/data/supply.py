@@ -22,6 +22,7 @@ from threading import Thread
 from pretrain.data.cache import ShardCache, Want
 from pretrain.data.corpus import Corpus
 from pretrain.errors import InputError, WorkError
+from pretrain.signals import heed_stop
 
 _LOOK_S = 2.0
 """Time between two looks whether the machine has a prefetcher."""
@@ -147,6 +148,7 @@ class RemoteSupply(Supply):
                 if reason := self._hopeless(want, began, changed):
                     self._give_up(shard, want, reason)
             shards = [shard for shard in left if shard not in self.missing]
+            heed_stop()
             time.sleep(_PAUSE_S)
 
     def _away(self, shard: int) -> Want | None:

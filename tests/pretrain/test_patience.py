@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,9 @@ from curation.base.terminal import Terminal
 from pretrain.cli import main
 from pretrain.data.augment import CropRule
 from pretrain.data.order import epoch_order
-from pretrain.data.reader import ShardReader
+from pretrain.data.reader import Batch, ShardReader
+from pretrain.data.stream import batches
+from pretrain.patience import patiently
 from pretrain.train import train
 
 
@@ -106,3 +111,26 @@ def test_a_descriptor_that_fails_is_opened_anew(tmp_path: Path) -> None:
     path.rmdir()
     path.write_bytes(np.arange(9, dtype=np.uint8).tobytes())
     assert reader.read(0, 2, 3) == b"\2\3\4"
+
+
+@pytest.mark.parametrize("save_every", [100, 2])
+def test_a_signal_ends_the_wait_for_a_file_and_the_run_goes_on_later(
+    make_shards: MakeShards, tmp_path: Path, save_every: int
+) -> None:
+    """A scheduler kills what has not ended half a minute after its signal, and the file stays away for longer."""
+    given = config(make_shards([12, 12]), epochs=3, save_every=save_every, data={"retry_seconds": 10_000.0})
+
+    def away(*args: Any, **kwargs: Any) -> Iterator[Batch]:
+        for number, batch in enumerate(batches(*args, **kwargs)):
+            if number == 4 * (given.global_batch // 2):
+                Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                patiently(lambda: (tmp_path / "gone").stat(), 10_000.0)
+            yield batch
+
+    result = train(given, tmp_path / "run", Quiet(), feed=away)
+    assert not result.finished and result.step > 0
+    kept = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert kept[-1] == f"step-{result.step:08d}" and all(name.startswith("step-") for name in kept)
+    assert train(given, tmp_path / "run", Quiet(), resume=True).finished
+    train(given, tmp_path / "whole", Quiet())
+    assert_equal(tmp_path / "whole", tmp_path / "run")

@@ -33,7 +33,7 @@ from pretrain.data.prefetch import Prefetcher
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches, requests
 from pretrain.data.supply import RemoteSupply, ShardCounts, refuse_small_cache
-from pretrain.signals import telling_of_killed_readers
+from pretrain.signals import WaitGivenUp, asked_to_stop, telling_of_killed_readers
 from pretrain.train import train
 
 RULE = CropRule(32, (0.5, 1.0), (3 / 4, 4 / 3), 4.0)
@@ -189,6 +189,15 @@ def test_a_killed_worker_ends_the_run_with_a_line(elsewhere: Shelf, tmp_path: Pa
         list(stream)
     assert not prefetchers(tmp_path / "cache")
     assert_same(taken(elsewhere.url, access(tmp_path), 1), [first])
+
+
+def test_a_run_that_is_asked_to_stop_waits_for_no_shard(elsewhere: Shelf, tmp_path: Path) -> None:
+    elsewhere.slow = 1.0
+    stream = batches(open_corpus([elsewhere.url], SampleRule(8), access(tmp_path)), PLAN, RULE, 0, 500)
+    with asked_to_stop(alone=True) as stop, pytest.raises(WaitGivenUp):
+        stop.asked = True
+        next(stream)
+    assert not prefetchers(tmp_path / "cache")
 
 
 def test_killed_prefetchers_cost_no_sample(elsewhere: Shelf, tmp_path: Path) -> None:
