@@ -1,7 +1,7 @@
 /* A part of a JPEG, decoded without the rest: pixel for pixel what libjpeg-turbo makes of the whole.
 
    Rows above the part are entropy-decoded and no more, rows below it not at all, columns beside it neither transformed
-   nor coloured. Chroma is smoothed across blocks, so a block more is decoded on each side and cut off again. */
+   nor coloured. Colours are smoothed with those beside them, so a sample more is decoded on each side and cut off. */
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -47,7 +47,7 @@ int decode_part(const unsigned char *data, unsigned long size, unsigned left, un
     if (!width || !height || left >= jpeg.output_width || width > jpeg.output_width - left ||
         top >= jpeg.output_height || height > jpeg.output_height - top || row_size < 3ul * jpeg.output_width)
         give_up((j_common_ptr)&jpeg);
-    unsigned across = jpeg.max_h_samp_factor * DCTSIZE, down = jpeg.max_v_samp_factor * DCTSIZE;
+    unsigned across = jpeg.max_h_samp_factor, down = jpeg.max_v_samp_factor;  /* a sample of colour */
     unsigned right = jpeg.output_width - (left + width) > across ? left + width + across : jpeg.output_width;
     JDIMENSION first = left > across ? left - across : 0, columns = right - first;
     jpeg_crop_scanline(&jpeg, &first, &columns);

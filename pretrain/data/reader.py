@@ -31,7 +31,7 @@ from pretrain.errors import UnreadableImage
 
 MAX_PIXELS = 1 << 26
 """Greatest image that is decoded, 8192 x 8192: a forged header must not fill the memory."""
-PART = 0.7
+PART = 0.6
 """Share of a JPEG's pixels above which decoding a part takes as long as decoding the whole."""
 _OPEN_FILES = 64
 
