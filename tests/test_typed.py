@@ -95,6 +95,7 @@ PRETRAIN = {
 }  # fmt: skip
 DESK: dict[str, dict[str, str]] = {
     "docs/audit.md": {"/data/their_shards": "their_tars", "raw/.fingerprints": "prints"},
+    "docs/benchmarks/guard.md": {"DATA/classification": "their_tars"},
     "docs/benchmarks/learning.md": {
         "RSSCN7_half": "mine",
         "small_mae": "small.yaml",
