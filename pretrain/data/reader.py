@@ -223,19 +223,21 @@ def open_for(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Ope
     Raises:
         UnreadableImage: it cannot be decoded.
     """
-    shape = _jpeg_shape(data) if data[:2] == _JPEG else None
-    rgb = decode(data) if shape is None else None
-    height, width = rgb.shape[:2] if rgb is not None else shape or (0, 0)
+    header = _jpeg_header(data) if data[:2] == _JPEG else None
+    if header is None:
+        rgb = decode(data)
+        return Opened(rgb, [crop_box(rgb.shape[1], rgb.shape[0], rule, numbers) for numbers in noise])
+    height, width, colours = header
     boxes = [crop_box(width, height, rule, numbers) for numbers in noise]
-    if rgb is not None:
-        return Opened(rgb, boxes)
     if rule.fast:
         share = max(rule.size / min(box.width, box.height) for box in boxes)
         rgb = decode(data, share=min(share, 1.0))
         return Opened(rgb, boxes, rgb.shape[1] / width, rgb.shape[0] / height)
     part = around(boxes)
-    if part.width * part.height <= PART * width * height and (rgb := _decode_part(data, part)) is not None:
-        return Opened(rgb, boxes, left=part.left, top=part.top)
+    if part.width * part.height <= PART * width * height and colours in _COLOURS:
+        found = _decode_part(data, (height, width), part)
+        if found is not None:
+            return Opened(found, boxes, left=part.left, top=part.top)
     return Opened(decode(data), boxes)
 
 
@@ -267,13 +269,13 @@ def decode(data: bytes, formats: tuple[str, ...] = SHARD_FORMATS, share: float |
         raise UnreadableImage(f"cannot be decoded ({str(error) or type(error).__name__})") from None
 
 
-def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
-    """Height and width from the header; None where TurboJPEG does not know such files."""
+def _jpeg_header(data: bytes) -> tuple[int, int, str] | None:
+    """Height, width and kind of colours; None where TurboJPEG does not know such files."""
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    return height, width
+    return height, width, colours
 
 
 def _decode_jpeg(data: bytes, share: float | None) -> npt.NDArray[np.uint8]:
@@ -295,13 +297,12 @@ def _decode_jpeg(data: bytes, share: float | None) -> npt.NDArray[np.uint8]:
     return rgb
 
 
-def _decode_part(data: bytes, part: Box) -> npt.NDArray[np.uint8] | None:
+def _decode_part(data: bytes, whole: tuple[int, int], part: Box) -> npt.NDArray[np.uint8] | None:
     """Pixels of a part of a JPEG; null where it must be decoded whole. One that was cut short must, and is refused."""
     decoder = part_decoder()
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    if decoder is None or colours not in _COLOURS or width * height > MAX_PIXELS or not data.endswith(_JPEG_END):
+    if decoder is None or math.prod(whole) > MAX_PIXELS or not data.endswith(_JPEG_END):
         return None
-    return decoder.decode(data, (height, width), part)
+    return decoder.decode(data, whole, part)
 
 
 def _decode_any(data: bytes, formats: tuple[str, ...]) -> npt.NDArray[np.uint8]:
