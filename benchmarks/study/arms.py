@@ -83,12 +83,26 @@ class Preset:
     seeds: tuple[int, ...] = (1, 2, 3)
     sweep_seed: int = 0
     """Measures what a step costs and tries the learning rates; none of its accuracies is reported."""
-    rates: tuple[float, ...] = (5e-4,)
-    """Greatest learning rates of which each arm takes its best by the sweep; of one there is no sweep."""
+    rate: float = 5e-4
+    """Greatest learning rate of arms that are not swept."""
+    rates: tuple[float, ...] = ()
+    """Greatest learning rates of which each arm of ``whole`` takes its best by the sweep."""
+    sweep_budget: str | None = None
+    """Budget of the sweep's runs where it is another than that of the reported ones."""
+    whole: tuple[str, ...] = tuple(ARMS)
+    """Arms that are swept and asked by all protocols; the others are asked by those of frozen features."""
     batch: int = 16
     resident: bool = False
     """Whether all images lie in the GPU's memory and are cropped there."""
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def asks(self, name: str) -> dict[str, AnyProtocol]:
+        """Protocols by which the arm of this name is asked."""
+        return {
+            protocol: how
+            for protocol, how in self.protocols.items()
+            if not isinstance(how, Finetune) or (name in self.whole and name != "histogram")
+        }
 
     def encoder_of(self, arm: Arm) -> EncoderConfig:
         """The encoder of an arm."""
@@ -99,6 +113,12 @@ PROBES: dict[str, AnyProtocol] = {"kNN 20": Knn(k=20), "linear": LinearProbe()}
 SHORT = Finetune(
     epochs=20, base_lr=4e-3, drop_path=0.0, mixup=0.0, cutmix=0.0, augment=None, vflip=0.5
 )  # docs/benchmarks/evaluate.md: what small networks learn more by than by the published recipe
+
+PUBLISHED = (
+    "histogram", "untrained", "mae", "selective", "targets_uniform", "seeds_targets_uniform", "random", "random_mask75",
+    "random_targets50", "scale_mae", "random_mixture_hog_loss",
+)  # fmt: skip
+"""What the papers and the release do, what becomes of it without choosing, and the variant that we recommend."""
 
 FULL = Preset(
     words="full size", encoder={"img_size": 112, "patch_size": 8, "depth": 6},
@@ -111,19 +131,19 @@ PRESETS = {
     "pilot": replace(
         FULL, words="pilot", encoder={"img_size": 112, "patch_size": 8, "depth": 4, "embed_dim": 96, "num_heads": 3},
         decoder={"decoder_depth": 2, "decoder_dim": 64, "decoder_heads": 4},
-        budgets={"seconds": 150, "half": 75, "images": 20_000}, protocols=PROBES, rates=(5e-4,), batch=8,
+        budgets={"seconds": 150, "half": 75, "images": 20_000}, sweep_budget="half", whole=PUBLISHED, batch=8,
     ),
     "gpu": replace(
         FULL, words="ViT-S on one GPU", encoder={"img_size": 112, "patch_size": 8, "embed_dim": 384, "num_heads": 6},
         decoder={"decoder_depth": 8, "decoder_dim": 256, "decoder_heads": 8},
-        budgets={"seconds": 200, "half": 100, "images": 1e6}, rates=(6e-4,), batch=512, resident=True,
+        budgets={"seconds": 200, "half": 100, "images": 1e6}, rate=6e-4, rates=(), batch=512, resident=True,
         settings={"device": "cuda", "precision": "bf16", "compile": True, "log_every": 100},
     ),
     "smoke": replace(
         FULL, words="a trial of the harness, no measurement",
         encoder={"img_size": 64, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2},
         decoder={"decoder_depth": 1, "decoder_dim": 16, "decoder_heads": 2}, budgets={"seconds": 1, "images": 100},
-        protocols=PROBES, seeds=(1, 2), rates=(5e-4,), batch=4,
+        protocols=PROBES, seeds=(1, 2), rates=(), batch=4,
     ),
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from pretrain.evaluate.encoders import EncoderSpec, FrozenEncoder, open_encoder
 from pretrain.evaluate.features import Work
 from pretrain.evaluate.finetune import Finetune
 from pretrain.evaluate.labelled import Divided
-from pretrain.evaluate.protocols import Answer, ask
+from pretrain.evaluate.protocols import Answer, AnyProtocol, ask
 from pretrain.log import Log
 from pretrain.loop import TrainResult
 from pretrain.run import RunFolder
@@ -82,17 +82,18 @@ def keep(path: Path, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def cell(study: Study, name: str, arm: Arm, seed: int, budget: str) -> dict[str, Any]:
-    """The cell's JSON, made now unless it lies there; that a run diverged is a result too."""
+    """The cell's JSON, made now unless it lies there whole; that a run diverged is a result too."""
     trained = arm.objective is not None
     path = study.results / f"{study.name}-{budget if trained else 'any'}-{name}-seed{seed}.json"
-    if (known := kept(path)) is not None:
+    rate = best_rate(study, name, arm, budget) if trained else None
+    if (known := kept(path)) is not None and is_whole(known, rate, study.preset.asks(name)):
         return known
     about: dict[str, Any] = {
         "preset": study.name, "budget": budget if trained else "any", "arm": name, "words": arm.words, "seed": seed
     }  # fmt: skip
     run = study.out / "runs" / path.stem
     if trained:
-        rate = best_rate(study, name, arm, budget)
+        assert rate is not None
         about |= {"rate": rate}
         try:
             about |= pretrained(study, arm, seed, epochs_of(study, name, arm, budget), rate, run)
@@ -100,9 +101,14 @@ def cell(study: Study, name: str, arm: Arm, seed: int, budget: str) -> dict[str,
             LOG.warning("%s: %s", path.stem, error)
             forget(run)
             return keep(path, about | {"failed": str(error), "answers": {}})
-    answers = asked(study, spec_of(study, name, arm, seed, run), seed, run)
+    answers = asked(study, spec_of(study, name, arm, seed, run), study.preset.asks(name), seed, run)
     forget(run)
     return keep(path, about | {"answers": answers})
+
+
+def is_whole(told: dict[str, Any], rate: float | None, protocols: dict[str, AnyProtocol]) -> bool:
+    """Whether a cell was trained at this rate and asked by all these protocols, or diverged at this rate."""
+    return told.get("rate") == rate and all(protocols.keys() <= by.keys() for by in told["answers"].values())
 
 
 def forget(run: Path) -> None:
@@ -164,15 +170,13 @@ def summary(result: TrainResult, batch: int, run: Path) -> dict[str, Any]:
     return {"images": result.total_steps * batch, "curve": curve}
 
 
-def asked(study: Study, spec: EncoderSpec, seed: int, run: Path) -> dict[str, Any]:
+def asked(study: Study, spec: EncoderSpec, protocols: dict[str, AnyProtocol], seed: int, run: Path) -> dict[str, Any]:
     """Data set to protocol to accuracy, each with the test images that were classified rightly."""
     work = Work(workers=study.workers, device=study.preset.settings.get("device", "cpu"), cache=run / "asked")
     answers: dict[str, Any] = {}
     for dataset, data in study.sets.items():
-        for protocol, how in study.preset.protocols.items():
+        for protocol, how in protocols.items():
             if isinstance(how, Finetune):
-                if spec.spec == "histogram":
-                    continue
                 how = how.model_copy(update={"seed": seed})
             encoder: FrozenEncoder = open_encoder(spec, how.pool)
             answers.setdefault(dataset, {})[protocol] = brief(ask(encoder, data, how, work))
@@ -204,7 +208,7 @@ def cost(study: Study, name: str) -> float:
     if name not in known:
         wanted = {each: ARMS[each] for each in {"mae", name}}
         configs = {
-            each: train_config(study.preset, arm, str(study.shards), study.preset.sweep_seed, 1, study.preset.rates[0])
+            each: train_config(study.preset, arm, str(study.shards), study.preset.sweep_seed, 1, study.preset.rate)
             for each, arm in wanted.items()
         }
         fresh = seconds_per_image(configs, study.feed)
@@ -216,8 +220,9 @@ def cost(study: Study, name: str) -> float:
 
 def best_rate(study: Study, name: str, arm: Arm, budget: str) -> float:
     """The learning rate of the highest linear accuracy, mean of the sets, on the seed that is not reported."""
-    if len(study.preset.rates) == 1:
-        return study.preset.rates[0]
+    if name not in study.preset.whole or not study.preset.rates:
+        return study.preset.rate
+    budget = study.preset.sweep_budget or budget
     path = study.results / f"{study.name}-{budget}-sweep-{name}.json"
     scores: dict[str, float] = kept(path) or {}
     for rate in study.preset.rates:

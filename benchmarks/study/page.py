@@ -85,14 +85,20 @@ def accuracies(cells: Cells, seconds: str) -> str:
     rows = []
     for arm in in_order(cells):
         whole = [each for each in cells[arm] if each["answers"]]
-        spent = ["", "", ""]
+        spent = [""] * 4
         if arm not in FREE and whole:
             told = whole[0]
-            spent = [f"{told['epochs']}", f"{told['images']:,}", spread([cell[seconds] for cell in whole])]
+            clock = spread([cell[seconds] for cell in whole])
+            spent = [
+                spread([cell["rate"] for cell in whole], "{:g}".format),
+                f"{told['epochs']}",
+                f"{told['images']:,}",
+                clock,
+            ]
         values = [accuracy(whole, *column) for column in columns(cells)]
         rows.append([ARMS[arm].words, ", ".join(str(each["seed"]) for each in whole), *spent, *values])
     clock = seconds.partition("_")[0].replace("cpu", "CPU")
-    return table(["arm", "seeds", "epochs", "images", f"{clock} s", *titles(cells)], rows)
+    return table(["arm", "seeds", "rate", "epochs", "images", f"{clock} s", *titles(cells)], rows)
 
 
 def accuracy(cells: list[dict[str, Any]], dataset: str, protocol: str) -> str:
@@ -116,10 +122,18 @@ def differences(cells: Cells) -> str:
         ]  # fmt: skip
         if arm == "mae" or not pairs:
             continue
-        ours, theirs = ([pair[side] for pair in pairs] for side in range(2))
-        gaps = [estimate(answers(ours, *column) - answers(theirs, *column)) for column in columns(cells)]
-        rows.append([ARMS[arm].words, str(len(pairs)), *(f"{'+' if gap.mean >= 0 else ''}{gap}" for gap in gaps)])
+        rows.append([ARMS[arm].words, str(len(pairs)), *(gap(pairs, *column) for column in columns(cells))])
     return table(["arm", "seeds", *titles(cells)], rows)
+
+
+def gap(pairs: list[tuple[dict[str, Any], dict[str, Any]]], dataset: str, protocol: str) -> str:
+    """Over the pairs of which both were asked so; empty where there is none."""
+    asked = [pair for pair in pairs if all(protocol in next(iter(each["answers"].values())) for each in pair)]
+    if not asked:
+        return ""
+    ours, theirs = (answers([pair[side] for pair in asked], dataset, protocol) for side in range(2))
+    found = estimate(ours - theirs)
+    return f"{'+' if found.mean >= 0 else ''}{found}"
 
 
 def in_order(cells: Cells) -> list[str]:
@@ -128,10 +142,10 @@ def in_order(cells: Cells) -> list[str]:
 
 def columns(cells: Cells) -> list[tuple[str, str]]:
     """Data set and protocol of each accuracy; behind several sets, all their images together."""
-    first = next(each for arm in in_order(cells) if arm != "histogram" for each in cells[arm] if each["answers"])
-    sets = first["answers"]
-    names = [*sets, TOGETHER] if len(sets) > 1 else list(sets)
-    return [(name, protocol) for name in names for protocol in next(iter(sets.values()))]
+    asked = [each["answers"] for arm in in_order(cells) for each in cells[arm] if each["answers"]]
+    names = [*asked[0], TOGETHER] if len(asked[0]) > 1 else list(asked[0])
+    protocols = dict.fromkeys(protocol for sets in asked for by in sets.values() for protocol in by)
+    return [(name, protocol) for name in names for protocol in protocols]
 
 
 def titles(cells: Cells) -> list[str]:

@@ -33,7 +33,7 @@ def cell(arm, seed, right, **changes):
     answers = {"A": {"linear": {"accuracy": float(np.mean(right)), "right": packed, "images": len(right)}}}
     return {
         "preset": "pilot", "budget": "seconds", "arm": arm, "words": arm, "seed": seed, "epochs": 3, "images": 24,
-        "cpu_seconds": 5.4, "answers": answers,
+        "cpu_seconds": 5.4, "rate": 5e-4, "answers": answers,
     } | changes  # fmt: skip
 
 
@@ -44,6 +44,16 @@ def test_an_interval_holds_seeds_and_images(page):
     found = page.estimate(right)
     assert found.mean == pytest.approx(50) and found.seeds == 3
     assert found.half == pytest.approx(np.hypot(62.1, 42.2), abs=0.05)
+
+
+def test_only_seeds_that_both_were_asked_alike_are_compared(page, tmp_path):
+    tuned = cell("mae", 2, [0, 0, 0, 0])
+    for each in (tuned, other := cell("random", 2, [1, 1, 1, 1])):
+        each["answers"]["A"]["fine-tuned"] = each["answers"]["A"]["linear"]
+    cells = [cell("mae", 1, [0, 0, 0, 0]), tuned, cell("random", 1, [0, 0, 0, 0]), other]
+    told = {"mae": cells[:2], "random": cells[2:]}
+    row = page.differences(told).splitlines()[2]
+    assert row.split(" | ")[2].startswith("+50.0 ±") and row.split(" | ")[3] == "+100.0 ± 0.0 (one seed) |"
 
 
 def test_one_seed_says_so(page):
@@ -64,7 +74,7 @@ def test_the_page_pairs_seeds_reports_what_diverged_and_keeps_the_words(page, tm
     text = out.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
-    assert "| 1, 2 | 3 | 24 | 5 | 37.5 ±" in rows["MAE, mask 0.75"]
+    assert "| 1, 2 | 0.0005 | 3 | 24 | 5 | 37.5 ±" in rows["MAE, mask 0.75"]
     assert "+50.0 ±" in rows["SelectiveMAE as in the paper"]  # seed 2 against seed 2: 75 - 25 %
     assert "seed 1: step 7: the loss is nan" in text
 
@@ -116,9 +126,29 @@ def test_a_run_that_diverges_is_a_result(study):
     from benchmarks.study.arms import ARMS
     from benchmarks.study.cells import cell
 
-    wild = replace(study, preset=replace(study.preset, rates=(1e30,)))
+    wild = replace(study, preset=replace(study.preset, rate=1e30))
     told = cell(wild, "mae", ARMS["mae"], 2, "images")
     assert told["answers"] == {} and "not finite" in told["failed"]
+
+
+def test_a_cell_of_another_rate_or_of_fewer_questions_is_made_again(study, monkeypatch):
+    from benchmarks.study import cells
+    from benchmarks.study.arms import ARMS
+
+    study = replace(study, preset=replace(study.preset, encoder=ENCODER["args"] | {"img_size": 64}))
+    first = cells.cell(study, "random", ARMS["random"], 1, "images")
+    swept = replace(study, preset=replace(study.preset, rates=(1e-4, 2e-4), sweep_budget="images"))
+    scores = {1e-4: 0.5, 2e-4: 0.75}
+    monkeypatch.setattr(cells, "swept", lambda study, name, arm, budget, rate: scores[rate])
+    assert (first["rate"], cells.cell(swept, "random", ARMS["random"], 1, "images")["rate"]) == (5e-4, 2e-4)
+    assert json.loads((study.results / "smoke-images-sweep-random.json").read_text()) == {"0.0001": 0.5, "0.0002": 0.75}
+    others = replace(swept, preset=replace(swept.preset, whole=("mae",)))  # not swept: back at its own rate
+    assert cells.cell(others, "random", ARMS["random"], 1, "images")["rate"] == 5e-4
+    more = {"kNN": Knn(k=1), "2-NN": Knn(k=2)}
+    asked = cells.cell(
+        replace(others, preset=replace(others.preset, protocols=more)), "random", ARMS["random"], 1, "images"
+    )
+    assert asked["answers"]["colours"].keys() == {"kNN", "2-NN"}
 
 
 def test_images_held_in_memory_are_cropped_as_pillow_does(page):
