@@ -15,7 +15,9 @@ import numpy as np
 
 from benchmarks.study.arms import ARMS, Arm, Preset, train_config
 from benchmarks.study.cost import seconds_per_image
+from benchmarks.study.curve import QUARTERS, Quarters
 from curation.base.progress import Progress
+from pretrain.config import NeighboursConfig, TrainConfig
 from pretrain.errors import WorkError
 from pretrain.evaluate.encoders import EncoderSpec, FrozenEncoder, open_encoder
 from pretrain.evaluate.features import Work
@@ -96,7 +98,8 @@ def cell(study: Study, name: str, arm: Arm, seed: int, budget: str) -> dict[str,
         assert rate is not None
         about |= {"rate": rate}
         try:
-            about |= pretrained(study, arm, seed, epochs_of(study, name, arm, budget), rate, run)
+            epochs = epochs_of(study, name, arm, budget)
+            about |= pretrained(study, arm, seed, epochs, rate, run, on_the_way=name in study.preset.whole)
         except WorkError as error:
             LOG.warning("%s: %s", path.stem, error)
             forget(run)
@@ -132,8 +135,10 @@ def spec_of(study: Study, name: str, arm: Arm, seed: int, run: Path) -> EncoderS
     return EncoderSpec(spec=f"untrained:{config.name}", args=config.args, seed=seed)
 
 
-def pretrained(study: Study, arm: Arm, seed: int, epochs: int, rate: float, run: Path) -> dict[str, Any]:
-    """Train in the folder ``run``, or go on; what it cost and its learning curve.
+def pretrained(
+    study: Study, arm: Arm, seed: int, epochs: int, rate: float, run: Path, *, on_the_way: bool = False
+) -> dict[str, Any]:
+    """Train in the folder ``run``, or go on, and ask at its quarters if wanted; what it cost and its learning curve.
 
     Raises:
         Stopped: by a signal; its CPU seconds are noted.
@@ -147,9 +152,13 @@ def pretrained(study: Study, arm: Arm, seed: int, epochs: int, rate: float, run:
     clock.unlink(missing_ok=True)
     cpu, wall = time.process_time(), time.perf_counter()
     config = train_config(study.preset, arm, str(study.shards), seed, epochs, rate)
-    result = train(config, run, Quietly(), resume=spent is not None, feed=study.feed)
+    watch = quarters(study, config) if on_the_way else None
+    if watch is not None:
+        config = config.model_copy(update={"knn": NeighboursConfig(data=study.shards, every=watch.every)})
+    result = train(config, run, Quietly(), resume=spent is not None, feed=study.feed, watch=watch)
+    asking = watch.cpu_seconds if watch is not None else 0.0
     after = {
-        "cpu_seconds": round(before["cpu_seconds"] + time.process_time() - cpu, 1),
+        "cpu_seconds": round(before["cpu_seconds"] + time.process_time() - cpu - asking, 1),
         "wall_seconds": round(before["wall_seconds"] + time.perf_counter() - wall, 1),
     }
     keep(clock, after)
@@ -167,7 +176,16 @@ def summary(result: TrainResult, batch: int, run: Path) -> dict[str, Any]:
     ]
     groups = np.array_split(np.array(records), min(CURVE, len(records)))
     curve = [[int(group[-1, 0]), round(float(group[:, 1].mean()), 4)] for group in groups]
-    return {"images": result.total_steps * batch, "curve": curve}
+    told = {"images": result.total_steps * batch, "curve": curve}
+    asked = [(record.pop("step") * batch, record) for record in Log(RunFolder(run).neighbours).records()]
+    found = [[images, accuracies] for images, accuracies in asked if accuracies]
+    return told | ({"quarters": found} if found else {})
+
+
+def quarters(study: Study, config: TrainConfig) -> Quarters:
+    """What asks at the quarters of a run."""
+    steps = config.epochs * (study.samples // config.global_batch)
+    return Quarters(config, study.sets, study.preset.asks("histogram"), max(1, steps // QUARTERS))
 
 
 def asked(study: Study, spec: EncoderSpec, protocols: dict[str, AnyProtocol], seed: int, run: Path) -> dict[str, Any]:

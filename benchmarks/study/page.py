@@ -17,6 +17,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from benchmarks.study.arms import ARMS, PRESETS, Preset
+from benchmarks.study.curve import draw
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 TOGETHER = "both"
@@ -55,14 +56,17 @@ def write_page(results: Path, page: Path) -> None:
     """Put the tables of all presets and budgets of which there are cells into the page."""
     told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*-seed*.json"))]
     parts = [
-        part for name, preset in PRESETS.items() for part in sections(preset, [c for c in told if c["preset"] == name])
+        part
+        for name, preset in PRESETS.items()
+        for part in sections(preset, [c for c in told if c["preset"] == name], results / name)
     ]
     head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     tail = rest.partition(END)[2]
     page.write_text("\n\n".join([head + BEGIN, *parts, END]) + tail, encoding="utf-8")
 
 
-def sections(preset: Preset, told: list[dict[str, Any]]) -> Iterator[str]:
+def sections(preset: Preset, told: list[dict[str, Any]], stem: Path) -> Iterator[str]:
+    """Of one preset; files of its cells begin with ``stem``."""
     for budget, amount in preset.budgets.items():
         cells: Cells = defaultdict(list)
         for each in told:
@@ -74,10 +78,21 @@ def sections(preset: Preset, told: list[dict[str, Any]]) -> Iterator[str]:
         yield accuracies(cells, "wall_seconds" if preset.resident else "cpu_seconds")
         yield "Difference to MAE of the same seeds, percentage points:"
         yield differences(cells)
+        yield from pictures(cells, preset, budget, stem)
         fallen = [each for arm in cells.values() for each in arm if "failed" in each]
         if fallen:
             reasons = [f"{each['words']}, seed {each['seed']}: {each['failed']}" for each in fallen]
             yield f"Did not finish: {'; '.join(reasons)}."
+
+
+def pictures(cells: Cells, preset: Preset, budget: str, stem: Path) -> Iterator[str]:
+    """Of how the arms learn, one for each protocol that asked on their way."""
+    costs = stem.with_name(f"{stem.name}-cost.json")
+    cost = json.loads(costs.read_text(encoding="utf-8")) if costs.is_file() else {}
+    for protocol in preset.asks("histogram"):
+        out = stem.with_name(f"{stem.name}-{budget}-{protocol.replace(' ', '').lower()}.svg")
+        if draw(cells, cost, protocol, out):
+            yield f"![{protocol} against images and against seconds](study/{out.name})"
 
 
 def accuracies(cells: Cells, seconds: str) -> str:

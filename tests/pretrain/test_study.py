@@ -56,6 +56,22 @@ def test_only_seeds_that_both_were_asked_alike_are_compared(page, tmp_path):
     assert row.split(" | ")[2].startswith("+50.0 ±") and row.split(" | ")[3] == "+100.0 ± 0.0 (one seed) |"
 
 
+def test_a_curve_begins_before_training_and_is_the_mean_of_the_seeds_that_were_asked(page):
+    from benchmarks.study.curve import points
+
+    way = {"quarters": [[6, {"linear": 0.25}]], "images": 24}
+    cells = {
+        "untrained": [cell("untrained", 1, [1, 0, 0, 0]), cell("untrained", 3, [1, 1, 1, 1])],
+        "mae": [
+            cell("mae", 1, [1, 1, 1, 0], **way),
+            cell("mae", 2, [1, 1, 0, 0], **way | {"quarters": [[6, {"linear": 0.75}]]}),
+            cell("mae", 3, [0, 0, 0, 0]),
+        ],
+    }
+    assert points(cells, "mae", "linear") == [(0, 0.25), (6, 0.5), (24, 0.625)]
+    assert points(cells, "random", "linear") == []
+
+
 def test_one_seed_says_so(page):
     # Half of 100 images: 1.96 * sqrt(0.25 / 99) = 9.8 points.
     assert str(page.estimate(np.array([[0, 1] * 50], dtype=float))) == "50.0 ± 9.8 (one seed)"
@@ -99,6 +115,7 @@ def test_a_cell_is_trained_asked_kept_and_never_made_again(study):
     told = cell(study, "random", ARMS["random"], 1, "images")
     assert (told["epochs"], told["images"], told["curve"][-1][0]) == (2, 32, 32)  # two epochs of 16 of the 17
     assert told["answers"]["colours"]["kNN"]["accuracy"] == 1.0  # plain red and plain blue
+    assert told["quarters"] == [[8, {"kNN": 1.0}], [16, {"kNN": 1.0}], [24, {"kNN": 1.0}]]
     assert [path.name for path in study.results.iterdir()] == ["smoke-images-random-seed1.json"]
     assert not list((study.out / "runs").iterdir())
     kept = next(study.results.iterdir())
