@@ -45,6 +45,9 @@ class MaeObjective(_Objective):
     name: Literal["mae"]
     norm_pix: bool = True
     """Whether each target patch is normalised by its own mean and deviation."""
+    hog_weight: float = Field(0.0, ge=0)
+    """Weight of a second loss beside the pixels': each target patch's histograms of oriented gradients, every cell
+    normalised (MaskFeat, Wei et al. 2022, section 3.2). Not in the paper."""
 
 
 Selection = Literal["hog_sample", "hog_topk", "half_hog", "uniform"]

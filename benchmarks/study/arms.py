@@ -42,6 +42,7 @@ ARMS = {
     "added_content": selective("as in the paper, similarity of content alone", added="psts_content"),
     "added_uniform": selective("as in the paper, added tokens random", added="uniform"),
     "random_targets50": selective("all random, mask 0.75, targets 0.5", mask_ratio=0.75, target_ratio=0.5, **RANDOM),
+    "mae_hog_loss": Arm("MAE, gradients as a second target", {"name": "mae", "hog_weight": 10.0}),
     "scale_mae": Arm(
         "Scale-MAE, 128 px in patches of 16 from 256 px",
         {"name": "scale_mae", "target_size": 256, "fcn_dim": 32, "fcn_layers": 1, "high_band": 8},

@@ -24,6 +24,8 @@ from torch.nn import functional as F
 from pretrain.device import fused
 
 BINS = 9
+GRADIENTS = 3 * 4 * BINS
+"""Numbers of a patch's histograms: colours, cells, bins."""
 _EDGES = [1 / math.tan(index * math.pi / BINS) for index in range(1, BINS)]
 """Column over row of a gradient at the start of bins 1 to 8."""
 

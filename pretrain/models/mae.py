@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pretrain.config import EncoderConfig, MaeObjective
 from pretrain.errors import InputError
 from pretrain.models.encoder import encode, initialise, run_blocks
+from pretrain.models.hog import GRADIENTS
 from pretrain.models.objective import Objective, share_of
 from pretrain.models.output import Output
 from pretrain.models.positions import sincos_2d
@@ -18,7 +19,7 @@ from pretrain.models.positions import sincos_2d
 class MAE(Objective):
     """Random masking per sample, a self-attention decoder over all positions, loss on the masked patches."""
 
-    parts = ("embed", "decoder_input", "predict", "pixel_loss")
+    parts = ("embed", "decoder_input", "predict", "pixel_loss", "hog_loss")
     decoder_pos: Tensor
 
     def __init__(self, config: MaeObjective, encoder: EncoderConfig) -> None:
@@ -29,7 +30,13 @@ class MAE(Objective):
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.decoder_blocks = self_attention_blocks(config.decoder_depth, width, config.decoder_heads)
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
-        self.decoder_pred = nn.Linear(width, 3 * self.patch_size**2)
+        self.hog_weight = config.hog_weight
+        self.decoder_pred = nn.Linear(width, self.pixels + (GRADIENTS if config.hog_weight else 0))
+        if self.patch_size % 2 and config.hog_weight:
+            raise InputError(
+                f"encoder: HOG cells are half a patch, so {self.patch_size} px patches have none; "
+                "set objective.hog_weight to 0"
+            )
         self.register_buffer("decoder_pos", sincos_2d(self.grid, width), persistent=False)
         for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
             initialise(part)
@@ -52,11 +59,15 @@ class MAE(Objective):
         visible, masked = order[:, : self.visible], order[:, self.visible :]
         patches = self.patchify(images)
         latent = encode(self.encoder, self.embed(patches, visible))
-        prediction = self.decode(latent, visible, masked)
-        return Output(self.pixel_loss(prediction, patches, masked), prediction, visible, masked)
+        output = self.decode(latent, visible, masked)
+        prediction = output[:, :, : self.pixels]
+        loss = self.pixel_loss(prediction, patches, masked)
+        if self.hog_weight:
+            loss = loss + self.hog_weight * self.hog_loss(output[:, :, self.pixels :], images, masked)
+        return Output(loss, prediction, visible, masked)
 
     def decode(self, latent: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
-        """Predict the masked patches: (B, M, p*p*3), rows as in ``masked``.
+        """Predict the masked patches: (B, M, p*p*3), or with their gradients behind, rows as in ``masked``.
 
         Attention does not depend on the order of tokens, so visible and mask tokens are joined as they come instead of
         being put back into raster order; the prediction then needs no gather either.
@@ -73,7 +84,7 @@ class MAE(Objective):
         return torch.cat([seen[:, :prefix], seen[:, prefix:] + self.decoder_pos[visible], queries], dim=1)
 
     def predict(self, x: Tensor, count: int) -> Tensor:
-        """The pixels (B, count, p*p*3) of the last ``count`` tokens."""
+        """What the last ``count`` tokens come to: (B, count, p*p*3), or with gradients behind."""
         prediction: Tensor = self.decoder_pred(self.decoder_norm(x[:, -count:]))
         return prediction
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pretrain.config import EncoderConfig
 from pretrain.errors import InputError
 from pretrain.models.encoder import build_encoder, embed_patches, patch_positions
+from pretrain.models.hog import hog_features
 from pretrain.models.output import Output
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -21,6 +22,7 @@ class Objective(nn.Module):
 
     Attributes:
         encoder: the timm VisionTransformer that is pretrained and exported.
+        pixels: numbers that a predicted patch has.
         crop_size: side in pixels of the square uint8 images that ``forward`` takes.
         crop_ratio: least and greatest aspect ratio of the random crop.
         noise_size: columns of the uniform noise that ``forward`` takes.
@@ -46,6 +48,7 @@ class Objective(nn.Module):
         self.grid: tuple[int, int] = patch.grid_size
         self.num_patches: int = patch.num_patches
         self.crop_size: int = patch.img_size[0]
+        self.pixels: int = 3 * self.patch_size**2
         self.noise_size: int = self.num_patches
         self.norm_pix = norm_pix
         self.grad_checkpointing = False
@@ -123,6 +126,12 @@ class Objective(nn.Module):
         if weights is None:
             return errors.mean(dim=(1, 2))
         return (errors.mean(dim=2) * weights).sum(dim=1) / weights.sum(dim=1)
+
+    def hog_loss(self, prediction: Tensor, images: Tensor, ids: Tensor) -> Tensor:
+        """Mean squared error per sample (B,) of the chosen patches' predicted gradients (B, T, 108), float32."""
+        wanted = gather_rows(hog_features(images, self.patch_size), ids)
+        loss: Tensor = (prediction.float() - wanted).square().mean(dim=(1, 2))
+        return loss
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, output: Output) -> Tensor:

@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from pretrain.config import EncoderConfig, SelectiveMaeObjective
 from pretrain.errors import InputError
 from pretrain.models.encoder import embed_patches, encode, encode_layers, initialise, patch_positions
-from pretrain.models.hog import BINS, hog_features, richness
+from pretrain.models.hog import GRADIENTS, richness
 from pretrain.models.mae import visible_count
-from pretrain.models.objective import Objective, gather_rows, share_of
+from pretrain.models.objective import Objective, share_of
 from pretrain.models.output import Output
 from pretrain.models.positions import sincos_2d
 from pretrain.models.selection import choose, expand, inverse_odds, mark
@@ -38,8 +38,7 @@ class SelectiveMAE(Objective):
         layers = len(self.encoder.blocks) + 1
         mixes = config.decoder_reads == "mixture"
         self.mixture = LayerMixture(layers, self.encoder.embed_dim, config.decoder_depth) if mixes else None
-        self.pixels = 3 * self.patch_size**2
-        outputs = self.pixels + (3 * 4 * BINS if config.hog_weight else 0)
+        outputs = self.pixels + (GRADIENTS if config.hog_weight else 0)
         self.decoder = CrossAttentionDecoder(self.encoder.embed_dim, config, self.grid, outputs)
         if self.patch_size % 2 and not (self.uniform and not config.hog_weight):
             raise InputError(
@@ -85,12 +84,6 @@ class SelectiveMAE(Objective):
             target_noise, taken = noise.float()[:, 2 * self.num_patches :], mark(visible, self.num_patches)
             count, temperature = self.target_count, self.config.temperature
             return inverse_odds(self._score(images), target_noise, count, temperature, taken).gather(1, target)
-
-    def hog_loss(self, prediction: Tensor, images: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error per sample (B,) of predicted gradients (B, T, 108), float32."""
-        wanted = gather_rows(hog_features(images, self.patch_size), target)
-        loss: Tensor = (prediction.float() - wanted).square().mean(dim=(1, 2))
-        return loss
 
     @torch.no_grad()
     def select(self, images: Tensor, patches: Tensor, noise: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:

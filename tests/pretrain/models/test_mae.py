@@ -11,9 +11,11 @@ from pretrain.config import EncoderConfig, MaeObjective
 from pretrain.models import build_objective
 
 
-def tiny(norm_pix=True, side=64):
+def tiny(norm_pix=True, side=64, hog_weight=0.0):
     torch.manual_seed(0)
-    config = MaeObjective(name="mae", decoder_depth=2, decoder_dim=32, decoder_heads=4, norm_pix=norm_pix)
+    config = MaeObjective(
+        name="mae", decoder_depth=2, decoder_dim=32, decoder_heads=4, norm_pix=norm_pix, hog_weight=hog_weight
+    )
     return build_objective(config, tiny_encoder(side))
 
 
@@ -90,6 +92,24 @@ def test_a_perfect_prediction_reconstructs_the_image(norm_pix):
     output = run(model, images, torch.rand(2, 16))
     perfect = output._replace(prediction=model.targets(model.patchify(images), output.target_ids))
     assert torch.equal(model.reconstruct(images, perfect), images)
+
+
+def test_gradients_are_a_second_target_of_the_hidden_patches():
+    plain, model = tiny(), tiny(hog_weight=2.0)
+    images, noise = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.rand(2, 16)
+    for part in (model.decoder_pred, plain.decoder_pred):
+        torch.nn.init.zeros_(part.weight)
+    one, both = run(plain, images, noise), run(model, images, noise)
+    assert torch.equal(one.target_ids, both.target_ids) and both.prediction.shape == one.prediction.shape
+    # Nothing predicted: 12 cells of unit length in 108 numbers, a mean square of 1 / 9.
+    assert torch.allclose(both.loss_per_sample - one.loss_per_sample, torch.full((2,), 2 / 9), atol=1e-3)
+    assert model.reconstruct(images, both).shape == images.shape
+
+
+def test_gradients_need_patches_of_even_sides():
+    encoder = EncoderConfig(name="vit_tiny_patch16_224", args={"img_size": 63, "patch_size": 7, "depth": 1})
+    with pytest.raises(InputError, match="set objective.hog_weight to 0"):
+        build_objective(MaeObjective(name="mae", hog_weight=1.0), encoder)
 
 
 def test_overfits_one_batch():
