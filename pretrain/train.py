@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from curation.base.locks import hold
 from curation.base.progress import Observer
 from pretrain import checkpoint, distributed
 from pretrain.config import TrainConfig
-from pretrain.data.augment import CropRule, flip, turn
-from pretrain.data.corpus import Corpus, SampleRule, content_fingerprint, describe, describe_mix, open_corpus
+from pretrain.data.augment import flip, turn
+from pretrain.data.corpus import Corpus, content_fingerprint
 from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.places import absolute, access_of
 from pretrain.data.reader import Batch
@@ -27,19 +28,18 @@ from pretrain.device import Mover, computing, mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.health import Nonfinite, Unreadable, way_back
+from pretrain.layout import announce, check_sizes, corpus_of, crop_rule, stream_plan
 from pretrain.log import Log
 from pretrain.loop import Losses, Pace, Training, TrainResult, Worth, go_on, restore
 from pretrain.models import Objective, build_objective
 from pretrain.official import start_from
 from pretrain.run import RunFolder, begin
 from pretrain.schedule import build_optimizer, decay_begins, learning_rate
+from pretrain.signals import WaitGivenUp
 from pretrain.trackers import Tracked, open_trackers
 from pretrain.visualise import draw, write_picture
 
 _PICTURED = 8
-FEW = 1_000
-"""Samples below which a run shows that everything works, and no more."""
-
 
 Feed = Callable[..., Iterator[Batch]]
 """What makes the batches: :func:`pretrain.data.stream.batches`, or what takes the same arguments."""
@@ -85,12 +85,26 @@ class Pretraining(Training[Batch]):
             self.corpus, self.plan, crop_rule(config, self.model), start, self.pace.total_steps,
             workers, config.data.prefetch, pin=team.device.type == "cuda", counts=self.counts,
         )  # fmt: skip
-        for batch in stream:
-            self.mark("data")
-            self.unreadable.note(batch.unreadable)
-            moved = self._on_device(batch)
-            self.mark("copy")
-            yield moved
+        try:
+            for batch in stream:
+                self.mark("data")
+                self.unreadable.note(batch.unreadable)
+                moved = self._on_device(batch)
+                self.mark("copy")
+                yield moved
+        except WaitGivenUp:
+            if team.world == 1:
+                raise
+            self.given_up = True
+            yield from self._blanks()
+
+    def _blanks(self) -> Iterator[Batch]:
+        """Batches of weight 0, with which this process ends the steps that the others have begun."""
+        plan, size, device = self.plan, self.model.crop_size, self.team.device
+        count = -(-len(plan.rows) // plan.micro_batches) * plan.crops
+        images = torch.zeros(count, 3, size, size, dtype=torch.uint8, device=device)
+        numbers, weight = torch.zeros(count, dtype=torch.int64, device=device), torch.zeros(count, device=device)
+        yield from repeat(Batch(images, torch.ones_like(weight), numbers, numbers, weight, numbers, (0, 0), []))
 
     def _on_device(self, batch: Batch) -> Batch:
         images, gsd, sample_id, epoch, weight, crop = self.move(batch[:6])
@@ -286,86 +300,6 @@ def _pace(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> Pace:
         plan.micro_batches, config.keep_checkpoints, decay_begins(config.optim, per_epoch, config.epochs),
         config.optim.clip_grad,
     )  # fmt: skip
-
-
-def corpus_of(config: TrainConfig, model: Objective) -> Corpus:
-    """The shards of a run, opened.
-
-    Raises:
-        InputError: see :func:`pretrain.data.corpus.open_corpus`.
-    """
-    return open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
-
-
-def stream_plan(config: TrainConfig, rank: int = 0, world: int = 1) -> StreamPlan:
-    """Which samples one of so many processes sees when."""
-    data = config.data
-    return StreamPlan(
-        config.seed, config.global_batch, config.max_batch_per_gpu, data.window, data.groups, rank, world,
-        data.crops_per_image, tuple(data.mix),
-    )  # fmt: skip
-
-
-def sample_rule(config: TrainConfig, model: Objective) -> SampleRule:
-    """Which samples a run can use."""
-    return SampleRule(crop_rule(config, model).min_side, model.uses_gsd, config.data.gsd_missing)
-
-
-def crop_rule(config: TrainConfig, model: Objective) -> CropRule:
-    """The random crop of a run."""
-    data = config.data
-    return CropRule(model.crop_size, data.crop_scale, model.crop_ratio, data.max_upsample, data.decode == "fast")
-
-
-def check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
-    """Refuse a config that does not fit the data.
-
-    Raises:
-        InputError: names the field.
-    """
-    if plan.images < plan.world:
-        raise InputError(
-            f"global_batch: {plan.images} is less than one image for each of {plan.world} processes; start "
-            f"{plan.images} at most"
-        )
-    if plan.world > 1 and config.data.retry_seconds >= 60 * config.timeout_minutes:
-        raise InputError(
-            f"data.retry_seconds: {config.data.retry_seconds:g} is not less than timeout_minutes="
-            f"{config.timeout_minutes:g}, after which the other processes give this one up; raise timeout_minutes"
-        )
-    for name, shards_of in corpus.folders.items() if plan.mix else ():
-        if sum(corpus.sizes[shards_of.start : shards_of.stop]) < plan.groups:
-            raise InputError(f"data.mix: {name} has no sample for each group; leave it out of data.shards and data.mix")
-    shards = min(map(len, corpus.folders.values())) if plan.mix else len(corpus.paths)
-    if config.data.groups > shards:
-        raise InputError(f"data.groups: {config.data.groups} groups cannot share {shards} shards")
-    if plan.steps_per_epoch(corpus) == 0:
-        raise InputError(
-            f"global_batch: {config.global_batch} is more than the {corpus.samples} samples of the data; set it lower"
-        )
-
-
-def announce(
-    config: TrainConfig, corpus: Corpus, model: Objective, device: torch.device, say: Callable[[str], None]
-) -> None:
-    """Tell what data, model and steps a run has."""
-    describe(corpus, say)
-    if corpus.samples < FEW:
-        say(
-            f"warning: {corpus.samples:,} samples are too few to learn features that serve elsewhere; "
-            "docs/benchmarks/learning.md: 1,400 in 60 epochs were enough for a very small encoder"
-        )
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    say(f"model: {config.objective.name} on {config.encoder.name}, {millions:.1f} M parameters, {device}")
-    plan = stream_plan(config)
-    per_epoch, dropped = divmod(corpus.samples, plan.images)
-    if plan.mix:
-        describe_mix(corpus, plan.mix, config.epochs * per_epoch * plan.images, say)
-        dropped = 0
-    say(
-        f"steps: {config.epochs * per_epoch:,} = {config.epochs} epochs of {per_epoch:,}; "
-        f"last batch of each epoch: {config.last_batch} ({dropped:,} samples)"
-    )
 
 
 def _restore(run: Pretraining, path: Path | None) -> int:
