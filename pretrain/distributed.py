@@ -184,7 +184,9 @@ def own_part(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def gathered(held: dict[str, Tensor], like: dict[str, Tensor], team: Team) -> dict[str, Tensor]:
-    """On the first process, what any process holds of the tensors whose names and shapes are in ``like``."""
+    """On the first process, what any process holds of the tensors with the names, shapes and types of ``like``."""
+    if team.world == 1:
+        return held
     mine = torch.tensor([name in held for name in like])
     everyones = [torch.empty_like(mine) for _ in range(team.world)]
     dist.all_gather(everyones, mine, group=team.host)

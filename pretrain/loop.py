@@ -146,10 +146,6 @@ class Training(ABC, Generic[B]):
         """Told the name of each part of a step when it ends: between, forward, backward, optimiser."""
         return
 
-    def show(self, batch: B, done: int) -> None:
-        """Told after each step, on the process that writes files, with its last micro-batch."""
-        return
-
 
 def restore(training: Training[B], path: Path | None) -> int:
     """Load a checkpoint, if there is one, and cut the logs back to it; returns the first step to do."""
@@ -184,7 +180,7 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
         display = stack.enter_context(_display(training, start, observer))
         for step in range(start, pace.total_steps):
             try:
-                batch, norm = _step(training, stream, step, meter)
+                norm = _step(training, stream, step, meter)
             except WaitGivenUp:  # no weight has changed since the step before
                 break
             done = step + 1
@@ -200,8 +196,6 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
                 _write_log(training, meter, done, norm, display)
                 gc.collect()
                 gc.freeze()  # what compiling the first steps left is not looked at again either
-            if team.leads:
-                training.show(batch, done)
             training.watch(done)
             due = due or (pace.save_every > 0 and (done % pace.save_every == 0 or done == pace.keep_step))
             # Weights that give no finite gradient are not to push out the checkpoint before them.
@@ -251,8 +245,8 @@ def _collecting_garbage_at_log_steps() -> Iterator[None]:
         gc.enable()
 
 
-def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -> tuple[B, Tensor]:
-    """One optimiser step; returns its last micro-batch and the gradient's norm."""
+def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -> Tensor:
+    """One optimiser step; returns the gradient's norm."""
     pace, team = training.pace, training.team
     set_rate(training.optimizer, training.rate(step))
     # Dropout in an encoder would otherwise draw from a generator whose state no checkpoint holds.
@@ -276,7 +270,7 @@ def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -
     step_unless(faulty, training.optimizer)
     meter.add(torch.stack([weighted.sum().double(), weight.sum().double()]), faulty)
     training.mark("optimiser")
-    return batch, norm
+    return norm
 
 
 def _write_log(training: Training[B], meter: Meter, done: int, norm: Tensor, display: Progress | None) -> None:

@@ -35,11 +35,13 @@ from pretrain.models import Objective, build_objective
 from pretrain.official import start_from
 from pretrain.run import RunFolder, begin
 from pretrain.schedule import build_optimizer, decay_begins, learning_rate
+from pretrain.sheet import Column, sheet
 from pretrain.signals import WaitGivenUp
 from pretrain.trackers import Tracked, open_trackers
-from pretrain.visualise import draw, write_picture
+from pretrain.visualise import draw_columns, write_picture
 
 _PICTURED = 8
+"""Images of a picture, at equal distances in a step's."""
 
 Feed = Callable[..., Iterator[Batch]]
 """What makes the batches: :func:`pretrain.data.stream.batches`, or what takes the same arguments."""
@@ -72,6 +74,10 @@ class Pretraining(Training[Batch]):
     ask: Watch | None = None
     tracked: Tracked = field(default_factory=Tracked)
     counts: ShardCounts = field(default_factory=ShardCounts)
+    taken: int = 0
+    """Images of this process in the micro-batches of a step so far."""
+    pictured: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    """Image, GSD and noise of what this process has of a picture, by the place in it."""
 
     def mark(self, part: str) -> None:
         """Passed on."""
@@ -117,6 +123,8 @@ class Pretraining(Training[Batch]):
         noise = mask_noise(self.seed, self.model, batch)
         with torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             output = self.stepped(batch.images, batch.gsd, noise, self._progress(step))
+        if self._draws(step + 1):
+            self._keep_pictured(batch, noise)
         weighted = torch.where(batch.weight > 0, batch.weight * output.loss_per_sample, 0.0)
         return Losses(weighted, batch.weight, batch.sample_id)
 
@@ -135,6 +143,8 @@ class Pretraining(Training[Batch]):
     def enter(self, step: int) -> None:
         """The number of tokens may follow from the share that is done."""
         self.model.enter(step / self.pace.total_steps)
+        self.taken = 0
+        self.pictured.clear()
 
     def facts(self) -> dict[str, Any]:
         """How many samples could not be read, and how many shards from elsewhere had come before they were needed."""
@@ -146,7 +156,9 @@ class Pretraining(Training[Batch]):
         return self.value
 
     def watch(self, done: int) -> None:
-        """Nearest neighbours, where they are due."""
+        """Reconstructions and nearest neighbours, where they are due."""
+        if self._draws(done):
+            self._picture(done)
         if self.ask is None or self.config.knn is None:
             return
         if done % self.config.knn.every == 0 or done == self.pace.total_steps:
@@ -160,15 +172,36 @@ class Pretraining(Training[Batch]):
         """Passed on to the trackers."""
         self.tracked.record(record["step"], record)
 
-    def show(self, batch: Batch, done: int) -> None:
-        """Reconstructions, where they are due."""
+    def _draws(self, done: int) -> bool:
         every = self.config.picture_every
-        if every and (done % every == 0 or done == self.pace.total_steps):
-            noise = mask_noise(self.seed, self.model, batch)[:_PICTURED]
-            images, gsd = batch.images[:_PICTURED], batch.gsd[:_PICTURED]
+        return every > 0 and (done % every == 0 or done == self.pace.total_steps)
+
+    def _keep_pictured(self, batch: Batch, noise: Tensor) -> None:
+        """Keep the first crops of the images that the step's picture shows."""
+        images, crops, first = self.plan.images, self.plan.crops, self.plan.rows.start + self.taken
+        here = range(first, first + len(batch.images) // crops)
+        self.taken += len(here)
+        for place in range(min(_PICTURED, images)):
+            if (row := place * images // min(_PICTURED, images)) in here:
+                crop = slice((row - first) * crops, (row - first) * crops + 1)
+                self.pictured[place] = batch.images[crop], batch.gsd[crop], noise[crop]
+
+    def _picture(self, done: int) -> None:
+        """Every process draws what it has of a picture, the first puts it together."""
+        drawn, columns = dict[str, Tensor](), list[Column]()
+        if self.pictured:
+            images, gsd, noise = (torch.cat(rows) for rows in zip(*self.pictured.values(), strict=True))
             with torch.compiler.set_stance("force_eager"):  # eight images are not worth kernels of their own
-                picture = draw(self.model, images, gsd, noise, self._progress(done - 1))
-            write_picture(picture, self.folder.picture(done))
+                columns = draw_columns(self.model, images, gsd, noise, self._progress(done - 1))
+            rows = torch.stack([torch.from_numpy(column.pixels) for column in columns], 1)
+            drawn = dict(zip(map(str, self.pictured), rows, strict=True))
+        names = [str(place) for place in range(min(_PICTURED, self.plan.images))]
+        blank = next(iter(drawn.values()), torch.empty(0))  # the first process has the first image
+        drawn = distributed.gathered(drawn, dict.fromkeys(names, blank), self.team)
+        if self.team.leads:
+            whole = torch.stack([drawn[name] for name in names], 1).numpy()
+            merged = [column._replace(pixels=pixels) for column, pixels in zip(columns, whole, strict=True)]
+            write_picture(sheet(merged), self.folder.picture(done))
             self.tracked.picture(done, self.folder.picture(done))
 
 

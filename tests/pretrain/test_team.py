@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from itertools import count
@@ -24,7 +25,7 @@ from team import Prepare, ended, in_double_precision, nothing, said, start_team
 from pretrain import distributed, loop
 from pretrain import train as room
 from pretrain.data.reader import Batch, Request, ShardReader
-from pretrain.models import build_objective
+from pretrain.models import Objective, build_objective
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "mae": {"name": "mae", **SMALL},
@@ -171,6 +172,33 @@ def test_a_stop_while_one_process_waits_for_a_shard_comes_within_seconds(
     assert ended(start_team(2, asked, tmp_path / "whole" / "run")) == [0, 0]
     assert_equal(out, tmp_path / "whole" / "run")
     assert losses(out) == losses(tmp_path / "whole" / "run")
+
+
+def telling_what_it_draws(rank: int) -> None:
+    in_double_precision(rank)
+    draw = room.draw_columns
+
+    def told(model: Objective, images: torch.Tensor, *rest: Any) -> Any:
+        sys.stderr.write(f"draws {len(images)}\n")
+        return draw(model, images, *rest)
+
+    room.draw_columns = told
+
+
+@pytest.mark.slow
+def test_processes_share_a_picture_and_draw_that_of_one(make_shards: MakeShards, tmp_path: Path) -> None:
+    """Images 0 to 3 and 5 to 8 of ten, of each its first crop; three processes have 0 to 2, 3 to 5 and 6 to 9."""
+    shards = make_shards([12, 8])
+    asked = config(shards, epochs=1, global_batch=20, max_batch_per_gpu=6, picture_every=1, data={"crops_per_image": 2})
+    drawn = {}
+    for world, shares in ((1, [8]), (2, [4, 4]), (3, [3, 2, 3])):
+        out = tmp_path / f"of-{world}" / "run"
+        assert ended(start_team(world, asked, out, prepare=telling_what_it_draws)) == [0] * world, said(out, 0)
+        drawn[world] = {path.name: path.read_bytes() for path in (out / "pictures").iterdir()}
+        for rank, share in enumerate(shares):
+            assert said(out, rank).count("draws ") == said(out, rank).count(f"draws {share}\n") == 2
+    assert len(drawn[1]) == len(set(drawn[1].values())) == 2
+    assert drawn[2] == drawn[3] == drawn[1]
 
 
 def one_infinite_loss(rank: int) -> None:
