@@ -32,7 +32,7 @@ SINGLE = {
     },
     "pretrain": {
         "cli": ("cli", "evaluate_commands", "plot"),
-        "train": ("train", "loop", "rehearsal"),
+        "train": ("train", "layout", "loop", "rehearsal"),
         "export": ("export", "push", "conversions", "model_card", "visualise", "sheet", "official"),
         "run": ("run", "page", "checkpoint", "log", "schedule", "health", "trackers"),
         "base": ("config", "device", "errors", "signals", "distributed", "patience"),

@@ -22,6 +22,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain.errors import InputError, WorkError
+from pretrain.signals import pass_on_stop, was_asked
 
 _log = logging.getLogger(__name__)
 
@@ -115,8 +116,9 @@ _PULSE_SECONDS, _GRACE_SECONDS = 2.0, 20.0
 def _watched(group: dist.ProcessGroup) -> Iterator[None]:
     """End this process when another one dies while a device waits for it: from that wait no exception returns.
 
-    A thread exchanges a number with the others every two seconds. What fails in it fails, as a rule, also in the main
-    thread, which then has twenty seconds to say so.
+    A thread tells the others every two seconds that it goes on, and whether a signal asked this process to stop: one
+    that waits for files then learns it. What fails in the thread fails, as a rule, also in the main one, which then has
+    twenty seconds to say so.
     """
     over, ended = Event(), Event()
 
@@ -124,9 +126,11 @@ def _watched(group: dist.ProcessGroup) -> Iterator[None]:
         try:
             going = 1
             while going:
-                here = torch.tensor(int(not over.wait(_PULSE_SECONDS)))
-                dist.all_reduce(here, group=group)
-                going = int(here)
+                told = torch.tensor([not over.wait(_PULSE_SECONDS), was_asked()], dtype=torch.int32)
+                dist.all_reduce(told, group=group)
+                going, asked = told.tolist()
+                if asked:
+                    pass_on_stop()
         except RuntimeError:
             if not over.is_set() and not ended.wait(_GRACE_SECONDS):
                 _log.error(_LOST)
@@ -180,7 +184,9 @@ def own_part(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def gathered(held: dict[str, Tensor], like: dict[str, Tensor], team: Team) -> dict[str, Tensor]:
-    """On the first process, what any process holds of the tensors whose names and shapes are in ``like``."""
+    """On the first process, what any process holds of the tensors with the names, shapes and types of ``like``."""
+    if team.world == 1:
+        return held
     mine = torch.tensor([name in held for name in like])
     everyones = [torch.empty_like(mine) for _ in range(team.world)]
     dist.all_gather(everyones, mine, group=team.host)

@@ -104,7 +104,9 @@ class Nonfinite:
         if team.leads:
             log.cut(step)
 
-    def judge(self, done: int, losses: Tensor, norm: Tensor, sample_ids: Tensor, team: Team) -> Tensor:
+    def judge(
+        self, done: int, losses: Tensor, norm: Tensor, sample_ids: Tensor, team: Team, given_up: bool = False
+    ) -> Tensor:
         """Whether the step that makes ``done`` steps must change nothing: 0-d float, 1 or 0, equal on all processes.
 
         Args:
@@ -113,11 +115,13 @@ class Nonfinite:
             norm: 0-d, of the gradient; infinite also where a square overflows, which would spoil the second moment.
             sample_ids: (B,), kept for the report.
             team: all processes.
+            given_up: this process lacks the step's samples, for which nobody is told.
         """
         sound = losses.isfinite().all() & norm.isfinite()
-        self.faulty = faulty = distributed.greatest((~sound).to(torch.float32), team)
-        self.recent.append(_Judged(done, faulty, losses, sample_ids))
-        return faulty
+        worst = distributed.greatest(torch.where(sound, 0.0, 1.0) + 2.0 * given_up, team)
+        self.faulty = (worst > 0).to(torch.float32)
+        self.recent.append(_Judged(done, worst == 1, losses, sample_ids))
+        return self.faulty
 
     def last(self) -> bool:
         """Whether the last step was such a one; waits for the device."""

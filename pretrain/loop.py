@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -29,7 +29,7 @@ from pretrain.health import Nonfinite, refuse_to_save
 from pretrain.log import Log, Meter
 from pretrain.run import RunFolder
 from pretrain.schedule import clip_gradient, set_rate, step_unless
-from pretrain.signals import WaitGivenUp, asked_to_stop, telling_of_killed_readers
+from pretrain.signals import Stop, WaitGivenUp, asked_to_stop, telling_of_killed_readers
 
 B = TypeVar("B")
 """A micro-batch on the device, as a training's feed gives it and its losses take it."""
@@ -103,6 +103,8 @@ class Training(ABC, Generic[B]):
     pace: Pace
     seed: int
     nonfinite: Nonfinite
+    given_up: bool = field(default=False, init=False)
+    """Whether this process, among others, waits for its samples no more; its batches weigh nothing since."""
 
     @abstractmethod
     def feed(self, start: int) -> Iterator[B]:
@@ -144,10 +146,6 @@ class Training(ABC, Generic[B]):
         """Told the name of each part of a step when it ends: between, forward, backward, optimiser."""
         return
 
-    def show(self, batch: B, done: int) -> None:
-        """Told after each step, on the process that writes files, with its last micro-batch."""
-        return
-
 
 def restore(training: Training[B], path: Path | None) -> int:
     """Load a checkpoint, if there is one, and cut the logs back to it; returns the first step to do."""
@@ -173,46 +171,63 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
     pace, team = training.pace, training.team
     stream, meter, vote = training.feed(start), Meter(team.device), Vote(team)
     training.stepped.train()
-    due, done = False, start
+    due, done, saved = False, start, start
     with ExitStack() as stack:
         writer = stack.enter_context(checkpoint.Writer(training.folder.checkpoints, pace.keep, pace.keep_step))
         stack.enter_context(telling_of_killed_readers())
-        stop = stack.enter_context(asked_to_stop(alone=team.world == 1))
+        stop = stack.enter_context(asked_to_stop())
         stack.enter_context(_collecting_garbage_at_log_steps())
         display = stack.enter_context(_display(training, start, observer))
         for step in range(start, pace.total_steps):
             try:
-                batch, norm = _step(training, stream, step, meter)
+                norm = _step(training, stream, step, meter)
             except WaitGivenUp:  # no weight has changed since the step before
-                if pace.save_every > 0 and done > start:
-                    _save_once(training, done, writer)
                 break
             done = step + 1
             last = done == pace.total_steps
-            wish = vote.cast(_FAILED if writer.failed() else _STOP if stop.asked else _GO_ON)
+            wish = vote.cast(_wish(training, writer, stop))
+            given_up = _given_up(vote, wish, step, last)
+            if given_up is not None:
+                done = given_up
+                if team.leads:
+                    Log(training.folder.log).cut(done)
+                break
             if done % pace.log_every == 0 or last or wish == _STOP:
                 _write_log(training, meter, done, norm, display)
                 gc.collect()
                 gc.freeze()  # what compiling the first steps left is not looked at again either
-            if team.leads:
-                training.show(batch, done)
             training.watch(done)
             due = due or (pace.save_every > 0 and (done % pace.save_every == 0 or done == pace.keep_step))
             # Weights that give no finite gradient are not to push out the checkpoint before them.
             if pace.save_every > 0 and (wish != _GO_ON or last or (due and not training.nonfinite.last())):
                 _save(training, done, writer)
-                due = False
+                due, saved = False, done
             if display is not None:
                 display.advance(1)
             if wish == _STOP:
                 break
         vote.settle()
+        if pace.save_every > 0 and done > saved:
+            _save(training, done, writer)
         _written(training, writer)
     return TrainResult(done, pace.total_steps, worked=True)
 
 
-_GO_ON, _STOP, _FAILED = range(3)
+_GO_ON, _STOP, _FAILED, _GIVEN_UP = range(4)
 """What a process may wish for; the greatest wins."""
+
+
+def _wish(training: Training[B], writer: checkpoint.Writer, stop: Stop) -> int:
+    if training.given_up:
+        return _GIVEN_UP
+    return _FAILED if writer.failed() else _STOP if stop.asked else _GO_ON
+
+
+def _given_up(vote: Vote, wish: int, step: int, last: bool) -> int | None:
+    """The step for which a process of several lacked samples: neither it nor one after it has changed anything."""
+    if wish == _GIVEN_UP:
+        return step - 1  # whose vote it is
+    return step if (wish == _STOP or last) and vote.settle() == _GIVEN_UP else None
 
 
 @contextmanager
@@ -230,8 +245,8 @@ def _collecting_garbage_at_log_steps() -> Iterator[None]:
         gc.enable()
 
 
-def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -> tuple[B, Tensor]:
-    """One optimiser step; returns its last micro-batch and the gradient's norm."""
+def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -> Tensor:
+    """One optimiser step; returns the gradient's norm."""
     pace, team = training.pace, training.team
     set_rate(training.optimizer, training.rate(step))
     # Dropout in an encoder would otherwise draw from a generator whose state no checkpoint holds.
@@ -251,11 +266,11 @@ def _step(training: Training[B], stream: Iterator[B], step: int, meter: Meter) -
         parts.append(found._replace(weighted=found.weighted.detach()))
     weighted, weight, sample_id = (torch.cat(values) for values in zip(*parts, strict=True))
     norm = clip_gradient(training.model, pace.clip_grad)
-    faulty = training.nonfinite.judge(step + 1, weighted, norm, sample_id, team)
+    faulty = training.nonfinite.judge(step + 1, weighted, norm, sample_id, team, training.given_up)
     step_unless(faulty, training.optimizer)
     meter.add(torch.stack([weighted.sum().double(), weight.sum().double()]), faulty)
     training.mark("optimiser")
-    return batch, norm
+    return norm
 
 
 def _write_log(training: Training[B], meter: Meter, done: int, norm: Tensor, display: Progress | None) -> None:
@@ -286,13 +301,6 @@ def _save(training: Training[B], done: int, writer: checkpoint.Writer) -> None:
     moments = checkpoint.moments(model, optimizer, training.team)
     if training.team.leads:
         writer.start(checkpoint.snapshot(model, moments), training.state(done))
-
-
-def _save_once(training: Training[B], done: int, writer: checkpoint.Writer) -> None:
-    """Save, unless it was done after this step before."""
-    _written(training, writer)
-    if not (training.folder.checkpoints / checkpoint.name_of(done)).exists():
-        _save(training, done, writer)
 
 
 def _written(training: Training[B], writer: checkpoint.Writer) -> None:

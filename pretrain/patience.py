@@ -12,7 +12,7 @@ from pretrain.signals import heed_stop
 
 T = TypeVar("T")
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 _log = logging.getLogger(__name__)
 
 

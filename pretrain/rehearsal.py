@@ -16,9 +16,10 @@ from pretrain.data.corpus import Corpus
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.device import computing, settled
+from pretrain.layout import announce, check_sizes, corpus_of, crop_rule, stream_plan
 from pretrain.models import Objective, build_objective
 from pretrain.schedule import build_optimizer
-from pretrain.train import announce, check_sizes, corpus_of, crop_rule, mask_noise, stream_plan
+from pretrain.train import mask_noise
 
 _PASSES = 3
 _FEW = 8

@@ -6,65 +6,91 @@ import atexit
 import multiprocessing
 import multiprocessing.util
 import signal
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from pretrain.errors import WorkError
+
+_ASKING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
     """Whether a signal asked the run to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, ear: socket.socket | None = None) -> None:
         self.asked = False
+        self._ear = ear
+        """Tells of signals, also while the main thread is in no state to: Python's handlers wait until it returns."""
+
+    def listen(self) -> bool:
+        """Whether a signal came, asked from any thread."""
+        with suppress(OSError):  # nothing to be heard, or closed
+            if self._ear is not None and not {*_ASKING}.isdisjoint(self._ear.recv(1 << 16)):
+                self.asked = True
+        return self.asked
 
 
 class WaitGivenUp(Exception):
     """What a run waited for it needs no more, since it was asked to stop."""
 
 
-_alone: Stop | None = None
-"""Of the run of this process, where it has no other one."""
+_current: Stop | None = None
+"""Of the run of this process."""
 
 
 def heed_stop() -> None:
-    """End a wait for files of a run that was asked to stop; for a process that others wait for nothing ends it.
+    """End a wait for files of a run that was asked to stop.
 
     Raises:
         WaitGivenUp: it was.
     """
-    if _alone is not None and _alone.asked:
+    if _current is not None and _current.asked:
         raise WaitGivenUp
 
 
-@contextmanager
-def asked_to_stop(*, alone: bool = False) -> Iterator[Stop]:
-    """Turn SIGTERM and the first SIGINT into a request to save and stop; a second SIGINT stops at once.
+def was_asked() -> bool:
+    """Whether the run of this process was asked to stop; for threads beside a main thread that is held up."""
+    return _current is not None and _current.listen()
 
-    Args:
-        alone: the run has one process, which may stop between any two steps, and so while it waits for files.
-    """
-    global _alone
-    stop = Stop()
+
+def pass_on_stop() -> None:
+    """Another process of this run was asked to stop."""
+    if _current is not None:
+        _current.asked = True
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Stop]:
+    """Turn SIGTERM and the first SIGINT into a request to save and stop; a second SIGINT stops at once."""
+    global _current
+    ear, mouth = socket.socketpair()
+    ear.setblocking(False)
+    mouth.setblocking(False)
+    stop = Stop(ear)
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    _alone = stop if alone else None
+    before = {number: signal.signal(number, ask) for number in _ASKING}
+    heard_before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    _current = stop
     try:
         yield stop
     finally:
-        _alone = None
+        _current = None
+        signal.set_wakeup_fd(heard_before)
         for number, handler in before.items():
             signal.signal(number, handler)
+        ear.close()
+        mouth.close()
 
 
 def ignore_in_worker() -> None:
     """Leave the decision to the main process: a scheduler or a terminal signals all processes of a group at once."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ASKING:
         signal.signal(number, signal.SIG_IGN)
 
 

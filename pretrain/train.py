@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from curation.base.locks import hold
 from curation.base.progress import Observer
 from pretrain import checkpoint, distributed
 from pretrain.config import TrainConfig
-from pretrain.data.augment import CropRule, flip, turn
-from pretrain.data.corpus import Corpus, SampleRule, content_fingerprint, describe, describe_mix, open_corpus
+from pretrain.data.augment import flip, turn
+from pretrain.data.corpus import Corpus, content_fingerprint
 from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.places import absolute, access_of
 from pretrain.data.reader import Batch
@@ -27,19 +28,20 @@ from pretrain.device import Mover, computing, mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.health import Nonfinite, Unreadable, way_back
+from pretrain.layout import announce, check_sizes, corpus_of, crop_rule, stream_plan
 from pretrain.log import Log
 from pretrain.loop import Losses, Pace, Training, TrainResult, Worth, go_on, restore
 from pretrain.models import Objective, build_objective
 from pretrain.official import start_from
 from pretrain.run import RunFolder, begin
 from pretrain.schedule import build_optimizer, decay_begins, learning_rate
+from pretrain.sheet import Column, sheet
+from pretrain.signals import WaitGivenUp
 from pretrain.trackers import Tracked, open_trackers
-from pretrain.visualise import draw, write_picture
+from pretrain.visualise import draw_columns, write_picture
 
 _PICTURED = 8
-FEW = 1_000
-"""Samples below which a run shows that everything works, and no more."""
-
+"""Images of a picture, at equal distances in a step's."""
 
 Feed = Callable[..., Iterator[Batch]]
 """What makes the batches: :func:`pretrain.data.stream.batches`, or what takes the same arguments."""
@@ -72,6 +74,10 @@ class Pretraining(Training[Batch]):
     ask: Watch | None = None
     tracked: Tracked = field(default_factory=Tracked)
     counts: ShardCounts = field(default_factory=ShardCounts)
+    taken: int = 0
+    """Images of this process in the micro-batches of a step so far."""
+    pictured: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    """Image, GSD and noise of what this process has of a picture, by the place in it."""
 
     def mark(self, part: str) -> None:
         """Passed on."""
@@ -85,12 +91,26 @@ class Pretraining(Training[Batch]):
             self.corpus, self.plan, crop_rule(config, self.model), start, self.pace.total_steps,
             workers, config.data.prefetch, pin=team.device.type == "cuda", counts=self.counts,
         )  # fmt: skip
-        for batch in stream:
-            self.mark("data")
-            self.unreadable.note(batch.unreadable)
-            moved = self._on_device(batch)
-            self.mark("copy")
-            yield moved
+        try:
+            for batch in stream:
+                self.mark("data")
+                self.unreadable.note(batch.unreadable)
+                moved = self._on_device(batch)
+                self.mark("copy")
+                yield moved
+        except WaitGivenUp:
+            if team.world == 1:
+                raise
+            self.given_up = True
+            yield from self._blanks()
+
+    def _blanks(self) -> Iterator[Batch]:
+        """Batches of weight 0, with which this process ends the steps that the others have begun."""
+        plan, size, device = self.plan, self.model.crop_size, self.team.device
+        count = -(-len(plan.rows) // plan.micro_batches) * plan.crops
+        images = torch.zeros(count, 3, size, size, dtype=torch.uint8, device=device)
+        numbers, weight = torch.zeros(count, dtype=torch.int64, device=device), torch.zeros(count, device=device)
+        yield from repeat(Batch(images, torch.ones_like(weight), numbers, numbers, weight, numbers, (0, 0), []))
 
     def _on_device(self, batch: Batch) -> Batch:
         images, gsd, sample_id, epoch, weight, crop = self.move(batch[:6])
@@ -103,6 +123,8 @@ class Pretraining(Training[Batch]):
         noise = mask_noise(self.seed, self.model, batch)
         with torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             output = self.stepped(batch.images, batch.gsd, noise, self._progress(step))
+        if self._draws(step + 1):
+            self._keep_pictured(batch, noise)
         weighted = torch.where(batch.weight > 0, batch.weight * output.loss_per_sample, 0.0)
         return Losses(weighted, batch.weight, batch.sample_id)
 
@@ -121,6 +143,8 @@ class Pretraining(Training[Batch]):
     def enter(self, step: int) -> None:
         """The number of tokens may follow from the share that is done."""
         self.model.enter(step / self.pace.total_steps)
+        self.taken = 0
+        self.pictured.clear()
 
     def facts(self) -> dict[str, Any]:
         """How many samples could not be read, and how many shards from elsewhere had come before they were needed."""
@@ -132,7 +156,9 @@ class Pretraining(Training[Batch]):
         return self.value
 
     def watch(self, done: int) -> None:
-        """Nearest neighbours, where they are due."""
+        """Reconstructions and nearest neighbours, where they are due."""
+        if self._draws(done):
+            self._picture(done)
         if self.ask is None or self.config.knn is None:
             return
         if done % self.config.knn.every == 0 or done == self.pace.total_steps:
@@ -146,15 +172,36 @@ class Pretraining(Training[Batch]):
         """Passed on to the trackers."""
         self.tracked.record(record["step"], record)
 
-    def show(self, batch: Batch, done: int) -> None:
-        """Reconstructions, where they are due."""
+    def _draws(self, done: int) -> bool:
         every = self.config.picture_every
-        if every and (done % every == 0 or done == self.pace.total_steps):
-            noise = mask_noise(self.seed, self.model, batch)[:_PICTURED]
-            images, gsd = batch.images[:_PICTURED], batch.gsd[:_PICTURED]
+        return every > 0 and (done % every == 0 or done == self.pace.total_steps)
+
+    def _keep_pictured(self, batch: Batch, noise: Tensor) -> None:
+        """Keep the first crops of the images that the step's picture shows."""
+        images, crops, first = self.plan.images, self.plan.crops, self.plan.rows.start + self.taken
+        here = range(first, first + len(batch.images) // crops)
+        self.taken += len(here)
+        for place in range(min(_PICTURED, images)):
+            if (row := place * images // min(_PICTURED, images)) in here:
+                crop = slice((row - first) * crops, (row - first) * crops + 1)
+                self.pictured[place] = batch.images[crop], batch.gsd[crop], noise[crop]
+
+    def _picture(self, done: int) -> None:
+        """Every process draws what it has of a picture, the first puts it together."""
+        drawn, columns = dict[str, Tensor](), list[Column]()
+        if self.pictured:
+            images, gsd, noise = (torch.cat(rows) for rows in zip(*self.pictured.values(), strict=True))
             with torch.compiler.set_stance("force_eager"):  # eight images are not worth kernels of their own
-                picture = draw(self.model, images, gsd, noise, self._progress(done - 1))
-            write_picture(picture, self.folder.picture(done))
+                columns = draw_columns(self.model, images, gsd, noise, self._progress(done - 1))
+            rows = torch.stack([torch.from_numpy(column.pixels) for column in columns], 1)
+            drawn = dict(zip(map(str, self.pictured), rows, strict=True))
+        names = [str(place) for place in range(min(_PICTURED, self.plan.images))]
+        blank = next(iter(drawn.values()), torch.empty(0))  # the first process has the first image
+        drawn = distributed.gathered(drawn, dict.fromkeys(names, blank), self.team)
+        if self.team.leads:
+            whole = torch.stack([drawn[name] for name in names], 1).numpy()
+            merged = [column._replace(pixels=pixels) for column, pixels in zip(columns, whole, strict=True)]
+            write_picture(sheet(merged), self.folder.picture(done))
             self.tracked.picture(done, self.folder.picture(done))
 
 
@@ -286,86 +333,6 @@ def _pace(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> Pace:
         plan.micro_batches, config.keep_checkpoints, decay_begins(config.optim, per_epoch, config.epochs),
         config.optim.clip_grad,
     )  # fmt: skip
-
-
-def corpus_of(config: TrainConfig, model: Objective) -> Corpus:
-    """The shards of a run, opened.
-
-    Raises:
-        InputError: see :func:`pretrain.data.corpus.open_corpus`.
-    """
-    return open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
-
-
-def stream_plan(config: TrainConfig, rank: int = 0, world: int = 1) -> StreamPlan:
-    """Which samples one of so many processes sees when."""
-    data = config.data
-    return StreamPlan(
-        config.seed, config.global_batch, config.max_batch_per_gpu, data.window, data.groups, rank, world,
-        data.crops_per_image, tuple(data.mix),
-    )  # fmt: skip
-
-
-def sample_rule(config: TrainConfig, model: Objective) -> SampleRule:
-    """Which samples a run can use."""
-    return SampleRule(crop_rule(config, model).min_side, model.uses_gsd, config.data.gsd_missing)
-
-
-def crop_rule(config: TrainConfig, model: Objective) -> CropRule:
-    """The random crop of a run."""
-    data = config.data
-    return CropRule(model.crop_size, data.crop_scale, model.crop_ratio, data.max_upsample, data.decode == "fast")
-
-
-def check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
-    """Refuse a config that does not fit the data.
-
-    Raises:
-        InputError: names the field.
-    """
-    if plan.images < plan.world:
-        raise InputError(
-            f"global_batch: {plan.images} is less than one image for each of {plan.world} processes; start "
-            f"{plan.images} at most"
-        )
-    if plan.world > 1 and config.data.retry_seconds >= 60 * config.timeout_minutes:
-        raise InputError(
-            f"data.retry_seconds: {config.data.retry_seconds:g} is not less than timeout_minutes="
-            f"{config.timeout_minutes:g}, after which the other processes give this one up; raise timeout_minutes"
-        )
-    for name, shards_of in corpus.folders.items() if plan.mix else ():
-        if sum(corpus.sizes[shards_of.start : shards_of.stop]) < plan.groups:
-            raise InputError(f"data.mix: {name} has no sample for each group; leave it out of data.shards and data.mix")
-    shards = min(map(len, corpus.folders.values())) if plan.mix else len(corpus.paths)
-    if config.data.groups > shards:
-        raise InputError(f"data.groups: {config.data.groups} groups cannot share {shards} shards")
-    if plan.steps_per_epoch(corpus) == 0:
-        raise InputError(
-            f"global_batch: {config.global_batch} is more than the {corpus.samples} samples of the data; set it lower"
-        )
-
-
-def announce(
-    config: TrainConfig, corpus: Corpus, model: Objective, device: torch.device, say: Callable[[str], None]
-) -> None:
-    """Tell what data, model and steps a run has."""
-    describe(corpus, say)
-    if corpus.samples < FEW:
-        say(
-            f"warning: {corpus.samples:,} samples are too few to learn features that serve elsewhere; "
-            "docs/benchmarks/learning.md: 1,400 in 60 epochs were enough for a very small encoder"
-        )
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    say(f"model: {config.objective.name} on {config.encoder.name}, {millions:.1f} M parameters, {device}")
-    plan = stream_plan(config)
-    per_epoch, dropped = divmod(corpus.samples, plan.images)
-    if plan.mix:
-        describe_mix(corpus, plan.mix, config.epochs * per_epoch * plan.images, say)
-        dropped = 0
-    say(
-        f"steps: {config.epochs * per_epoch:,} = {config.epochs} epochs of {per_epoch:,}; "
-        f"last batch of each epoch: {config.last_batch} ({dropped:,} samples)"
-    )
 
 
 def _restore(run: Pretraining, path: Path | None) -> int:

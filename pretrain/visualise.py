@@ -33,9 +33,14 @@ _WORST = 128
 """Mean error over the colours that is drawn brightest, of 255."""
 
 
-@torch.no_grad()
 def draw(model: Objective, images: Tensor, gsd: Tensor, noise: Tensor, progress: Tensor) -> Image.Image:
-    """Run the objective on some images and draw one row for each.
+    """Run the objective on some images and draw one row for each; arguments as :func:`draw_columns`."""
+    return sheet(draw_columns(model, images, gsd, noise, progress))
+
+
+@torch.no_grad()
+def draw_columns(model: Objective, images: Tensor, gsd: Tensor, noise: Tensor, progress: Tensor) -> list[Column]:
+    """Run the objective on some images: the columns of a sheet, with a picture of S x S pixels for each image.
 
     Args:
         model: the objective; its mode (training or not) is kept.
@@ -61,7 +66,7 @@ def draw(model: Objective, images: Tensor, gsd: Tensor, noise: Tensor, progress:
     ]
     if isinstance(model, SelectiveMAE):
         columns.append(Column(to_pixels(complete(model, images, output)), "all unseen rebuilt"))
-    return sheet(columns)
+    return columns
 
 
 def _spread(patches: Tensor, grid: tuple[int, int], size: int) -> Tensor:

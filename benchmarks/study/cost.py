@@ -10,9 +10,10 @@ import torch
 from pretrain.config import TrainConfig
 from pretrain.data.corpus import open_corpus
 from pretrain.data.stream import StreamPlan, batches
+from pretrain.layout import crop_rule, sample_rule
 from pretrain.models import build_objective
 from pretrain.schedule import build_optimizer
-from pretrain.train import Feed, crop_rule, mask_noise, sample_rule
+from pretrain.train import Feed, mask_noise
 
 ROUNDS = 30
 STAGES = {0.5: 0.9, 0.99: 0.1}

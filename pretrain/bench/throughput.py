@@ -27,8 +27,9 @@ from pretrain.data.supply import ShardCounts
 from pretrain.device import settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
+from pretrain.layout import corpus_of, crop_rule, stream_plan
 from pretrain.models import Objective, build_objective
-from pretrain.train import corpus_of, crop_rule, stream_plan, train
+from pretrain.train import train
 
 PARTS = ("data", "copy", "forward", "backward", "optimiser", "between")
 """Of a step: waiting for a batch, moving and flipping it, the model twice, AdamW, and log and drawing of numbers."""

@@ -78,4 +78,5 @@ def ended(team: Sequence[BaseProcess], seconds: float = 240) -> list[int | None]
 
 def said(out: Path, rank: int) -> str:
     """What a process said."""
-    return (out.parent / f"rank-{rank}.txt").read_text(encoding="utf-8")
+    path = out.parent / f"rank-{rank}.txt"
+    return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
+import sys
 import time
+from collections.abc import Callable
 from itertools import count
 from math import inf
 from pathlib import Path
@@ -21,7 +24,8 @@ from team import Prepare, ended, in_double_precision, nothing, said, start_team
 
 from pretrain import distributed, loop
 from pretrain import train as room
-from pretrain.models import build_objective
+from pretrain.data.reader import Batch, Request, ShardReader
+from pretrain.models import Objective, build_objective
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "mae": {"name": "mae", **SMALL},
@@ -61,11 +65,15 @@ ENDLESS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def once_it_trains(out: Path) -> None:
+def until(so: Callable[[], object]) -> None:
     deadline = time.monotonic() + 200
-    while not list(out.glob("checkpoints/step-*/state.json")):
+    while not so():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def once_it_trains(out: Path) -> None:
+    until(lambda: list(out.glob("checkpoints/step-*/state.json")))
 
 
 def waiting_for_a_device(rank: int) -> None:
@@ -101,6 +109,96 @@ def test_a_stop_that_one_process_is_asked_for_is_agreed_on(make_shards: MakeShar
     assert ended(team) == [143, 143]
     (record,) = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert (out / "checkpoints" / f"step-{record['step']:08d}").is_dir()
+
+
+def away_from_the_fifth_step(rank: int) -> None:
+    """The second process then waits for a shard."""
+    _away(rank, 5)
+
+
+def away_in_the_last_step(rank: int) -> None:
+    """The sixth; the second process waits for a shard."""
+    _away(rank, 6)
+
+
+def asked_before_it_is_away(rank: int) -> None:
+    """The first process is asked to stop in its fourth step, in the next the second waits for a shard."""
+    _away(rank, 5)
+    if rank == 0:
+        step, calls = loop._step, count(1)
+
+        def asked(*arguments: Any) -> Any:
+            if next(calls) == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(*arguments)
+
+        loop._step = asked
+
+
+def _away(rank: int, first: int) -> None:
+    if rank == 1:
+        serve, calls = ShardReader.serve, count(1)
+
+        def gone(reader: ShardReader, request: Request) -> Batch:
+            if next(calls) >= first:
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory", "t-000000.tar")
+            return serve(reader, request)
+
+        ShardReader.serve = gone  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prepare", "told", "done"),
+    [(away_from_the_fifth_step, 0, 4), (away_in_the_last_step, 1, 5), (asked_before_it_is_away, None, 4)],
+)
+def test_a_stop_while_one_process_waits_for_a_shard_comes_within_seconds(
+    make_shards: MakeShards, tmp_path: Path, prepare: Prepare, told: int | None, done: int
+) -> None:
+    """Whoever is told, also one that stands in an exchange of gradients; gone on from, it ends as if nothing was."""
+    asked = config(make_shards([12]), epochs=2, log_every=1, save_every=99, data={"retry_seconds": 200})
+    out = tmp_path / "torn" / "run"
+    team = start_team(2, asked, out, prepare=prepare)
+    until(lambda: "trying again for 200 s" in said(out, 1))
+    began = time.monotonic()
+    if told is not None:
+        os.kill(team[told].pid, signal.SIGTERM)
+    assert ended(team) == [143, 143], said(out, 0)
+    assert time.monotonic() - began < 30
+    assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{done:08d}"]
+    assert len(losses(out)) == done
+    assert "not finite" not in said(out, 0)
+    assert ended(start_team(2, asked, out, resume=True)) == [0, 0], said(out, 0)
+    assert ended(start_team(2, asked, tmp_path / "whole" / "run")) == [0, 0]
+    assert_equal(out, tmp_path / "whole" / "run")
+    assert losses(out) == losses(tmp_path / "whole" / "run")
+
+
+def telling_what_it_draws(rank: int) -> None:
+    in_double_precision(rank)
+    draw = room.draw_columns
+
+    def told(model: Objective, images: torch.Tensor, *rest: Any) -> Any:
+        sys.stderr.write(f"draws {len(images)}\n")
+        return draw(model, images, *rest)
+
+    room.draw_columns = told
+
+
+@pytest.mark.slow
+def test_processes_share_a_picture_and_draw_that_of_one(make_shards: MakeShards, tmp_path: Path) -> None:
+    """Images 0 to 3 and 5 to 8 of ten, of each its first crop; three processes have 0 to 2, 3 to 5 and 6 to 9."""
+    shards = make_shards([12, 8])
+    asked = config(shards, epochs=1, global_batch=20, max_batch_per_gpu=6, picture_every=1, data={"crops_per_image": 2})
+    drawn = {}
+    for world, shares in ((1, [8]), (2, [4, 4]), (3, [3, 2, 3])):
+        out = tmp_path / f"of-{world}" / "run"
+        assert ended(start_team(world, asked, out, prepare=telling_what_it_draws)) == [0] * world, said(out, 0)
+        drawn[world] = {path.name: path.read_bytes() for path in (out / "pictures").iterdir()}
+        for rank, share in enumerate(shares):
+            assert said(out, rank).count("draws ") == said(out, rank).count(f"draws {share}\n") == 2
+    assert len(drawn[1]) == len(set(drawn[1].values())) == 2
+    assert drawn[2] == drawn[3] == drawn[1]
 
 
 def one_infinite_loss(rank: int) -> None:

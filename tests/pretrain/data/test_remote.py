@@ -194,7 +194,7 @@ def test_a_killed_worker_ends_the_run_with_a_line(elsewhere: Shelf, tmp_path: Pa
 def test_a_run_that_is_asked_to_stop_waits_for_no_shard(elsewhere: Shelf, tmp_path: Path) -> None:
     elsewhere.slow = 1.0
     stream = batches(open_corpus([elsewhere.url], SampleRule(8), access(tmp_path)), PLAN, RULE, 0, 500)
-    with asked_to_stop(alone=True) as stop, pytest.raises(WaitGivenUp):
+    with asked_to_stop() as stop, pytest.raises(WaitGivenUp):
         stop.asked = True
         next(stream)
     assert not prefetchers(tmp_path / "cache")

@@ -1,0 +1,98 @@
+"""What a config makes of its data: which samples can be used, their crops, who sees which when, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from pretrain.config import TrainConfig
+from pretrain.data.augment import CropRule
+from pretrain.data.corpus import Corpus, SampleRule, describe, describe_mix, open_corpus
+from pretrain.data.places import access_of
+from pretrain.data.stream import StreamPlan
+from pretrain.errors import InputError
+from pretrain.models import Objective
+
+FEW = 1_000
+"""Samples below which a run shows that everything works, and no more."""
+
+
+def corpus_of(config: TrainConfig, model: Objective) -> Corpus:
+    """The shards of a run, opened.
+
+    Raises:
+        InputError: see :func:`pretrain.data.corpus.open_corpus`.
+    """
+    return open_corpus(config.data.folders, sample_rule(config, model), access_of(config.data))
+
+
+def stream_plan(config: TrainConfig, rank: int = 0, world: int = 1) -> StreamPlan:
+    """Which samples one of so many processes sees when."""
+    data = config.data
+    return StreamPlan(
+        config.seed, config.global_batch, config.max_batch_per_gpu, data.window, data.groups, rank, world,
+        data.crops_per_image, tuple(data.mix),
+    )  # fmt: skip
+
+
+def sample_rule(config: TrainConfig, model: Objective) -> SampleRule:
+    """Which samples a run can use."""
+    return SampleRule(crop_rule(config, model).min_side, model.uses_gsd, config.data.gsd_missing)
+
+
+def crop_rule(config: TrainConfig, model: Objective) -> CropRule:
+    """The random crop of a run."""
+    data = config.data
+    return CropRule(model.crop_size, data.crop_scale, model.crop_ratio, data.max_upsample, data.decode == "fast")
+
+
+def check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
+    """Refuse a config that does not fit the data.
+
+    Raises:
+        InputError: names the field.
+    """
+    if plan.images < plan.world:
+        raise InputError(
+            f"global_batch: {plan.images} is less than one image for each of {plan.world} processes; start "
+            f"{plan.images} at most"
+        )
+    if plan.world > 1 and config.data.retry_seconds >= 60 * config.timeout_minutes:
+        raise InputError(
+            f"data.retry_seconds: {config.data.retry_seconds:g} is not less than timeout_minutes="
+            f"{config.timeout_minutes:g}, after which the other processes give this one up; raise timeout_minutes"
+        )
+    for name, shards_of in corpus.folders.items() if plan.mix else ():
+        if sum(corpus.sizes[shards_of.start : shards_of.stop]) < plan.groups:
+            raise InputError(f"data.mix: {name} has no sample for each group; leave it out of data.shards and data.mix")
+    shards = min(map(len, corpus.folders.values())) if plan.mix else len(corpus.paths)
+    if config.data.groups > shards:
+        raise InputError(f"data.groups: {config.data.groups} groups cannot share {shards} shards")
+    if plan.steps_per_epoch(corpus) == 0:
+        raise InputError(
+            f"global_batch: {config.global_batch} is more than the {corpus.samples} samples of the data; set it lower"
+        )
+
+
+def announce(
+    config: TrainConfig, corpus: Corpus, model: Objective, device: torch.device, say: Callable[[str], None]
+) -> None:
+    """Tell what data, model and steps a run has."""
+    describe(corpus, say)
+    if corpus.samples < FEW:
+        say(
+            f"warning: {corpus.samples:,} samples are too few to learn features that serve elsewhere; "
+            "docs/benchmarks/learning.md: 1,400 in 60 epochs were enough for a very small encoder"
+        )
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    say(f"model: {config.objective.name} on {config.encoder.name}, {millions:.1f} M parameters, {device}")
+    plan = stream_plan(config)
+    per_epoch, dropped = divmod(corpus.samples, plan.images)
+    if plan.mix:
+        describe_mix(corpus, plan.mix, config.epochs * per_epoch * plan.images, say)
+        dropped = 0
+    say(
+        f"steps: {config.epochs * per_epoch:,} = {config.epochs} epochs of {per_epoch:,}; "
+        f"last batch of each epoch: {config.last_batch} ({dropped:,} samples)"
+    )
