@@ -167,9 +167,10 @@ class DataConfig(Strict):
     crops_per_image: int = Field(1, ge=1)
     """Crops of each decoded image, all in one batch (repeated augmentation, Hoffer et al. 2020): a batch of G rows has
     G / K images, and an epoch, which shows every image once, K times the steps."""
-    decode: Literal["exact", "fast"] = "exact"
+    decode: Literal["exact", "fast", "gpu"] = "exact"
     """``exact``: JPEGs have the pixels that Pillow gives; ``fast``: they are decoded at a half, a quarter or an eighth
-    of their sides where the crop is reduced by as much, and colours are not interpolated."""
+    of their sides where the crop is reduced by as much, and colours are not interpolated; ``gpu``: workers hand them
+    over as they are, and the GPU decodes, crops and resizes them."""
     augment: AugmentConfig = AugmentConfig()
     gsd_missing: Literal["refuse", "drop"] | dict[str, Annotated[float, Field(gt=0)]] = "refuse"
     """For objectives that use the GSD: what becomes of samples without one. A mapping gives metres per source."""

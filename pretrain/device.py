@@ -49,6 +49,17 @@ def computing(config: TrainConfig, device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(strict)
 
 
+@contextmanager
+def whole_products() -> Iterator[None]:
+    """Matrix products of float32 with all their bits, whatever a run computes in."""
+    products = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+
+
 def most_memory(device: torch.device) -> int:
     """The most MiB that this process has taken so far: of the GPU, or of the machine's where it computes on the CPU."""
     if device.type == "cuda":

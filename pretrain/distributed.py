@@ -71,7 +71,7 @@ def joined(device: str, timeout_minutes: float = 10) -> Iterator[Team]:
         WorkError: another process has ended, or did not answer for so long.
     """
     world, rank, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
-    here = _device(device, local)
+    here = device_of(device, local)
     threads = torch.get_num_threads()
     with ExitStack() as stack:
         group = stack.enter_context(_groups(here, timedelta(minutes=timeout_minutes))) if world > 1 else None
@@ -149,7 +149,12 @@ def _watched(group: dist.ProcessGroup) -> Iterator[None]:
 _ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def device_of(name: str, local_rank: int = 0) -> torch.device:
+    """The device that ``auto``, ``cpu`` or ``cuda`` stands for on this machine.
+
+    Raises:
+        InputError: ``cuda`` was asked for and there is none.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda was asked for, and torch finds no GPU; set device=cpu or device=auto")
     if name == "cpu" or not torch.cuda.is_available():

@@ -44,7 +44,8 @@ def sample_rule(config: TrainConfig, model: Objective) -> SampleRule:
 def crop_rule(config: TrainConfig, model: Objective) -> CropRule:
     """The random crop of a run."""
     data = config.data
-    return CropRule(model.crop_size, data.crop_scale, model.crop_ratio, data.max_upsample, data.decode == "fast")
+    how = {"fast": data.decode == "fast", "packed": data.decode == "gpu"}
+    return CropRule(model.crop_size, data.crop_scale, model.crop_ratio, data.max_upsample, **how)
 
 
 def check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:

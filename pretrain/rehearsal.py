@@ -15,6 +15,7 @@ from pretrain.config import TrainConfig
 from pretrain.data.corpus import Corpus
 from pretrain.data.reader import Batch
 from pretrain.data.stream import StreamPlan, batches
+from pretrain.data.unpack import refuse_decoder
 from pretrain.device import computing, settled
 from pretrain.layout import announce, check_sizes, corpus_of, crop_rule, stream_plan
 from pretrain.models import Objective, build_objective
@@ -80,6 +81,7 @@ def rehearse(config: TrainConfig, observer: Observer, processes: int = 1) -> Reh
     """
     with distributed.joined(config.device) as team:
         config = settled(config, team.device)
+        refuse_decoder(config.data.decode, team.device)
         torch.manual_seed(config.seed)
         model = build_objective(config.objective, config.encoder).to(team.device)
         model.set_grad_checkpointing(config.grad_checkpointing)
@@ -99,7 +101,7 @@ def _measured(
     micro_batch = -(-rows // plan.micro_batches)
     few = replace(plan, micro_batch=min(micro_batch, _FEW) if team.device.type == "cpu" else micro_batch)
     began = time.perf_counter()
-    (batch,) = islice(batches(corpus, few, crop_rule(config, model), 0, 1), 1)
+    (batch,) = islice(batches(corpus, few, crop_rule(config, model), 0, 1, device=team.device), 1)
     read = (time.perf_counter() - began) / len(batch.images)
     batch = batch.to(team.device)
     kept = _kept_bytes(config, model, batch) if team.device.type == "cpu" else 0

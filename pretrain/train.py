@@ -24,6 +24,7 @@ from pretrain.data.reader import Batch
 from pretrain.data.shared_memory import refuse_little_shared_memory
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.data.supply import ShardCounts, refuse_small_cache
+from pretrain.data.unpack import refuse_decoder
 from pretrain.device import Mover, computing, mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
@@ -89,7 +90,7 @@ class Pretraining(Training[Batch]):
         workers = team.workers if config.data.workers is None else config.data.workers
         stream = self.source(
             self.corpus, self.plan, crop_rule(config, self.model), start, self.pace.total_steps,
-            workers, config.data.prefetch, pin=team.device.type == "cuda", counts=self.counts,
+            workers, config.data.prefetch, device=team.device, counts=self.counts,
         )  # fmt: skip
         try:
             for batch in stream:
@@ -238,6 +239,7 @@ def train(
     with ExitStack() as stack:
         team = stack.enter_context(distributed.joined(config.device, config.timeout_minutes))
         config = settled(config, team.device)
+        refuse_decoder(config.data.decode, team.device)
         stack.enter_context(computing(config, team.device))
         data = content_fingerprint(config.data.folders, access_of(config.data))
         if team.leads:
@@ -310,7 +312,8 @@ def _prepare(
     feeds = plan.groups_of(team.local_world) * max(len(plan.mix), 1)
     refuse_small_cache(corpus, plan.window, feeds)
     workers = team.workers if config.data.workers is None else config.data.workers
-    refuse_little_shared_memory(plan, model.crop_size, workers * team.local_world, config.data.prefetch)
+    image_bytes = corpus.image_bytes() if config.data.decode == "gpu" else 0
+    refuse_little_shared_memory(plan, model.crop_size, workers * team.local_world, config.data.prefetch, image_bytes)
     stepped = model.compiled(config.compile)
     optimizer = build_optimizer(model, config.optim, team if config.shard_optimizer else None)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.gpu.ledger import Cell, Result
 from benchmarks.gpu.size import Size
 from benchmarks.gpu.smoke import run_config
@@ -13,6 +15,9 @@ from benchmarks.gpu.textures import shards
 from pretrain.bench.step import DECODERS
 from pretrain.bench.throughput import data_bench, train_bench
 from pretrain.config import TrainConfig
+from pretrain.data.stream import batches
+from pretrain.layout import corpus_of, crop_rule, stream_plan
+from pretrain.models import build_objective
 
 
 def data_cells(size: Size, work: Path) -> list[Cell]:
@@ -22,6 +27,11 @@ def data_cells(size: Size, work: Path) -> list[Cell]:
         *(
             Cell(f"{count} workers", partial(loaded, size, work, count), size.loader_seconds + 15)
             for count in size.workers
+        ),
+        Cell("decoders apart", partial(decoders_apart, size, work), 30),
+        *(
+            Cell(f"{count} workers, decode gpu", partial(unpacked, size, work, count), size.loader_seconds + 15)
+            for count in size.workers[:3]
         ),
     ]
 
@@ -42,6 +52,39 @@ def loaded(size: Size, work: Path, workers: int) -> Result:
     return dict(data_bench(run_config(size, work, "selective_mae"), [workers], size.loader_seconds)[0])
 
 
+def unpacked(size: Size, work: Path, workers: int) -> Result:
+    """Images per second where the device decodes."""
+    config = _decoding(size, work, "gpu")
+    return dict(data_bench(config, [workers], size.loader_seconds, torch.device(size.device))[0])
+
+
+def _decoding(size: Size, work: Path, decoder: str) -> TrainConfig:
+    config = run_config(size, work, "selective_mae")
+    return config.model_copy(update={"data": config.data.model_copy(update={"decode": decoder})})
+
+
+def decoders_apart(size: Size, work: Path) -> Result:
+    """Grey levels between crops that the device decodes and exact ones, and whether it gives the same bits again."""
+    exact, once, again = (_crops(_decoding(size, work, decoder), size) for decoder in ("exact", "gpu", "gpu"))
+    apart = (once - exact).abs()
+    return {
+        "crops": len(apart),
+        "greatest": int(apart.max()),
+        "mean": float(apart.float().mean()),
+        "above_2": float((apart > 2).float().mean()),
+        "same_again": torch.equal(once, again),
+    }
+
+
+def _crops(config: TrainConfig, size: Size) -> torch.Tensor:
+    """Of one step, (B, 3, S, S) int32."""
+    with torch.device("meta"):
+        model = build_objective(config.objective, config.encoder)
+    corpus, plan, rule = corpus_of(config, model), stream_plan(config), crop_rule(config, model)
+    found = batches(corpus, plan, rule, 0, 1, device=torch.device(size.device))
+    return torch.cat([batch.images.cpu().int() for batch in found])
+
+
 def train_cells(size: Size, work: Path) -> list[Cell]:
     """Whole runs: the first encoder with each number of workers, then the others."""
     most, *fewer = size.workers[:3]
@@ -58,13 +101,21 @@ def train_cells(size: Size, work: Path) -> list[Cell]:
         cell(main, "selective_mae", most),
         cell(main, "selective_mae", most, compile="model"),
         *(cell(main, "selective_mae", count) for count in fewer),
+        *([cell(main, "selective_mae", most, decode="gpu")] if size.device == "cuda" else []),
         cell(main, "mae", most),
         *(cell(encoder, objective, most) for encoder in size.encoders[1:] for objective in depths),
     ]
 
 
 def _config(
-    size: Size, work: Path, objective: str, depth: int, encoder: str, workers: int, **changes: Any
+    size: Size,
+    work: Path,
+    objective: str,
+    depth: int,
+    encoder: str,
+    workers: int,
+    decode: str = "exact",
+    **changes: Any,
 ) -> TrainConfig:
     config = run_config(
         size,
@@ -80,7 +131,7 @@ def _config(
         update={
             "encoder": config.encoder.model_copy(update={"name": encoder}),
             "objective": config.objective.model_copy(update=decoder),
-            "data": config.data.model_copy(update={"workers": workers}),
+            "data": config.data.model_copy(update={"workers": workers, "decode": decode}),
         }
     )
 

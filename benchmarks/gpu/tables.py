@@ -133,14 +133,15 @@ def _best(timed: dict[str, Result], size: Size, encoder: str, arm: Arm) -> Resul
 def _data(ledger: Ledger, size: Size) -> list[str]:
     rows = [
         [
-            f"{found['workers']:.0f}",
+            name,
             f"{found['images_per_second']:.0f}",
             f"{found['images_per_second'] / max(found['workers'], 1):.0f}",
         ]
-        for _, found in _found(ledger)
+        for name, found in _found(ledger)
         if "images_per_second" in found
     ]
-    return [*_values(ledger, "shards"), "", *_table("workers | images/s | images/s and worker", rows)]
+    told = [*_values(ledger, "shards"), *_values(ledger, "decoders apart")]
+    return [*told, "", *_table("loader | images/s | images/s and worker", rows)]
 
 
 def _train(ledger: Ledger, size: Size) -> list[str]:

@@ -24,6 +24,7 @@ from pretrain.data.jpeg_part import part_decoder
 from pretrain.data.reader import Batch, Spent
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.data.supply import ShardCounts
+from pretrain.data.unpack import refuse_decoder
 from pretrain.device import settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
@@ -142,26 +143,37 @@ def _shares(took: list[tuple[str, float]]) -> dict[str, float]:
     return {part: sum(seconds for name, seconds in took if name == part) / total for part in PARTS}
 
 
-def data_bench(config: TrainConfig, workers: Sequence[int], seconds: float = 20) -> list[dict[str, float]]:
+def data_bench(
+    config: TrainConfig, workers: Sequence[int], seconds: float = 20, device: torch.device | None = None
+) -> list[dict[str, float]]:
     """Read, decode and crop as a run would, with nobody waiting for the images.
 
     Args:
         config: of the run.
         workers: numbers of reading processes to try, in turn.
         seconds: for each of them.
+        device: which decodes where ``data.decode`` is gpu; by default the run's, which must be a GPU then.
 
     Returns:
         A row for each: ``workers``, ``images_per_second``, ``images``, ``seconds``; shares of the workers' time:
         ``read``, ``decode``, ``crop``; ``cache_hits``, the share of shards that were there before they were needed, and
         ``waited``, the seconds for the others; ``parts``, whether of a JPEG only the part with the crops is decoded.
+        With ``data.decode: gpu`` images are complete on the device, and the time for which this process waits for
+        its decoder counts as decoding.
+
+    Raises:
+        InputError: the config does not fit the data or the machine.
     """
+    if device is None:
+        device = distributed.device_of(config.device if config.data.decode == "gpu" else "cpu")
+        refuse_decoder(config.data.decode, device)
     model, plan = _model_and_plan(config)
     corpus = corpus_of(config, model)
     rule = crop_rule(config, model)
     rows = []
     for count in workers:
         counts = ShardCounts()
-        stream = batches(corpus, plan, rule, 0, 10**6, count, config.data.prefetch, counts=counts)
+        stream = batches(corpus, plan, rule, 0, 10**6, count, config.data.prefetch, device, counts)
         for _ in range(count * config.data.prefetch + 1):  # what was prepared while the processes started
             next(stream)
         start, images, spent = time.perf_counter(), 0, np.zeros(3)
@@ -169,11 +181,13 @@ def data_bench(config: TrainConfig, workers: Sequence[int], seconds: float = 20)
             batch = next(stream)
             images += len(batch.images)
             spent += batch.spent
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         took = time.perf_counter() - start
         stream.close()
         row = {"workers": count, "images_per_second": images / took, "images": images, "seconds": took}
         shares = dict(zip(Spent._fields, (spent / max(spent.sum(), 1e-9)).tolist(), strict=True))
-        parts = not rule.fast and part_decoder() is not None
+        parts = config.data.decode == "exact" and part_decoder() is not None
         rows.append(row | shares | {"cache_hits": counts.hits, "waited": counts.waited, "parts": parts})
     return rows
 
@@ -213,7 +227,7 @@ def format_data(rows: Iterable[dict[str, float]]) -> str:
     if rows and not rows[0]["parts"]:
         lines += [
             "",
-            "JPEGs are decoded whole: data.decode is fast, or a C compiler or libjpeg-turbo's header is absent.",
+            "JPEGs are decoded whole: data.decode is not exact, or a C compiler or libjpeg-turbo's header is absent.",
         ]
     return "\n".join(lines)
 

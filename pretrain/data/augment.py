@@ -33,6 +33,8 @@ class CropRule(NamedTuple):
     """No crop is enlarged by more."""
     fast: bool = False
     """Whether JPEGs are decoded at a lower resolution where the crop is reduced all the same."""
+    packed: bool = False
+    """Whether JPEGs are left for the device to decode."""
 
     @property
     def min_side(self) -> int:

@@ -9,6 +9,7 @@ import errno
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -94,6 +95,15 @@ class Corpus:
     def samples(self) -> int:
         """Usable samples."""
         return sum(self.sizes)
+
+    def image_bytes(self) -> float:
+        """Bytes of an image in the tar where they are most, in the mean."""
+        most = 0.0
+        for path, want, (_, metadata, group) in zip(self.paths, self.wants, self.groups, strict=True):
+            with suppress(OSError):
+                held = path.stat().st_size if want is None else want.bytes
+                most = max(most, held / max(metadata.row_group(group).num_rows, 1))
+        return most
 
     def rows(self, shard: int, epoch: int = 0) -> SampleRows:
         """The usable samples of a shard, in its order, as those of an epoch.

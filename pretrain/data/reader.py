@@ -27,6 +27,7 @@ from curation.base.errors import DAMAGED_IMAGE
 from pretrain.data.augment import Box, CropRule, around, crop_and_resize, crop_box, gsd_after
 from pretrain.data.corpus import MISSING, SampleRows
 from pretrain.data.jpeg_part import part_decoder
+from pretrain.data.packed import Packed, PackedImage, pack
 from pretrain.errors import UnreadableImage
 
 MAX_PIXELS = 1 << 26
@@ -59,7 +60,7 @@ class Batch(NamedTuple):
     """One micro-batch: B rows, of which K in succession are crops of one image."""
 
     images: Tensor
-    """(B, 3, S, S) uint8."""
+    """(B, 3, S, S) uint8; of those that are not in ``packed``, where that is set."""
     gsd: Tensor
     """(B,) float32, metres per pixel of the crop; NaN when unknown."""
     sample_id: Tensor
@@ -76,6 +77,8 @@ class Batch(NamedTuple):
     """(sample id, reason)."""
     spent: Spent = Spent()
     """Where the worker's time went."""
+    packed: Packed | None = None
+    """Images that the device decodes."""
 
     def to(self, device: torch.device) -> Batch:
         """With its tensors on a device."""
@@ -116,33 +119,45 @@ class ShardReader:
         images = torch.zeros((count, crops, 3, self.rule.size, self.rule.size), dtype=torch.uint8)
         gsd = torch.full((count, crops), float("nan"))
         weight = torch.ones(count)
-        unreadable, spent = [], [0.0, 0.0, 0.0]
+        unreadable, spent, packed = [], [0.0, 0.0, 0.0], dict[int, PackedImage]()
         for row in range(count):
             try:
-                self._sample(request, row, images[row], gsd[row], spent)
+                if (image := self._sample(request, row, images[row], gsd[row], spent)) is not None:
+                    packed[row] = image
             except UnreadableImage as error:
                 weight[row], gsd[row] = 0, 1.0  # a NaN here would reach the gradients in spite of the weight
                 unreadable.append((int(request.rows.sample_id[row]), str(error)))
         columns = [torch.from_numpy(request.rows.sample_id), torch.from_numpy(request.rows.epoch), weight]
         ids, epoch, weight = (column.repeat_interleave(crops) for column in columns)
         crop = torch.arange(crops).repeat(count)
-        position = request.epoch, request.row
-        return Batch(images.flatten(0, 1), gsd.flatten(), ids, epoch, weight, crop, position, unreadable, Spent(*spent))
+        position, times, left = (request.epoch, request.row), Spent(*spent), pack(packed) if packed else None
+        images = images[[row not in packed for row in range(count)]] if packed else images
+        images, gsd = images.flatten(0, 1), gsd.flatten()
+        return Batch(images, gsd, ids, epoch, weight, crop, position, unreadable, times, left)
 
-    def _sample(self, request: Request, row: int, images: Tensor, gsd: Tensor, spent: list[float]) -> None:
-        """Fill in the crops of an image, ``images`` (K, 3, S, S) and ``gsd`` (K,), and add to ``spent``."""
+    def _sample(
+        self, request: Request, row: int, images: Tensor, gsd: Tensor, spent: list[float]
+    ) -> PackedImage | None:
+        """Fill in the crops of an image, ``images`` (K, 3, S, S) and ``gsd`` (K,), and add to ``spent``.
+
+        Returns:
+            The image, if the device is to make its crops.
+        """
         shard, offset = int(request.rows.shard[row]), int(request.rows.offset[row])
         try:
             began = perf_counter()
             data = self.read(shard, offset, int(request.rows.size[row]))
             read = perf_counter()
-            opened = open_for(data, self.rule, request.noise[row])
+            packed = packed_for(data, self.rule, request.noise[row]) if self.rule.packed else None
+            opened = packed or open_for(data, self.rule, request.noise[row])
             decoded = perf_counter()
             for crop, box in enumerate(opened.boxes):
-                images[crop] = opened.crop(box, self.rule.size)
                 gsd[crop] = gsd_after(float(request.rows.gsd_m[row]), box, self.rule.size)
+                if isinstance(opened, Opened):
+                    images[crop] = opened.crop(box, self.rule.size)
             for part, seconds in enumerate((read - began, decoded - read, perf_counter() - decoded)):
                 spent[part] += seconds
+            return packed and packed._replace(place=f"{self.names[shard]} at byte {offset}")
         except UnreadableImage as error:
             raise UnreadableImage(f"{self.names[shard]} at byte {offset}: {error}") from None
 
@@ -210,6 +225,15 @@ class Opened(NamedTuple):
         """A crop, (3, size, size) uint8."""
         here = box.on(self.across, self.down)
         return crop_and_resize(self.rgb, here._replace(left=here.left - self.left, top=here.top - self.top), size)
+
+
+def packed_for(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> PackedImage | None:
+    """Choose the crops of an image that a device can decode; null of any but a plain whole JPEG in colour."""
+    header = _jpeg_header(data) if data[:2] == _JPEG and data.endswith(_JPEG_END) else None
+    if header is None or header[2] != "YCbCr" or header[0] * header[1] > MAX_PIXELS:
+        return None
+    height, width, _ = header
+    return PackedImage(data, (height, width), [crop_box(width, height, rule, numbers) for numbers in noise])
 
 
 def open_for(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Opened:

@@ -14,7 +14,9 @@ _FOLDER = Path("/dev/shm")
 _MEGABYTE = 1 << 20
 
 
-def refuse_little_shared_memory(plan: StreamPlan, size: int, workers: int, prefetch: int) -> None:
+def refuse_little_shared_memory(
+    plan: StreamPlan, size: int, workers: int, prefetch: int, image_bytes: float = 0
+) -> None:
     """Check that what all workers of the machine may have ready fits into its shared memory.
 
     Args:
@@ -22,12 +24,13 @@ def refuse_little_shared_memory(plan: StreamPlan, size: int, workers: int, prefe
         size: side of a crop, pixels.
         workers: of all processes of this machine.
         prefetch: batches that each prepares ahead.
+        image_bytes: of a file, where they travel as they are.
 
     Raises:
         InputError: it does not.
     """
-    rows = -(-len(plan.rows) // plan.micro_batches) * plan.crops
-    need = workers * (prefetch + 1) * rows * 3 * size**2
+    images = -(-len(plan.rows) // plan.micro_batches)
+    need = int(workers * (prefetch + 1) * images * max(plan.crops * 3 * size**2, image_bytes))
     with suppress(OSError):
         there = shutil.disk_usage(_FOLDER)
         if need > there.free:

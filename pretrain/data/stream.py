@@ -32,9 +32,12 @@ from pretrain.data.order import (
 from pretrain.data.places import Access
 from pretrain.data.reader import Batch, Request, ShardReader
 from pretrain.data.supply import ShardCounts, Supply, supplied
+from pretrain.data.unpack import Unpacker
 from pretrain.errors import WorkError
 from pretrain.patience import patiently
 from pretrain.signals import ignore_in_worker, kill_left_at_exit, telling_of_killed_readers
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,7 @@ def batches(
     stop: int,
     workers: int = 0,
     prefetch: int = 2,
-    pin: bool = False,
+    device: torch.device = CPU,
     counts: ShardCounts | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield this rank's micro-batches of the steps ``start`` to ``stop``, in order.
@@ -235,20 +238,21 @@ def batches(
         stop: step after the last.
         workers: processes that read and decode; 0 does it in this one.
         prefetch: micro-batches that each worker prepares ahead.
-        pin: put batches into pinned memory, for a GPU.
+        device: where batches will go. A GPU's lie in pinned memory; what the rule leaves packed is decoded there.
         counts: kept up to date with how shards from elsewhere were come by.
 
     Raises:
         WorkError: a shard or an index could not be had for so long as the corpus's access allows.
     """
-    options = loader_options(workers) | {"pin_memory": pin, "collate_fn": _as_is}
+    options = loader_options(workers) | {"pin_memory": device.type == "cuda", "collate_fn": _as_is}
     if workers:
         options["prefetch_factor"] = prefetch
     reader: Any = ShardReader(corpus.paths, rule, corpus.names)
+    unpack = Unpacker(device)
     with telling_of_killed_readers(), supplied(corpus, counts) as supply:
         feed: Any = _Sampler(corpus, plan, start, stop, supply)
         for served in DataLoader(reader, batch_sampler=feed, **options):
-            yield _patient(reader, served, corpus.access) if isinstance(served, Request) else served
+            yield unpack(_patient(reader, served, corpus.access) if isinstance(served, Request) else served)
             supply.served()
 
 

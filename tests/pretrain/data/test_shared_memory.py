@@ -19,4 +19,6 @@ def test_dockers_default_is_refused_with_the_line_to_type(monkeypatch: pytest.Mo
     with pytest.raises(InputError, match=r"has 64 MB free, and 8 workers may have 883 MB .*--shm-size=\d+m"):
         refuse_little_shared_memory(plan, 224, 8, 2)
     refuse_little_shared_memory(plan, 224, 0, 2)
+    with pytest.raises(InputError, match="may have 2344 MB"):  # files of 400,000 bytes that the GPU decodes
+        refuse_little_shared_memory(plan, 224, 8, 2, 400_000)
     refuse_little_shared_memory(StreamPlan(0, 64, 16), 224, 1, 2)
