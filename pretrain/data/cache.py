@@ -17,7 +17,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -29,6 +29,8 @@ from curation.base.locks import NO_FLOCK
 _RUNS, _TROUBLE, _PREFETCHER = "runs", "trouble", ".prefetcher"
 _SHARD = re.compile(rf"[0-9a-f]{{64}}\.tar|\.[0-9a-f]{{64}}\.tar{re.escape(UNFINISHED)}")
 """Names of ours: nothing else in the folder is counted or removed."""
+_WORDS = 1 << 20
+"""Bytes in which processes say what they want, and why it does not come."""
 
 
 class Want(NamedTuple):
@@ -118,7 +120,7 @@ class ShardCache:
         for path, held, _ in files:
             if room < 0 and digest_of(path) not in wanted:
                 with suppress(PermissionError):  # of another user's shard
-                    path.unlink(missing_ok=True)
+                    _remove(path)
                     room += held
         return room >= 0
 
@@ -160,6 +162,12 @@ class ShardCache:
             sync_folder(self.folder)
         elif go_on():
             raise WorkError(f"{want.url}: ends after {size:,} of {want.bytes:,} bytes")
+
+    def leave_room(self, digest: str) -> None:
+        """Give back the end of an unfinished shard: on a full disk nobody could say what is wanted next."""
+        path = self._aside(digest)
+        with suppress(FileNotFoundError):
+            os.truncate(path, max(path.stat().st_size - _WORDS, 0))
 
     def forget_unfinished(self, wanted: Set[str]) -> None:
         """Remove what is left of shards that nobody wants any more."""
@@ -244,6 +252,17 @@ class ShardCache:
             return not _is_free(self.folder / _PREFETCHER)
         except FileNotFoundError:
             return False
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, and what it takes of the disk: readers that wait for the next shard may have it open."""
+    with suppress(FileNotFoundError), ExitStack() as stack:
+        file = None
+        with suppress(PermissionError):  # another user's, in a folder that both may write
+            file = stack.enter_context(path.open("ab"))
+        path.unlink()
+        if file is not None and not os.fstat(file.fileno()).st_nlink:  # else another name of it is somebody's
+            file.truncate(0)
 
 
 def digest_of(path: Path) -> str:

@@ -121,6 +121,7 @@ class Prefetcher:
             stays = self.urgent if digest in self.urgent else self.wants.keys()
             self.cache.make_room({"": self.limit // 10}, stays | self.coming.keys(), self.cache.used())
             self.full = True
+            self.cache.leave_room(digest)
             self._fail(digest, f"{self.cache.folder}: {error.strerror}")
         else:
             raise error

@@ -174,6 +174,8 @@ class ShardReader:
             raise UnreadableImage("the index gives it no bytes")
         try:
             data = os.pread(self._descriptor(shard), size, offset)
+            if len(data) != size and self._was_removed(shard):  # from the cache, while it was open here
+                data = os.pread(self._descriptor(shard), size, offset)
         except OSError as error:
             self._forget(shard)
             if shard in self.missing:
@@ -197,8 +199,14 @@ class ShardReader:
         """Close what was removed, such as shards of which a cache made room: the disk holds them as long."""
         for shard in list(self._open):
             with suppress(OSError):
-                if not os.fstat(self._open[shard]).st_nlink:
-                    self._forget(shard)
+                self._was_removed(shard)
+
+    def _was_removed(self, shard: int) -> bool:
+        """Whether an open shard was removed, which closes it."""
+        removed = not os.fstat(self._open[shard]).st_nlink
+        if removed:
+            self._forget(shard)
+        return removed
 
     def _forget(self, shard: int) -> None:
         """Close a shard: a stale descriptor of a network file system never works again, a new one may."""

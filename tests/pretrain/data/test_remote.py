@@ -387,6 +387,18 @@ def test_nothing_but_its_own_shards_is_removed(elsewhere: Shelf, tmp_path: Path)
     assert not any(path.exists() for path in old) and cache.used() == 0
 
 
+def test_what_is_removed_frees_the_disk_while_it_is_open(tmp_path: Path) -> None:
+    """As in a process that waits for its next shard; a second name of a file is somebody else's."""
+    cache = ShardCache(tmp_path, 1)
+    for digest in ("0" * 64, "1" * 64):
+        cache.path(digest).write_bytes(bytes(5000))
+    (tmp_path / "mine.tar").hardlink_to(cache.path("1" * 64))
+    with cache.path("0" * 64).open("rb") as held:
+        assert cache.make_room({}, set(), 0)
+        assert os.fstat(held.fileno()).st_size == 0
+    assert not cache.path("1" * 64).exists() and (tmp_path / "mine.tar").read_bytes() == bytes(5000)
+
+
 def test_a_clock_that_is_set_back_stops_nothing(
     elsewhere: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

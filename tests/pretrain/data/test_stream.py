@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from PIL import Image
 
 from curation.base.errors import InputError, UnreadableImage, WorkError
 from pretrain.data.augment import NOISE_SIZE, CropRule
+from pretrain.data.cache import ShardCache
 from pretrain.data.corpus import SampleRule, open_corpus
 from pretrain.data.reader import ShardReader, decode, open_for
 from pretrain.data.stream import StreamPlan, batches, requests
@@ -49,6 +51,7 @@ import struct
 import zlib
 from pathlib import Path
 from pretrain.data.augment import CropRule
+from pretrain.data.cache import ShardCache
 from pretrain.data.corpus import SampleRule, open_corpus
 from pretrain.data.stream import StreamPlan, batches
 
@@ -270,6 +273,28 @@ def test_an_index_that_changes_under_a_run_is_named(make_shards: MakeShards) -> 
     corpus.sizes[1] = 3  # as statistics of the column would say that do not fit its values
     with pytest.raises(WorkError, match=r"not the one that the run began with \(4 samples of t-000001.tar"):
         corpus.rows(1)
+
+
+def test_a_shard_that_was_removed_and_came_again_is_opened_again(make_shards: MakeShards, tmp_path) -> None:
+    """A cache empties what it removes; a reader that has it open must not take that for a damaged shard."""
+    (path,) = make_shards([4]).glob("*.tar")
+    cache = ShardCache(tmp_path / "cache")
+    whole = path.read_bytes()
+    cache.folder.mkdir()
+    place = cache.path(hashlib.sha256(whole).hexdigest())
+    place.write_bytes(whole)
+    reader = ShardReader([place], RULE)
+    expected = reader.read(0, 512, 100)
+    cache.make_room({}, set(), 0)
+    with pytest.raises(FileNotFoundError):
+        reader.read(0, 512, 100)
+    place.write_bytes(whole)
+    assert reader.read(0, 512, 100) == expected
+    cache.make_room({}, set(), 0)
+    place.write_bytes(whole)
+    assert reader.read(0, 512, 100) == expected
+    with pytest.raises(UnreadableImage, match="the file ends early"):
+        reader.read(0, 512, 1 << 20)
 
 
 def test_what_was_removed_takes_no_room_for_long(make_shards: MakeShards) -> None:
