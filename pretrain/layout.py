@@ -8,7 +8,7 @@ import torch
 
 from pretrain.config import TrainConfig
 from pretrain.data.augment import CropRule
-from pretrain.data.corpus import Corpus, SampleRule, describe, describe_mix, open_corpus
+from pretrain.data.corpus import Corpus, SampleRule, describe, describe_mix, open_corpus, refuse_twice
 from pretrain.data.places import access_of
 from pretrain.data.stream import StreamPlan
 from pretrain.errors import InputError
@@ -64,6 +64,8 @@ def check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
             f"data.retry_seconds: {config.data.retry_seconds:g} is not less than timeout_minutes="
             f"{config.timeout_minutes:g}, after which the other processes give this one up; raise timeout_minutes"
         )
+    if plan.mix:
+        refuse_twice(corpus)
     for name, shards_of in corpus.folders.items() if plan.mix else ():
         if sum(corpus.sizes[shards_of.start : shards_of.stop]) < plan.groups:
             raise InputError(f"data.mix: {name} has no sample for each group; leave it out of data.shards and data.mix")

@@ -268,6 +268,22 @@ def _refuse_missing_gsd(missing: dict[str, int]) -> None:
         )
 
 
+def refuse_twice(corpus: Corpus) -> None:
+    """Check that no folder is mixed with itself: its samples would come again before all others of it.
+
+    Raises:
+        InputError: two names, such as ``a/`` and ``./a``, a link, or URLs of equal checksums, are of one folder.
+    """
+    names: dict[Path, str] = {}
+    for name, shards in corpus.folders.items():
+        for index, _, _ in corpus.groups[shards.start : shards.stop][:1]:
+            if (first := names.setdefault(index.resolve(), name)) != name:
+                raise InputError(
+                    f"data.shards: {first} and {name} are the same shards; give them once, with the sum of their "
+                    "weights in data.mix"
+                )
+
+
 def content_fingerprint(places: Sequence[str | Path], access: Access = HERE) -> str:
     """Hash of the shards' checksums: equal for equal data, wherever they lie.
 

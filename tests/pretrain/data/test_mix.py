@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 
@@ -134,6 +135,10 @@ def test_what_cannot_be_mixed_is_named(make_shards: MakeShards, tmp_path) -> Non
             config(folder, data={"mix": mix})
     with pytest.raises(InputError, match="shards has a folder twice"):
         config(folder, data={"shards": [str(folder)] * 2, "mix": [1, 1]})
+    (tmp_path / "link").symlink_to(folder)
+    for other in (f"{folder}/", str(tmp_path / "." / "link"), os.path.relpath(folder)):
+        with pytest.raises(InputError, match=r"data.shards: .*shards and .* are the same shards; give them once, with"):
+            train(config(folder, data={"shards": [str(folder), other], "mix": [1, 2]}), tmp_path / "run", Quiet())
     small = make_shards([2], side=(3, 3), name="small")
     with pytest.raises(InputError, match=r"data.mix: .*small has no sample"):
         train(config(folder, data={"shards": [str(folder), str(small)], "mix": [1, 1]}), tmp_path / "run", Quiet())

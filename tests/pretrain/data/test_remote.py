@@ -123,6 +123,13 @@ def test_a_stale_index_is_refused(elsewhere: Shelf, tmp_path: Path) -> None:
     assert len(taken(elsewhere.url, access(tmp_path), 1)) == 1
 
 
+def test_a_folder_is_not_mixed_with_itself_by_another_name(elsewhere: Shelf, tmp_path: Path) -> None:
+    names = [elsewhere.url, f"{elsewhere.url}/"]
+    asked = config(elsewhere.folder, data={"shards": names, "mix": [1, 2], "cache": str(tmp_path / "cache")})
+    with pytest.raises(InputError, match=rf"{elsewhere.url} and {elsewhere.url}/ are the same shards"):
+        train(asked, tmp_path / "run", Quiet())
+
+
 def test_places_are_refused_with_what_to_type(elsewhere: Shelf, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"set data.cache=/a/folder on a local disk"):
         taken(elsewhere.url, Access())
