@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from imagery import MakeShards
 from small_run import Quiet, assert_equal, config
@@ -142,3 +142,37 @@ def test_what_cannot_be_mixed_is_named(make_shards: MakeShards, tmp_path) -> Non
     small = make_shards([2], side=(3, 3), name="small")
     with pytest.raises(InputError, match=r"data.mix: .*small has no sample"):
         train(config(folder, data={"shards": [str(folder), str(small)], "mix": [1, 1]}), tmp_path / "run", Quiet())
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**62), part=st.integers(1, 2), groups=st.integers(1, 3), crops=st.integers(1, 2),
+    window=st.integers(1, 3), mix=st.sampled_from([(), (1, 3), (2, 1)]), torn=st.integers(0, 12),
+    worlds=st.tuples(st.integers(1, 4), st.integers(1, 4)), micro=st.integers(2, 8),
+)  # fmt: skip
+def test_going_on_anywhere_with_any_processes_asks_for_what_would_have_come(
+    two: Corpus, seed: int, part: int, groups: int, crops: int, window: int, mix: tuple[int, ...], torn: int,
+    worlds: tuple[int, int], micro: int,
+) -> None:  # fmt: skip
+    """Samples, places, epochs and crop noise of thirteen steps, torn off after any of them."""
+    whole = StreamPlan(seed, 4 * part * groups * crops, micro, window, groups, crops=crops, mix=mix)
+    expected = asked_of(two, [replace(whole, micro_batch=10**6)], 0, 13)
+    first, then = (
+        [replace(whole, rank=rank, world=world, micro_batch=micro + world) for rank in range(world)] for world in worlds
+    )
+    found = asked_of(two, first, 0, torn) + asked_of(two, then, torn, 13)
+    assert len(found) == len(expected) == 13
+    for ours, theirs in zip(found, expected, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def asked_of(corpus: Corpus, plans: list[StreamPlan], start: int, stop: int) -> list[list[np.ndarray]]:
+    """For each step what all processes ask for: every column of the rows, and the noise."""
+    streams = [requests(corpus, plan, start, stop) for plan in plans]
+    steps = []
+    for _ in range(start, stop):
+        made = [next(stream) for plan, stream in zip(plans, streams, strict=True) for _ in range(plan.micro_batches)]
+        columns = zip(*([*request.rows, request.noise] for request in made), strict=True)
+        steps.append([np.concatenate(column) for column in columns])
+    return steps

@@ -51,7 +51,6 @@ import struct
 import zlib
 from pathlib import Path
 from pretrain.data.augment import CropRule
-from pretrain.data.cache import ShardCache
 from pretrain.data.corpus import SampleRule, open_corpus
 from pretrain.data.stream import StreamPlan, batches
 
