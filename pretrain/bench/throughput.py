@@ -25,7 +25,7 @@ from pretrain.data.reader import Batch, Spent
 from pretrain.data.stream import StreamPlan, batches
 from pretrain.data.supply import ShardCounts
 from pretrain.data.unpack import refuse_decoder
-from pretrain.device import settled
+from pretrain.device import mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.layout import corpus_of, crop_rule, stream_plan
@@ -34,6 +34,9 @@ from pretrain.train import train
 
 PARTS = ("data", "copy", "forward", "backward", "optimiser", "between")
 """Of a step: waiting for a batch, moving and flipping it, the model twice, AdamW, and log and drawing of numbers."""
+
+_SPENT = (*Spent._fields, "transfer")
+"""Of a loader: what workers do, and the copy to the device."""
 
 WARM_UP = 5
 """Steps before those that count."""
@@ -146,18 +149,19 @@ def _shares(took: list[tuple[str, float]]) -> dict[str, float]:
 def data_bench(
     config: TrainConfig, workers: Sequence[int], seconds: float = 20, device: torch.device | None = None
 ) -> list[dict[str, float]]:
-    """Read, decode and crop as a run would, with nobody waiting for the images.
+    """Read, decode, crop and bring to the device as a run would, with nobody waiting for the images.
 
     Args:
         config: of the run.
         workers: numbers of reading processes to try, in turn.
         seconds: for each of them.
-        device: which decodes where ``data.decode`` is gpu; by default the run's, which must be a GPU then.
+        device: where images go; by default the run's, which must be a GPU where ``data.decode`` is gpu.
 
     Returns:
-        A row for each: ``workers``, ``images_per_second``, ``images``, ``seconds``; shares of the workers' time:
-        ``read``, ``decode``, ``crop``; ``cache_hits``, the share of shards that were there before they were needed, and
-        ``waited``, the seconds for the others; ``parts``, whether of a JPEG only the part with the crops is decoded.
+        A row for each: ``workers``, ``images_per_second``, ``images``, ``seconds``; shares of the time of all
+        processes: ``read``, ``decode``, ``crop``, ``transfer`` to a GPU; ``cache_hits``, the share of shards that
+        were there before they were needed, and ``waited``, the seconds for the others; ``parts``, whether of a JPEG
+        only the part with the crops is decoded.
         With ``data.decode: gpu`` images are complete on the device, and the time for which this process waits for
         its decoder counts as decoding.
 
@@ -165,7 +169,7 @@ def data_bench(
         InputError: the config does not fit the data or the machine.
     """
     if device is None:
-        device = distributed.device_of(config.device if config.data.decode == "gpu" else "cpu")
+        device = distributed.device_of(config.device)
         refuse_decoder(config.data.decode, device)
     model, plan = _model_and_plan(config)
     corpus = corpus_of(config, model)
@@ -176,17 +180,19 @@ def data_bench(
         stream = batches(corpus, plan, rule, 0, 10**6, count, config.data.prefetch, device, counts)
         for _ in range(count * config.data.prefetch + 1):  # what was prepared while the processes started
             next(stream)
-        start, images, spent = time.perf_counter(), 0, np.zeros(3)
+        start, images, spent, move = time.perf_counter(), 0, np.zeros(len(_SPENT)), mover(device)
         while time.perf_counter() - start < seconds:
             batch = next(stream)
             images += len(batch.images)
-            spent += batch.spent
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+            began = time.perf_counter()
+            move(batch[:6])
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            spent += (*batch.spent, time.perf_counter() - began)
         took = time.perf_counter() - start
         stream.close()
         row = {"workers": count, "images_per_second": images / took, "images": images, "seconds": took}
-        shares = dict(zip(Spent._fields, (spent / max(spent.sum(), 1e-9)).tolist(), strict=True))
+        shares = dict(zip(_SPENT, (spent / max(spent.sum(), 1e-9)).tolist(), strict=True))
         parts = config.data.decode == "exact" and part_decoder() is not None
         rows.append(row | shares | {"cache_hits": counts.hits, "waited": counts.waited, "parts": parts})
     return rows
@@ -219,10 +225,11 @@ def format_train(row: dict[str, Any]) -> str:
 def format_data(rows: Iterable[dict[str, float]]) -> str:
     """Rows of :func:`data_bench` as a Markdown table."""
     rows = list(rows)
-    lines = ["| workers | images/s | images/s and worker | read | decode | crop | cache hits |", "|---" * 7 + "|"]
+    parts = " | ".join(_SPENT)
+    lines = [f"| workers | images/s | images/s and worker | {parts} | cache hits |", "|---" * (4 + len(_SPENT)) + "|"]
     for row in rows:
         each = row["images_per_second"] / max(row["workers"], 1)
-        shares = " | ".join(f"{row[name]:.1%}" for name in (*Spent._fields, "cache_hits"))
+        shares = " | ".join(f"{row[name]:.1%}" for name in (*_SPENT, "cache_hits"))
         lines.append(f"| {row['workers']:.0f} | {row['images_per_second']:.0f} | {each:.0f} | {shares} |")
     if rows and not rows[0]["parts"]:
         lines += [
