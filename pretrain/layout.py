@@ -38,7 +38,8 @@ def stream_plan(config: TrainConfig, rank: int = 0, world: int = 1) -> StreamPla
 
 def sample_rule(config: TrainConfig, model: Objective) -> SampleRule:
     """Which samples a run can use."""
-    return SampleRule(crop_rule(config, model).min_side, model.uses_gsd, config.data.gsd_missing)
+    data, least = config.data, crop_rule(config, model).min_side
+    return SampleRule(least, model.uses_gsd, data.gsd_missing, digests=data.decode == "gpu")
 
 
 def crop_rule(config: TrainConfig, model: Objective) -> CropRule:

@@ -42,6 +42,8 @@ class SampleRule:
     needs_gsd: bool = False
     gsd_missing: str | dict[str, float] = "refuse"
     """See :class:`pretrain.config.DataConfig`."""
+    digests: bool = False
+    """Whether rows tell their images' hashes."""
 
 
 class SampleRows(NamedTuple):
@@ -54,6 +56,8 @@ class SampleRows(NamedTuple):
     gsd_m: Floats
     epoch: npt.NDArray[np.int64]
     """Pass over its folder that a sample belongs to."""
+    digest: npt.NDArray[np.uint64]
+    """:func:`digest_of_image` as the index says; 0 where it does not, or was not asked."""
 
     def at(self, where: npt.NDArray[np.int64] | np.int64 | slice) -> SampleRows:
         """The chosen rows; of one row the columns are scalars."""
@@ -124,7 +128,8 @@ class Corpus:
         ids = self.starts[shard] + np.arange(table.num_rows)
         number, epochs = np.full(table.num_rows, shard, np.int32), np.full(table.num_rows, epoch, np.int64)
         offset, size = table["image_offset"].to_numpy(), np.maximum(table["image_size"].to_numpy(), 0)
-        return SampleRows(number, ids, offset, size, gsd, epochs).at(np.flatnonzero(usable))
+        digest = _digests(table) if self.rule.digests else np.zeros(table.num_rows, np.uint64)
+        return SampleRows(number, ids, offset, size, gsd, epochs, digest).at(np.flatnonzero(usable))
 
     def place(self, sample_id: int) -> str:
         """Where a sample lies: ``corpus-000012.tar, sample 7`` (counted from 0)."""
@@ -137,9 +142,10 @@ class Corpus:
         Without Arrow's threads: one that still lets go of this file when the process ends aborts it.
         """
         path, metadata, group = self.groups[shard]
+        columns = _LOCATION + _RULES + (["image_sha256"] if self.rule.digests else [])
         try:
             with path.open("rb") as source, pq.ParquetFile(source, metadata=metadata, pre_buffer=False) as file:
-                return file.read_row_group(group, columns=_LOCATION + _RULES, use_threads=False)
+                return file.read_row_group(group, columns=columns, use_threads=False)
         except pa.ArrowInvalid as error:  # as of one that is just being replaced
             raise OSError(errno.EIO, str(error).splitlines()[0], str(path)) from None
         except OSError as error:
@@ -231,6 +237,16 @@ def judge_samples(table: pa.Table, rule: SampleRule) -> tuple[Flags, dict[str, F
         reasons["no GSD"] = np.isnan(_known_gsd(table)) & (side >= max(rule.min_side, 1))
     usable = ~np.any(list(reasons.values()), axis=0)
     return usable, {reason: rows for reason, rows in reasons.items() if rows.any()}
+
+
+def digest_of_image(data: bytes) -> int:
+    """The first 8 bytes of an image's SHA-256: enough to see damage."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+
+
+def _digests(table: pa.Table) -> npt.NDArray[np.uint64]:
+    known = b"".join(value or bytes(32) for value in table["image_sha256"].to_pylist())
+    return np.frombuffer(known, ">u8")[::4].astype(np.uint64)
 
 
 def fill_gsd(table: pa.Table, rule: SampleRule) -> Floats:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from curation.base.errors import DAMAGED_IMAGE
 from pretrain.data.augment import Box, CropRule, around, crop_and_resize, crop_box, gsd_after
-from pretrain.data.corpus import MISSING, SampleRows
+from pretrain.data.corpus import MISSING, SampleRows, digest_of_image
 from pretrain.data.jpeg_part import part_decoder
 from pretrain.data.packed import Packed, PackedImage, pack
 from pretrain.errors import UnreadableImage
@@ -148,7 +148,9 @@ class ShardReader:
             began = perf_counter()
             data = self.read(shard, offset, int(request.rows.size[row]))
             read = perf_counter()
-            packed = packed_for(data, self.rule, request.noise[row]) if self.rule.packed else None
+            packed = None
+            if self.rule.packed and int(request.rows.digest[row]) in (0, digest_of_image(data)):
+                packed = packed_for(data, self.rule, request.noise[row])
             opened = packed or open_for(data, self.rule, request.noise[row])
             decoded = perf_counter()
             for crop, box in enumerate(opened.boxes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from dataclasses import replace
@@ -46,7 +47,7 @@ def shards_of(files: list[tuple[bytes, tuple[int, int]]], folder: Path) -> Corpu
     info = write_shard(iter(samples), folder / "t-000000.tar")
     write_index([info], folder)
     write_checksums([info], folder, "test")
-    return open_corpus([folder], SampleRule(8))
+    return open_corpus([folder], SampleRule(8, digests=True))
 
 
 def both(corpus: Corpus, plan: StreamPlan, stop: int = 1, workers: int = 0) -> tuple[list[Batch], list[Batch]]:
@@ -113,7 +114,7 @@ def test_memory_bounds_what_is_decoded_at_once(tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_is_damaged_costs_its_sample_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut short, which the worker sees, and without a table that the decoder needs, which only that sees."""
+    """Written so: cut short, which the worker sees, and without a table, which only the decoder sees."""
     good = jpeg((64, 48))
     table = good.index(b"\xff\xdb")
     files = [good, good[: len(good) // 2], good[: table + 4] + b"\3" + good[table + 5 :], good]
@@ -126,6 +127,26 @@ def test_what_is_damaged_costs_its_sample_alone(tmp_path: Path, monkeypatch: pyt
     assert device.images[device.weight == 0].sum() == 0 and apart(device, exact).max() <= 2
     assert sorted(device.unreadable) == sorted(exact.unreadable)
     assert all("t-000000.tar at byte" in reason for _, reason in device.unreadable)
+
+
+def test_damage_that_no_header_shows_is_seen_by_the_hash_of_the_index(tmp_path: Path) -> None:
+    """Three bytes of each second image are others: the CPU's decoder judges these, as it does elsewhere.
+
+    libjpeg gives pixels for each of them, and a GPU's decoder might.
+    """
+    corpus = shards_of([(jpeg((64, 48 + n)), (64, 48 + n)) for n in range(24)], tmp_path / "shards")
+    rng, rows, tar = np.random.default_rng(0), corpus.rows(0), bytearray(corpus.paths[0].read_bytes())
+    for offset, size in list(zip(rows.offset.tolist(), rows.size.tolist(), strict=True))[::2]:
+        image = bytes(tar[offset : offset + size])
+        amid = offset + int(rng.integers(image.index(b"\xff\xda") + 14, size - 5))
+        tar[amid : amid + 3] = rng.integers(0, 255, 3, np.uint8).tobytes()
+    corpus.paths[0].write_bytes(tar)
+    (device,), (exact,) = both(corpus, StreamPlan(1, 24, 24))
+    assert_alike(device, exact)
+    assert apart(device, exact).max() <= 2
+    assert apart(device, exact)[device.sample_id % 2 == 0].max() == 0
+    assert 0 < len(device.unreadable) == len(exact.unreadable) < 12
+    assert rows.digest[1] == int(hashlib.sha256(jpeg((64, 49))).hexdigest()[:16], 16)
 
 
 def test_the_cpu_decodes_what_the_device_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
