@@ -32,7 +32,7 @@ class Line:
     always: bool = False
     pause: float = 0.1
     """Seconds of each pause of a slow body."""
-    silence: float = 3.0
+    silence: float = 6.0
     asked: list[str] = field(default_factory=list)
 
     def next(self, name: str) -> Harm:

@@ -26,7 +26,7 @@ from pretrain.errors import WorkError
 RULE = CropRule(32, (0.5, 1.0), (3 / 4, 4 / 3), 4.0)
 PLAN = StreamPlan(seed=1, global_batch=4, micro_batch=4, window=2)
 SHARD = "t-{:06d}.tar"
-TIMEOUT_S = 1.0
+TIMEOUT_S = 2.0
 
 
 @pytest.fixture(params=["s3", "hub"])
@@ -45,7 +45,7 @@ def place(request: pytest.FixtureRequest, make_shards: MakeShards) -> tuple[str,
 
 @pytest.fixture
 def line(place: tuple[str, Path, str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    """The way there; a server that is silent for a second counts as gone."""
+    """The way there; a server that is silent for two seconds counts as gone."""
     monkeypatch.setattr(origin, "TIMEOUT_S", TIMEOUT_S)
     with bad_line(place[2]) as state:
         monkeypatch.setenv(place[3], state.url)
@@ -96,10 +96,10 @@ def test_a_shard_that_never_comes_whole_stops_the_run_or_costs_its_rows(
     place: tuple[str, Path, str, str], line: Line, access: Access, harm: Harm
 ) -> None:
     line.harm, line.always = {SHARD.format(2): [harm]}, True
-    with pytest.raises(WorkError, match=rf"{place[0]}/t-000002.tar: could not be had for 2 s \(.*--resume goes on"):
-        taken(place[0], Access(access.cache, 2))
+    with pytest.raises(WorkError, match=rf"{place[0]}/t-000002.tar: could not be had for 4 s \(.*--resume goes on"):
+        taken(place[0], Access(access.cache, 4))
     assert line.asked.count(SHARD.format(2)) >= 2
-    found, expected = taken(place[0], Access(access.cache, 2, skip_missing=True)), taken(place[1], Access())
+    found, expected = taken(place[0], Access(access.cache, 4, skip_missing=True)), taken(place[1], Access())
     for one, other in zip(found, expected, strict=True):
         lost = (one.sample_id >= 8) & (one.sample_id < 12)
         assert torch.equal(one.sample_id, other.sample_id) and one.weight.tolist() == (~lost).float().tolist()
