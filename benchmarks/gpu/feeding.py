@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from benchmarks.gpu.textures import shards
 from pretrain.bench.step import DECODERS
 from pretrain.bench.throughput import data_bench, train_bench
 from pretrain.config import TrainConfig
-from pretrain.data.stream import batches
+from pretrain.data.reader import ShardReader
+from pretrain.data.stream import batches, requests
 from pretrain.layout import corpus_of, crop_rule, stream_plan
 from pretrain.models import build_objective
 
@@ -29,6 +31,7 @@ def data_cells(size: Size, work: Path) -> list[Cell]:
             for count in size.workers
         ),
         Cell("decoders apart", partial(decoders_apart, size, work), 30),
+        Cell("time of a worker", partial(time_of_a_worker, size, work), 15),
         *(
             Cell(f"{count} workers, decode gpu", partial(unpacked, size, work, count), size.loader_seconds + 15)
             for count in size.workers[:3]
@@ -74,6 +77,24 @@ def decoders_apart(size: Size, work: Path) -> Result:
         "above_2": float((apart > 2).float().mean()),
         "same_again": torch.equal(once, again),
     }
+
+
+def time_of_a_worker(size: Size, work: Path) -> Result:
+    """Microseconds of a processor that it has to do with an image, by who decodes it."""
+    return {f"us_{decoder}": 1e6 * _serving(_decoding(size, work, decoder)) for decoder in ("exact", "gpu")}
+
+
+def _serving(config: TrainConfig) -> float:
+    """Seconds per image of four steps, after one that does not count."""
+    with torch.device("meta"):
+        model = build_objective(config.objective, config.encoder)
+    corpus = corpus_of(config, model)
+    reader = ShardReader(corpus.paths, crop_rule(config, model), corpus.names)
+    first, *asked = requests(corpus, stream_plan(config), 0, 5)
+    reader.serve(first)
+    began = time.process_time()
+    images = sum(len(reader.serve(request).sample_id) for request in asked)
+    return (time.process_time() - began) / images
 
 
 def _crops(config: TrainConfig, size: Size) -> torch.Tensor:

@@ -140,7 +140,7 @@ def _data(ledger: Ledger, size: Size) -> list[str]:
         for name, found in _found(ledger)
         if "images_per_second" in found
     ]
-    told = [*_values(ledger, "shards"), *_values(ledger, "decoders apart")]
+    told = [line for name in ("shards", "decoders apart", "time of a worker") for line in _values(ledger, name)]
     return [*told, "", *_table("loader | images/s | images/s and worker", rows)]
 
 
