@@ -118,7 +118,7 @@ class Nonfinite:
             given_up: this process lacks the step's samples, for which nobody is told.
         """
         sound = losses.isfinite().all() & norm.isfinite()
-        worst = distributed.greatest(torch.where(sound, 0.0, 1.0) + 2.0 * given_up, team)
+        worst = distributed.greatest((~sound).to(torch.float32) + 2.0 * given_up, team)
         self.faulty = (worst > 0).to(torch.float32)
         self.recent.append(_Judged(done, worst == 1, losses, sample_ids))
         return self.faulty

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 from small_run import SMALL, assert_equal, config, weights
 from team import Prepare, ended, in_double_precision, nothing, said, start_team
 
-from pretrain import distributed, loop
+from pretrain import checkpoint, distributed, loop
 from pretrain import train as room
 from pretrain.data.reader import Batch, Request, ShardReader
 from pretrain.models import Objective, build_objective
@@ -172,6 +173,56 @@ def test_a_stop_while_one_process_waits_for_a_shard_comes_within_seconds(
     assert ended(start_team(2, asked, tmp_path / "whole" / "run")) == [0, 0]
     assert_equal(out, tmp_path / "whole" / "run")
     assert losses(out) == losses(tmp_path / "whole" / "run")
+
+
+def ten_seconds_without_a_shard(rank: int) -> None:
+    """Of the second process, from its third step on."""
+    serve, calls = ShardReader.serve, count(1)
+    back: list[float] = []
+
+    def gone(reader: ShardReader, request: Request) -> Batch:
+        if next(calls) >= 3 and rank == 1:
+            back.append(time.monotonic() + 10)
+            if time.monotonic() < back[0]:
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory", "t-000000.tar")
+        return serve(reader, request)
+
+    ShardReader.serve = gone  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+def test_a_shard_that_one_process_lacks_for_ten_seconds_costs_ten_seconds(
+    make_shards: MakeShards, tmp_path: Path
+) -> None:
+    asked = config(make_shards([12]), log_every=1, epochs=2)
+    for name, prepare in (("whole", nothing), ("torn", ten_seconds_without_a_shard)):
+        out = tmp_path / name / "run"
+        assert ended(start_team(2, asked, out, prepare=prepare)) == [0, 0], said(out, 1)
+        assert ("trying again for 120 s" in said(out, 1)) is (name == "torn")
+    assert_equal(tmp_path / "whole" / "run", tmp_path / "torn" / "run")
+    assert losses(tmp_path / "whole" / "run") == losses(tmp_path / "torn" / "run")
+
+
+def a_disk_that_fills(rank: int) -> None:
+    """The first process can write no file of more than 20 kB once it has written its first checkpoint."""
+    save = checkpoint.save
+
+    def filled(*arguments: Any, **options: Any) -> Path:
+        path = save(*arguments, **options)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        return path
+
+    checkpoint.save = filled
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_processes_with_the_last_checkpoint(make_shards: MakeShards, tmp_path: Path) -> None:
+    out = tmp_path / "team" / "run"
+    asked = config(make_shards([12]), **ENDLESS | {"save_every": 3, "log_every": 10**6})
+    assert ended(start_team(2, asked, out, prepare=a_disk_that_fills)) == [1, 1]
+    assert "a checkpoint cannot be written" in said(out, 0) and "make room, and --resume goes on" in said(out, 0)
+    assert "the first process could not write a checkpoint; it says why" in said(out, 1)
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
 
 
 def telling_what_it_draws(rank: int) -> None:
