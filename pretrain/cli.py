@@ -134,7 +134,8 @@ def _train(options: argparse.Namespace) -> int:
         options.refuse("the following arguments are required: --out")
     result = train(config, options.out, Terminal(), resume=options.resume, worth=worth, watch=neighbours(config))
     if not result.finished:
-        print(f"stopped and saved at step {result.step} of {result.total_steps}; --resume goes on", file=sys.stderr)
+        saved = "and saved " if result.step else ""
+        print(f"stopped {saved}at step {result.step} of {result.total_steps}; --resume goes on", file=sys.stderr)
         return 143
     if not result.worked:
         print(f"nothing to do: {options.out} finished all {result.total_steps} steps before")
