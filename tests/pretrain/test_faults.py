@@ -18,6 +18,7 @@ from test_train import start
 
 from curation.base.errors import InputError, WorkError
 from pretrain.cli import main
+from pretrain.log import Log
 from pretrain.train import train
 
 
@@ -92,22 +93,24 @@ def test_a_full_disk_ends_the_run_with_its_last_checkpoint(make_shards: MakeShar
     assert lines[-1] < 30  # told soon after it was known, not at the end
 
 
+def last_logged(out: Path) -> int:
+    return max((record["step"] for record in Log(out / "log.jsonl").records()), default=0)
+
+
 @pytest.mark.soak
 def test_killed_at_any_step_a_run_ends_with_the_same_losses(make_shards: MakeShards, tmp_path: Path) -> None:
-    """Killed with -9 again and again, at moments that a seed draws, also while a checkpoint is written."""
+    """Killed with -9 again and again, at steps and moments that a seed draws, also while a checkpoint is written."""
     shards, out, drawn = make_shards([12, 12]), tmp_path / "torn" / "run", random.Random(5)
     out.parent.mkdir()
     changes = {"epochs": 20, "save_every": 3, "log_every": 1}
     train(config(shards, **changes), tmp_path / "whole", Quiet())
     kills = 0
     for _ in range(200):
+        until = last_logged(out) + drawn.randint(1, 15)
         process = start(shards, out, **changes)
-        before = (out / "log.jsonl").stat().st_size if (out / "log.jsonl").exists() else 0
-        while process.poll() is None and (
-            not (out / "log.jsonl").exists() or (out / "log.jsonl").stat().st_size <= before
-        ):
-            time.sleep(0.01)
-        time.sleep(drawn.uniform(0, 1.5))
+        while process.poll() is None and last_logged(out) < until:
+            time.sleep(0.002)
+        time.sleep(drawn.uniform(0, 0.05))
         process.kill()
         process.communicate()
         kills += process.returncode == -9
