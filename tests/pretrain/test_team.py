@@ -102,6 +102,20 @@ def test_when_a_process_is_killed_the_others_end_within_a_minute(
 
 
 @pytest.mark.slow
+def test_when_a_process_does_not_answer_the_others_end(make_shards: MakeShards, tmp_path: Path) -> None:
+    out, shards = tmp_path / "team" / "run", make_shards([12])
+    patience = {"timeout_minutes": 0.5, "data": {"retry_seconds": 5}}
+    first, second = start_team(2, config(shards, **ENDLESS | patience), out)
+    once_it_trains(out)
+    os.kill(second.pid, signal.SIGSTOP)
+    stopped = time.monotonic()
+    assert ended([first]) == [1]
+    assert 20 < time.monotonic() - stopped < 90
+    assert "did not answer for timeout_minutes" in said(out, 0) and "--resume goes on from the last checkpoint" in said(out, 0)
+    second.kill()
+
+
+@pytest.mark.slow
 def test_a_stop_that_one_process_is_asked_for_is_agreed_on(make_shards: MakeShards, tmp_path: Path) -> None:
     out = tmp_path / "team" / "run"
     team = start_team(2, config(make_shards([12]), **ENDLESS | {"log_every": 10**6, "save_every": 3}), out)
