@@ -168,14 +168,7 @@ def _reductions(grey: Bytes) -> tuple[Bytes, Bytes, Bytes]:
         picture = Image.fromarray(grey)
         transposed = picture.transpose(Image.Transpose.TRANSPOSE)
         return _by_pillow(picture, SMALL), _by_pillow(transposed, SMALL), _by_pillow(picture, LARGE)
-    height, width = grey.shape
-    by_size = order == "by_size"
-    transpose = lanczos.transposed(grey)
-    return (
-        lanczos.reduce(grey, transpose, SMALL, by_size and lanczos.height_first(height, width, SMALL)),
-        lanczos.reduce(transpose, grey, SMALL, by_size and lanczos.height_first(width, height, SMALL)),
-        lanczos.reduce(grey, transpose, LARGE, by_size and lanczos.height_first(height, width, LARGE)),
-    )
+    return lanczos.reductions(grey, SMALL, LARGE, order == "by_size")
 
 
 def _by_pillow(picture: Image.Image, size: int, corner: tuple[float, float] | None = None) -> Bytes:

@@ -20,6 +20,7 @@ from curation.base.arrays import Bytes, Mask, ShortInts, Words
 from curation.base.compiled import compiled
 
 RowSums = npt.NDArray[np.uint32]
+Weights = tuple[ShortInts, ShortInts]
 
 PRECISION = 22
 _SUPPORT = 3.0
@@ -38,7 +39,7 @@ def _sinc(x: float) -> float:
 
 
 @lru_cache(maxsize=256)
-def weights(size: int, out: int) -> tuple[ShortInts, ShortInts]:
+def weights(size: int, out: int) -> Weights:
     """Weights that reduce ``size`` samples to ``out``.
 
     Returns:
@@ -221,39 +222,83 @@ def average(grey: Bytes, first: int, height: int, down: int, across: int, sums: 
         sums[:] = 0
 
 
-def transposed(grey: Bytes) -> Bytes:
-    """Contiguous transpose of ``(H, W)``."""
+@numba.njit
+def _transposed(grey: Bytes) -> Bytes:
+    """Transpose of ``(H, W)``, both multiples of eight."""
+    out = np.empty((grey.shape[1], grey.shape[0]), np.uint8)
+    _transpose_words(grey.view(np.uint64), out.view(np.uint64))
+    return out
+
+
+@numba.njit
+def _padded(grey: Bytes) -> Bytes:
+    """Sides filled up to multiples of eight, with anything."""
     height, width = grey.shape
-    tall, wide = -(-height // 8) * 8, -(-width // 8) * 8
-    whole = (tall, wide) == (height, width)
-    filled = np.ascontiguousarray(grey) if whole else np.empty((tall, wide), np.uint8)
-    if not whole:
-        filled[:height, :width] = grey
-    result = np.empty((wide, tall), np.uint8)
-    _transpose_words(filled.view(np.uint64), result.view(np.uint64))
-    return result if whole else np.ascontiguousarray(result[:width, :height])
-
-
-def reduce_height(grey: Bytes, out: int) -> Bytes:
-    """One of Pillow's two passes: ``(H, W)`` to ``(out, W)``."""
-    if grey.shape[0] == out:
+    tall, wide = (height + 7) // 8 * 8, (width + 7) // 8 * 8
+    if (tall, wide) == (height, width):
         return grey
-    first, table = weights(grey.shape[0], out)
-    result = np.empty((out, grey.shape[1]), np.uint8)
-    _reduce_rows(np.ascontiguousarray(grey), first, table, result, np.empty(grey.shape[1], np.int32))
-    return result
+    out = np.empty((tall, wide), np.uint8)
+    for row in range(height):
+        out[row, :width] = grey[row]
+    return out
+
+
+@numba.njit
+def _resize(grey: Bytes, transpose: Bytes, down: Weights, across: Weights, rows_first: bool, out: Bytes) -> None:
+    """Pillow's two passes, in either order, from padded images; ``out`` is ``(S, S)``, S a multiple of eight."""
+    start, one, other = (grey, down, across) if rows_first else (transpose, across, down)
+    once = np.empty((out.shape[0], start.shape[1]), np.uint8)
+    total = np.empty(max(start.shape[1], out.shape[0]), np.int32)
+    _reduce_rows(start, one[0], one[1], once, total[: start.shape[1]])
+    _reduce_rows(_transposed(once), other[0], other[1], out, total[: out.shape[0]])
+    if rows_first:
+        out[:] = _transposed(out)
+
+
+_WEIGHTS = numba.types.Tuple((_given(numba.i4, 1), _given(numba.i4, 2)))
+
+
+@compiled(
+    numba.void(
+        numba.u1[:, ::1], _WEIGHTS, _WEIGHTS, _WEIGHTS, _WEIGHTS, numba.types.UniTuple(numba.b1, 3),
+        numba.u1[:, ::1], numba.u1[:, ::1], numba.u1[:, ::1],
+    )
+)  # fmt: skip
+def _reductions(
+    grey: Bytes, down: Weights, across: Weights, large_down: Weights, large_across: Weights,
+    rows_first: tuple[bool, bool, bool], small: Bytes, turned: Bytes, large: Bytes,
+) -> None:  # fmt: skip
+    grey = _padded(grey)
+    transpose = _transposed(grey)
+    _resize(grey, transpose, down, across, rows_first[0], small)
+    _resize(transpose, grey, across, down, rows_first[1], turned)
+    _resize(grey, transpose, large_down, large_across, rows_first[2], large)
+
+
+def reductions(grey: Bytes, small: int, large: int, by_size: bool) -> tuple[Bytes, Bytes, Bytes]:
+    """A grey image ``(H, W)`` reduced to ``(small, small)``, its transpose to the same, and it to ``(large, large)``.
+
+    Args:
+        grey: the image; it is not changed.
+        small: a multiple of eight.
+        large: a multiple of eight.
+        by_size: whether an image's shape tells which pass is first; else it is that over the width.
+    """
+    height, width = grey.shape
+    order = (
+        by_size and height_first(height, width, small),
+        by_size and height_first(width, height, small),
+        by_size and height_first(height, width, large),
+    )
+    out = [np.empty((side, side), np.uint8) for side in (small, small, large)]
+    tables = (weights(size, side) for side in (small, large) for size in (height, width))
+    _reductions(grey, *tables, order, *out)
+    return out[0], out[1], out[2]
 
 
 def height_first(height: int, width: int, out: int) -> bool:
     """Whether Pillow 13 reduces the height first: where it shrinks, by more than twice what the width loses."""
     return height > out and height - out > 2 * (width - out)
-
-
-def reduce(grey: Bytes, transpose: Bytes, out: int, rows_first: bool) -> Bytes:
-    """``(out, out)`` from a grey image and its transpose, in either order of the two passes."""
-    if rows_first:
-        return transposed(reduce_height(transposed(reduce_height(grey, out)), out))
-    return reduce_height(transposed(reduce_height(transpose, out)), out)
 
 
 @lru_cache(maxsize=1)
@@ -280,11 +325,11 @@ def pass_order() -> Literal["by_size", "width_first", "unknown"]:
         for rgb in (hard, soft):
             picture = Image.fromarray(rgb).convert("L")
             grey = luma(rgb)
-            transpose = transposed(grey)
-            for size in (32, 64):
-                expected = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
-                if not np.array_equal(reduce(grey, transpose, size, False), expected):
-                    orders.discard("width_first")
-                if not np.array_equal(reduce(grey, transpose, size, height_first(height, width, size)), expected):
-                    orders.discard("by_size")
+            expected = [
+                np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+                for image, size in ((picture, 32), (picture.transpose(Image.Transpose.TRANSPOSE), 32), (picture, 64))
+            ]
+            for order in tuple(orders):
+                if not all(map(np.array_equal, reductions(grey, 32, 64, order == "by_size"), expected)):
+                    orders.discard(order)
     return "by_size" if "by_size" in orders else "width_first" if "width_first" in orders else "unknown"
