@@ -35,6 +35,8 @@ from curation.sources.source import Source
 
 MAX_FILE = 1 << 30
 """Most bytes of a file that is taken into memory."""
+BEGINNING = 1 << 16
+"""Bytes of a file that are read before it is known whether the others are wanted: all of a chip."""
 LARGEST_DECODED = 64_000_000
 """JPEG and PNG of more pixels are read by windows."""
 
@@ -141,13 +143,13 @@ class Image:
         linked = self.source.linked(self.location.root)
         return beside(self.location.path(self.location.file), self.location.root, *([] if linked is None else [linked]))
 
-    @cached_property
+    @property
     def crs(self) -> str | None:
         """``EPSG:n`` or WKT, of the file or of what lies beside it."""
         own = self.pixels.crs if isinstance(self.pixels, Raster) else None
         return own or self._sidecar.crs
 
-    @cached_property
+    @property
     def affine(self) -> Affine | None:
         """a, b, c, d, e, f; null where neither the file nor what lies beside it says so."""
         own = self.pixels.affine if isinstance(self.pixels, Raster) else None
@@ -315,10 +317,10 @@ def _open(
             size = os.fstat(file.fileno()).st_size
             if size > rules.max_bytes:
                 raise UnreadableImage(f"{size} bytes, more than max_bytes={rules.max_bytes}")
-            head = _read(file, min(size, 32))
+            head = _read(file, min(size, BEGINNING))
             kind = sniff(head)
             by_window = kind in BY_WINDOW or _deep_png(kind, head) or size > MAX_FILE
-            data = None if by_window else head + _read(file, size - len(head))
+            data = None if by_window else head if size == len(head) else head + _read(file, size - len(head))
     except OSError as error:
         raise UnreadableImage(f"{location.file}: {error.strerror or error}") from None
     if data is not None:

@@ -41,7 +41,8 @@ def beside(path: Path, *roots: Path) -> Sidecar:
     """
     found = Sidecar()
     try:
-        kinds = kinds_in(str(path.parent), path.parent.stat().st_mtime_ns)
+        folder = path.parent
+        kinds = kinds_in(str(folder), folder.stat().st_mtime_ns)
     except OSError:  # a folder may let its files be read and not be listed
         return found
     for kind in sorted(kinds, key=lambda kind: (kind.lower() != ".aux.xml", kind)):  # GDAL asks .aux.xml first, too
