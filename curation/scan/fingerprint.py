@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SMALL, LARGE = 32, 64
 """Sides of the reductions for the hash and for ``dct16``: four times the side of the block that is kept."""
+_GREYS = (0, SMALL**2, 2 * SMALL**2, 2 * SMALL**2 + LARGE**2)
 BOXED = 1024
 """Fewest rows and columns that an image too large to be held is averaged to before it is reduced."""
 
@@ -37,15 +39,17 @@ _SAFE_MARGIN = 1e-9
 class Reduced:
     """One tile, reduced: all that its fingerprint needs."""
 
-    small: Bytes
-    """``(32, 32)``"""
-    small_transposed: Bytes
-    """``(32, 32)`` of the transposed tile; not the transpose of ``small``, since Pillow rounds between passes."""
-    large: Bytes
-    """``(64, 64)``"""
+    greys: Bytes
+    """``(6144,)``: :attr:`small`, ``(32, 32)`` of the transposed tile (not the transpose of ``small``, since Pillow
+    rounds between passes) and ``(64, 64)`` of the tile, one after the other."""
     content_hash: bytes
     mean: float
     std: float
+
+    @property
+    def small(self) -> Bytes:
+        """Of the tile, ``(32, 32)``."""
+        return self.greys[: SMALL * SMALL].reshape(SMALL, SMALL)
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,7 @@ def reduce(rgb: Bytes, valid: npt.NDArray[np.bool_] | None = None, grey: Bytes |
     if grey is None:
         grey = lanczos.luma(rgb)
     mean, std = _mean_and_std(*lanczos.moments(grey, valid))
-    small, transposed, large = _reductions(grey)
-    return Reduced(small, transposed, large, content_hash(rgb), mean, std)
+    return Reduced(_reductions(grey), content_hash(rgb), mean, std)
 
 
 class RowReducer:
@@ -146,13 +149,9 @@ class RowReducer:
     def reduced(self) -> Reduced:
         """The whole image, reduced."""
         picture = Image.fromarray(self._boxes)
-        transposed = picture.transpose(Image.Transpose.TRANSPOSE)
         bottom, right = (size / factor for size, factor in zip(self._shape, self._factors, strict=True))
         mean, std = _mean_and_std(self._count, self._total, self._squares)
-        return Reduced(
-            _by_pillow(picture, SMALL, (right, bottom)), _by_pillow(transposed, SMALL, (bottom, right)),
-            _by_pillow(picture, LARGE, (right, bottom)), self._hasher.digest(), mean, std,
-        )  # fmt: skip
+        return Reduced(_all_by_pillow(picture, (right, bottom)), self._hasher.digest(), mean, std)
 
 
 def _mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:
@@ -160,20 +159,22 @@ def _mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:
     return mean, math.sqrt(max(squares / max(count, 1) - mean * mean, 0.0))
 
 
-def _reductions(grey: Bytes) -> tuple[Bytes, Bytes, Bytes]:
+def _reductions(grey: Bytes) -> Bytes:
     from curation.scan import lanczos
 
     order = lanczos.pass_order()
     if order == "unknown":
-        picture = Image.fromarray(grey)
-        transposed = picture.transpose(Image.Transpose.TRANSPOSE)
-        return _by_pillow(picture, SMALL), _by_pillow(transposed, SMALL), _by_pillow(picture, LARGE)
+        return _all_by_pillow(Image.fromarray(grey), (grey.shape[1], grey.shape[0]))
     return lanczos.reductions(grey, SMALL, LARGE, order == "by_size")
 
 
-def _by_pillow(picture: Image.Image, size: int, corner: tuple[float, float] | None = None) -> Bytes:
-    box = None if corner is None else (0.0, 0.0, *corner)
-    return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, box))
+def _all_by_pillow(picture: Image.Image, corner: tuple[float, float]) -> Bytes:
+    """:attr:`Reduced.greys` of a grey picture from its upper left to ``corner``, its right and lower edge."""
+    transposed = picture.transpose(Image.Transpose.TRANSPOSE)
+    images = ((picture, SMALL, corner), (transposed, SMALL, corner[::-1]), (picture, LARGE, corner))
+    lanczos = Image.Resampling.LANCZOS
+    made = [image.resize((size, size), lanczos, (0.0, 0.0, *edge)) for image, size, edge in images]
+    return np.concatenate([np.asarray(image).reshape(-1) for image in made])
 
 
 def fingerprint(rgb: Sequence[Bytes], valid: Sequence[npt.NDArray[np.bool_] | None] | None = None) -> Fingerprints:
@@ -184,9 +185,11 @@ def fingerprint(rgb: Sequence[Bytes], valid: Sequence[npt.NDArray[np.bool_] | No
 
 def finish(reduced: Sequence[Reduced]) -> Fingerprints:
     """Fingerprints of reduced tiles."""
-    small = _stack([tile.small for tile in reduced], SMALL)
-    transposed = _stack([tile.small_transposed for tile in reduced], SMALL)
-    large = _stack([tile.large for tile in reduced], LARGE)
+    greys = np.stack([tile.greys for tile in reduced]) if reduced else np.zeros((0, _GREYS[-1]), np.uint8)
+    small, transposed, large = (
+        greys[:, start:stop].reshape(-1, side, side).astype(np.float64)
+        for (start, stop), side in zip(pairwise(_GREYS), (SMALL, SMALL, LARGE), strict=True)
+    )
     block, block_transposed, block16 = _low(small, 8), _low(transposed, 8), _low(large, 16)
     orientations = _orientations(block, block_transposed, small, transposed)
     quantised, scale = _quantise(block16)
@@ -202,10 +205,6 @@ def finish(reduced: Sequence[Reduced]) -> Fingerprints:
     )
 
 
-def _stack(images: list[Bytes], side: int) -> Doubles:
-    return (np.stack(images) if images else np.zeros((0, side, side))).astype(np.float64)
-
-
 def _low(images: Doubles, side: int) -> Doubles:
     """Lowest ``side`` x ``side`` block of the unnormalised DCT-II of ``(N, S, S)``, rows being vertical frequencies."""
     size = images.shape[1]
@@ -219,7 +218,7 @@ def _bits(block: Doubles, images: Doubles) -> npt.NDArray[np.bool_]:
     """Which coefficients exceed their block's median. Near-ties are decided by the transform that imagehash runs."""
     flat = block.reshape(len(block), block.shape[1] * block.shape[2])
     middle = flat.shape[1] // 2
-    ordered = np.partition(flat, (middle - 1, middle), axis=1)
+    ordered = np.sort(flat, axis=1)  # of so few values numpy sorts faster than it partitions
     median = (ordered[:, middle - 1 : middle] + ordered[:, middle : middle + 1]) / 2
     distance = np.abs(flat - median).min(axis=1, initial=np.inf)
     bits = flat > median

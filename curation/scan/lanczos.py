@@ -261,22 +261,25 @@ _WEIGHTS = numba.types.Tuple((_given(numba.i4, 1), _given(numba.i4, 2)))
 @compiled(
     numba.void(
         numba.u1[:, ::1], _WEIGHTS, _WEIGHTS, _WEIGHTS, _WEIGHTS, numba.types.UniTuple(numba.b1, 3),
-        numba.u1[:, ::1], numba.u1[:, ::1], numba.u1[:, ::1],
+        numba.i8, numba.i8, numba.u1[::1],
     )
 )  # fmt: skip
 def _reductions(
     grey: Bytes, down: Weights, across: Weights, large_down: Weights, large_across: Weights,
-    rows_first: tuple[bool, bool, bool], small: Bytes, turned: Bytes, large: Bytes,
+    rows_first: tuple[bool, bool, bool], small: int, large: int, out: Bytes,
 ) -> None:  # fmt: skip
     grey = _padded(grey)
     transpose = _transposed(grey)
-    _resize(grey, transpose, down, across, rows_first[0], small)
-    _resize(transpose, grey, across, down, rows_first[1], turned)
-    _resize(grey, transpose, large_down, large_across, rows_first[2], large)
+    one, two = small * small, 2 * small * small
+    _resize(grey, transpose, down, across, rows_first[0], out[:one].reshape(small, small))
+    _resize(transpose, grey, across, down, rows_first[1], out[one:two].reshape(small, small))
+    _resize(grey, transpose, large_down, large_across, rows_first[2], out[two:].reshape(large, large))
 
 
-def reductions(grey: Bytes, small: int, large: int, by_size: bool) -> tuple[Bytes, Bytes, Bytes]:
+def reductions(grey: Bytes, small: int, large: int, by_size: bool) -> Bytes:
     """A grey image ``(H, W)`` reduced to ``(small, small)``, its transpose to the same, and it to ``(large, large)``.
+
+    They are flat, one after the other.
 
     Args:
         grey: the image; it is not changed.
@@ -290,10 +293,10 @@ def reductions(grey: Bytes, small: int, large: int, by_size: bool) -> tuple[Byte
         by_size and height_first(width, height, small),
         by_size and height_first(height, width, large),
     )
-    out = [np.empty((side, side), np.uint8) for side in (small, small, large)]
+    out = np.empty(2 * small * small + large * large, np.uint8)
     tables = (weights(size, side) for side in (small, large) for size in (height, width))
-    _reductions(grey, *tables, order, *out)
-    return out[0], out[1], out[2]
+    _reductions(grey, *tables, order, small, large, out)
+    return out
 
 
 def height_first(height: int, width: int, out: int) -> bool:
@@ -325,11 +328,10 @@ def pass_order() -> Literal["by_size", "width_first", "unknown"]:
         for rgb in (hard, soft):
             picture = Image.fromarray(rgb).convert("L")
             grey = luma(rgb)
-            expected = [
-                np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
-                for image, size in ((picture, 32), (picture.transpose(Image.Transpose.TRANSPOSE), 32), (picture, 64))
-            ]
+            images = ((picture, 32), (picture.transpose(Image.Transpose.TRANSPOSE), 32), (picture, 64))
+            resized = [image.resize((size, size), Image.Resampling.LANCZOS) for image, size in images]
+            expected = np.concatenate([np.asarray(image).reshape(-1) for image in resized])
             for order in tuple(orders):
-                if not all(map(np.array_equal, reductions(grey, 32, 64, order == "by_size"), expected)):
+                if not np.array_equal(reductions(grey, 32, 64, order == "by_size"), expected):
                     orders.discard(order)
     return "by_size" if "by_size" in orders else "width_first" if "width_first" in orders else "unknown"
