@@ -35,6 +35,15 @@ def test_kernels_agree_with_the_installed_pillow() -> None:
     assert lanczos.pass_order() != "unknown"
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (64, 64), (32, 200), (200, 32), (64, 33), (1, 7), (8, 500)])
+def test_reductions_equal_pillows_where_a_side_keeps_its_length_too(shape: tuple[int, int]) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    picture = Image.fromarray(rgb).convert("L")
+    images = ((picture, 32), (picture.transpose(Image.Transpose.TRANSPOSE), 32), (picture, 64))
+    expected = [np.asarray(image.resize((side, side), Image.Resampling.LANCZOS)).reshape(-1) for image, side in images]
+    np.testing.assert_array_equal(fingerprint.reduce(rgb).greys, np.concatenate(expected))
+
+
 def test_phash_equals_the_reference_bit_for_bit(
     found: fingerprint.Fingerprints, reference: dict[str, np.ndarray]
 ) -> None:
