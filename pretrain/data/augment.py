@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pretrain.data.crop_kernel import resizer
+
 TRIES = 10
 NOISE_SIZE = 2 * TRIES + 2
 """Uniform numbers that one crop needs: an area and a ratio per try, and a place."""
@@ -75,18 +77,16 @@ def crop_box(width: int, height: int, rule: CropRule, noise: npt.NDArray[np.floa
         rule: what the crop may be.
         noise: (NOISE_SIZE,) uniform numbers in [0, 1).
     """
-    draws = noise[: 2 * TRIES].astype(np.float64).reshape(TRIES, 2)
-    low = min(max(rule.scale[0], rule.min_side**2 / (width * height)), rule.scale[1])
-    area = width * height * (low + draws[:, 0] * (rule.scale[1] - low))
-    log_ratio = np.log(rule.ratio)
-    aspect = np.exp(log_ratio[0] + draws[:, 1] * (log_ratio[1] - log_ratio[0]))
-    wide, high = np.round(np.sqrt(area * aspect)), np.round(np.sqrt(area / aspect))
-    fits = (wide <= width) & (high <= height) & (np.minimum(wide, high) >= rule.min_side)
-    if not fits.any():
-        return _central_box(width, height, rule.ratio)
-    first = int(fits.argmax())
-    w, h = int(wide[first]), int(high[first])
-    return Box(int(noise[-2] * (width - w + 1)), int(noise[-1] * (height - h + 1)), w, h)
+    numbers = noise.tolist()
+    least, greatest = max(rule.scale[0], rule.min_side**2 / (width * height)), rule.scale[1]
+    low, (narrow, broad) = min(least, greatest), map(math.log, rule.ratio)
+    for share, shape in zip(numbers[: 2 * TRIES : 2], numbers[1 : 2 * TRIES : 2], strict=True):
+        area = width * height * (low + share * (greatest - low))
+        aspect = math.exp(narrow + shape * (broad - narrow))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if w <= width and h <= height and min(w, h) >= rule.min_side:
+            return Box(int(noise[-2] * (width - w + 1)), int(noise[-1] * (height - h + 1)), w, h)
+    return _central_box(width, height, rule.ratio)
 
 
 def _central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
@@ -99,14 +99,22 @@ def _central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
     return Box((width - w) // 2, (height - h) // 2, w, h)
 
 
-def crop_and_resize(rgb: npt.NDArray[np.uint8], box: Box, size: int) -> Tensor:
-    """Cut ``box`` out of (H, W, 3) uint8 and resize it, antialiased and bicubic, to (3, size, size) uint8."""
+def crop_and_resize(rgb: npt.NDArray[np.uint8], box: Box, size: int, out: Tensor | None = None) -> Tensor:
+    """Cut ``box`` out of (H, W, 3) uint8 and resize it, antialiased and bicubic, to (3, size, size) uint8.
+
+    Args:
+        rgb: the image.
+        box: within it.
+        size: of the square that comes out.
+        out: where that goes; a new tensor where it is not given.
+    """
+    out = torch.empty((3, size, size), dtype=torch.uint8) if out is None else out
     cut = rgb[box.top : box.top + box.height, box.left : box.left + box.width]
-    image = torch.from_numpy(np.ascontiguousarray(cut)).permute(2, 0, 1)[None]
-    if (box.width, box.height) == (size, size):
-        return image[0].contiguous()
-    resized = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
-    return resized[0].contiguous()
+    compiled = resizer()
+    if compiled is None or not compiled.resize(cut, out):
+        image = torch.from_numpy(np.ascontiguousarray(cut)).permute(2, 0, 1)[None]
+        out.copy_(F.interpolate(image, size=(size, size), mode="bicubic", antialias=True, align_corners=False)[0])
+    return out
 
 
 def resize_whole(rgb: npt.NDArray[np.uint8], size: int) -> Tensor:

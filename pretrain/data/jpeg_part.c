@@ -5,7 +5,6 @@
 
 #include <setjmp.h>
 #include <stdio.h>
-#include <string.h>
 
 #include <jpeglib.h>
 
@@ -24,9 +23,10 @@ static void say_nothing(j_common_ptr jpeg) { (void)jpeg; }
 
 /* 0, or 1 where the file is damaged, is none, or has no such part.
 
-   out: height x width x 3 bytes. row: as many bytes as a row of the whole image has. */
-int decode_part(const unsigned char *data, unsigned long size, unsigned left, unsigned top, unsigned width,
-                unsigned height, unsigned char *row, unsigned long row_size, unsigned char *out) {
+   whole: of the image, as the caller read it. out: height x whole x 3 bytes at least. columns: becomes the width of what is
+   written there, and of that the part begins at place. */
+int decode_part(const unsigned char *data, unsigned long size, unsigned whole, unsigned left, unsigned top, unsigned width,
+                unsigned height, unsigned char *out, unsigned *columns, unsigned *place) {
     struct jpeg_decompress_struct jpeg;
     struct failure failure;
     jpeg.err = jpeg_std_error(&failure.base);
@@ -45,17 +45,19 @@ int decode_part(const unsigned char *data, unsigned long size, unsigned left, un
     jpeg.do_fancy_upsampling = TRUE;
     jpeg_start_decompress(&jpeg);
     if (!width || !height || left >= jpeg.output_width || width > jpeg.output_width - left ||
-        top >= jpeg.output_height || height > jpeg.output_height - top || row_size < 3ul * jpeg.output_width)
+        top >= jpeg.output_height || height > jpeg.output_height - top || whole != jpeg.output_width)
         give_up((j_common_ptr)&jpeg);
     unsigned across = jpeg.max_h_samp_factor, down = jpeg.max_v_samp_factor;  /* a sample of colour */
     unsigned right = jpeg.output_width - (left + width) > across ? left + width + across : jpeg.output_width;
-    JDIMENSION first = left > across ? left - across : 0, columns = right - first;
-    jpeg_crop_scanline(&jpeg, &first, &columns);
+    JDIMENSION first = left > across ? left - across : 0;
+    *columns = right - first;
+    jpeg_crop_scanline(&jpeg, &first, columns);
+    *place = left - first;
     if (top > down) jpeg_skip_scanlines(&jpeg, top - down);
     while (jpeg.output_scanline < top + height) {
         unsigned line = jpeg.output_scanline;
+        unsigned char *row = out + (line < top ? 0 : 3ul * *columns * (line - top));  /* that above is written over */
         if (jpeg_read_scanlines(&jpeg, &row, 1) != 1) give_up((j_common_ptr)&jpeg);
-        if (line >= top) memcpy(out + 3ul * width * (line - top), row + 3ul * (left - first), 3ul * width);
     }
     int damaged = jpeg.err->num_warnings > 0;
     jpeg_abort_decompress(&jpeg);

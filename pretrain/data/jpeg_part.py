@@ -7,12 +7,6 @@ its source and kept beside numba's code. It is taken only if it gives the very p
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import sysconfig
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from curation.base.compiled import kept_in
 from pretrain.data.augment import Box
+from pretrain.data.native import library
 
 SOURCE = Path(__file__).with_suffix(".c")
 _SUBSAMPLINGS = ("444", "422", "420", "440", "Gray")
@@ -41,43 +35,26 @@ class PartDecoder(NamedTuple):
             whole: height and width of the image, as its header says.
             part: within it.
         """
-        out = np.empty((part.height, part.width, 3), np.uint8)
-        row = np.empty(3 * whole[1], np.uint8)
-        place = (part.left, part.top, part.width, part.height)
-        failed = self.function(data, len(data), *place, row.ctypes.data, row.nbytes, out.ctypes.data)
-        return None if failed else out
+        out = np.empty((part.height * whole[1], 3), np.uint8)
+        columns, left = ctypes.c_uint(), ctypes.c_uint()
+        place = whole[1], part.left, part.top, part.width, part.height
+        if self.function(data, len(data), *place, out.ctypes.data, ctypes.byref(columns), ctypes.byref(left)):
+            return None
+        rows = out[: part.height * columns.value].reshape(part.height, columns.value, 3)
+        return rows[:, left.value : left.value + part.width]
 
 
 @cache
 def part_decoder() -> PartDecoder | None:
     """The decoder of this process; null where it cannot be compiled, or gives other pixels."""
-    library = _built()
-    if library is None:
+    compiled = library(SOURCE, "-ljpeg")
+    if compiled is None:
         return None
-    try:
-        function = ctypes.CDLL(str(library)).decode_part
-    except OSError:
-        return None
-    words = [ctypes.c_uint] * 4
-    function.argtypes = [ctypes.c_char_p, ctypes.c_ulong, *words, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p]
+    function, number = compiled.decode_part, ctypes.POINTER(ctypes.c_uint)
+    words = [ctypes.c_uint] * 5
+    function.argtypes = [ctypes.c_char_p, ctypes.c_ulong, *words, ctypes.c_void_p, number, number]
     decoder = PartDecoder(function)
     return decoder if _is_exact(decoder) else None
-
-
-def _built() -> Path | None:
-    folder = kept_in()
-    if folder is None:
-        return None
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    library = folder / f"jpeg_part-{digest}-{sysconfig.get_platform()}.so"
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if not library.exists() and compiler is not None:
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            made = Path(aside) / library.name
-            line = [compiler, "-O3", "-shared", "-fPIC", "-o", str(made), str(SOURCE), "-ljpeg"]
-            if subprocess.run(line, capture_output=True).returncode == 0:
-                os.replace(made, library)
-    return library if library.exists() else None
 
 
 def _is_exact(decoder: PartDecoder) -> bool:

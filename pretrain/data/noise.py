@@ -71,7 +71,10 @@ def uniform(
 
 def drawn_permutation(seed: int, purpose: int, *words: int, n: int) -> npt.NDArray[np.int64]:
     """A permutation of ``range(n)``: argsort of ``n`` hashed numbers (equal ones, were there any, in index order)."""
-    return np.argsort(bits(seed, purpose, *words, n=n), kind="stable")
+    numbers = bits(seed, purpose, *words, n=n)
+    order = np.argsort(numbers)  # several times faster than the stable one, and the same where all differ
+    ascending = numbers[order]
+    return np.argsort(numbers, kind="stable") if (ascending[1:] == ascending[:-1]).any() else order
 
 
 def torch_uniform(seed: int, purpose: int, epoch: Tensor, sample_id: Tensor, n: int, crop: int | Tensor = 0) -> Tensor:

@@ -22,6 +22,7 @@ import simplejpeg
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from curation.base.errors import DAMAGED_IMAGE
 from pretrain.data.augment import Box, CropRule, around, crop_and_resize, crop_box, gsd_after
@@ -32,8 +33,10 @@ from pretrain.errors import UnreadableImage
 
 MAX_PIXELS = 1 << 26
 """Greatest image that is decoded, 8192 x 8192: a forged header must not fill the memory."""
-PART = 0.6
+PART = 0.9
 """Share of a JPEG's pixels above which decoding a part takes as long as decoding the whole."""
+_REDUCED = 0.5
+"""Greatest share of an image's sides below 1 at which a JPEG is decoded fast: others have no vector code."""
 _OPEN_FILES = 64
 
 
@@ -85,6 +88,16 @@ class Batch(NamedTuple):
         moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in self._fields[:6]}
         return self._replace(**moved)
 
+    def to_send(self) -> Batch:
+        """For its way to another process, which opens a connection for every tensor: images are worth that, alone."""
+        columns: dict[str, Any] = {name: getattr(self, name).numpy() for name in self._fields[1:6]}
+        return self._replace(**columns)
+
+    def received(self, pin: bool) -> Batch:
+        """With all its tensors again, for a GPU in pinned memory."""
+        columns: dict[str, Any] = {name: torch.from_numpy(getattr(self, name)) for name in self._fields[1:6]}
+        return self._replace(**{name: column.pin_memory() if pin else column for name, column in columns.items()})
+
 
 class ShardReader:
     """Serves requests. Its only state is open files; ``pread`` keeps no position, so forked workers may share them."""
@@ -105,7 +118,7 @@ class ShardReader:
         the user wrapped in torch's own, and a worker that waited could not be ended.
         """
         try:
-            return self.serve(request)
+            return self.serve(request).to_send()
         except OSError:
             return request
 
@@ -116,7 +129,7 @@ class ShardReader:
             OSError: a shard cannot be read; names it.
         """
         count, crops = request.noise.shape[:2]
-        images = torch.zeros((count, crops, 3, self.rule.size, self.rule.size), dtype=torch.uint8)
+        images = _room(count, crops, 3, self.rule.size, self.rule.size)
         gsd = torch.full((count, crops), float("nan"))
         weight = torch.ones(count)
         unreadable, spent, packed = [], [0.0, 0.0, 0.0], dict[int, PackedImage]()
@@ -125,7 +138,8 @@ class ShardReader:
                 if (image := self._sample(request, row, images[row], gsd[row], spent)) is not None:
                     packed[row] = image
             except UnreadableImage as error:
-                weight[row], gsd[row] = 0, 1.0  # a NaN here would reach the gradients in spite of the weight
+                images[row], weight[row] = 0, 0
+                gsd[row] = 1.0  # a NaN here would reach the gradients in spite of the weight
                 unreadable.append((int(request.rows.sample_id[row]), str(error)))
         columns = [torch.from_numpy(request.rows.sample_id), torch.from_numpy(request.rows.epoch), weight]
         ids, epoch, weight = (column.repeat_interleave(crops) for column in columns)
@@ -156,7 +170,7 @@ class ShardReader:
             for crop, box in enumerate(opened.boxes):
                 gsd[crop] = gsd_after(float(request.rows.gsd_m[row]), box, self.rule.size)
                 if isinstance(opened, Opened):
-                    images[crop] = opened.crop(box, self.rule.size)
+                    opened.crop(box, self.rule.size, images[crop])
             for part, seconds in enumerate((read - began, decoded - read, perf_counter() - decoded)):
                 spent[part] += seconds
             return packed and packed._replace(place=f"{self.names[shard]} at byte {offset}")
@@ -217,6 +231,14 @@ class ShardReader:
                 os.close(self._open.pop(shard))
 
 
+def _room(*shape: int) -> Tensor:
+    """An empty uint8 tensor; of a worker in shared memory, into which it would be copied on its way to the process."""
+    empty = torch.empty(0, dtype=torch.uint8)
+    if get_worker_info() is not None:
+        empty.set_(torch.UntypedStorage._new_shared(math.prod(shape)))  # type: ignore[no-untyped-call]
+    return empty.resize_(*shape)
+
+
 class Opened(NamedTuple):
     """An image, decoded for its crops."""
 
@@ -231,10 +253,10 @@ class Opened(NamedTuple):
     """Where the part begins in the whole image."""
     top: int = 0
 
-    def crop(self, box: Box, size: int) -> Tensor:
-        """A crop, (3, size, size) uint8."""
+    def crop(self, box: Box, size: int, out: Tensor | None = None) -> Tensor:
+        """A crop, (3, size, size) uint8; into ``out``, where it is given."""
         here = box.on(self.across, self.down)
-        return crop_and_resize(self.rgb, here._replace(left=here.left - self.left, top=here.top - self.top), size)
+        return crop_and_resize(self.rgb, here._replace(left=here.left - self.left, top=here.top - self.top), size, out)
 
 
 def packed_for(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> PackedImage | None:
@@ -263,9 +285,9 @@ def open_for(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Ope
         return Opened(rgb, [crop_box(rgb.shape[1], rgb.shape[0], rule, numbers) for numbers in noise])
     height, width, colours = header
     boxes = [crop_box(width, height, rule, numbers) for numbers in noise]
-    if rule.fast:
-        share = max(rule.size / min(box.width, box.height) for box in boxes)
-        rgb = decode(data, share=min(share, 1.0))
+    share = max(rule.size / min(box.width, box.height) for box in boxes)
+    if rule.fast and share <= _REDUCED:
+        rgb = decode(data, share=share)
         return Opened(rgb, boxes, rgb.shape[1] / width, rgb.shape[0] / height)
     part = around(boxes)
     if part.width * part.height <= PART * width * height and colours in _COLOURS:

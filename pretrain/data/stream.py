@@ -244,7 +244,8 @@ def batches(
     Raises:
         WorkError: a shard or an index could not be had for so long as the corpus's access allows.
     """
-    options = loader_options(workers) | {"pin_memory": device.type == "cuda", "collate_fn": _as_is}
+    pin = device.type == "cuda"
+    options = loader_options(workers) | {"pin_memory": pin, "collate_fn": _as_is}
     if workers:
         options["prefetch_factor"] = prefetch
     reader: Any = ShardReader(corpus.paths, rule, corpus.names)
@@ -252,7 +253,8 @@ def batches(
     with telling_of_killed_readers(), supplied(corpus, counts) as supply:
         feed: Any = _Sampler(corpus, plan, start, stop, supply)
         for served in DataLoader(reader, batch_sampler=feed, **options):
-            yield unpack(_patient(reader, served, corpus.access) if isinstance(served, Request) else served)
+            whole = _patient(reader, served, corpus.access) if isinstance(served, Request) else served.received(pin)
+            yield unpack(whole)
             supply.served()
 
 
@@ -296,5 +298,6 @@ def loader_options(workers: int) -> dict[str, Any]:
 
 def _start_worker(_: int) -> None:
     ignore_in_worker()
+    gc.freeze()  # what the main process holds is not looked through, and so not copied
     gc.enable()
     torch.set_num_threads(1)  # workers are the parallelism; threads inside them would fight for the same cores
