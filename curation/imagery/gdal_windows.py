@@ -99,7 +99,12 @@ class Raster:
 
     @property
     def affine(self) -> Affine | None:
-        """Affine of the file; null where it is the identity or holds what is no number."""
+        """Affine of the file; null where it is the identity or holds what is no number.
+
+        A PNM has none but a world file's, which lies beside it: GDAL then leaves unset what rasterio takes for it.
+        """
+        if self.format == "PNM":
+            return None
         transform = self.datasets[0].transform
         values = (transform.a, transform.b, transform.c, transform.d, transform.e, transform.f)
         return None if transform.is_identity or not all(map(math.isfinite, values)) else values

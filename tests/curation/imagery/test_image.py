@@ -377,6 +377,18 @@ def test_files_without_a_usable_transform_have_no_ground(tmp_path: Path, how: st
         assert image.affine is None or how == "line"
 
 
+def test_a_pgm_lies_nowhere_whatever_was_opened_before(tmp_path: Path) -> None:
+    """GDAL says that it has no place and leaves unset the numbers in which rasterio looks for one."""
+    Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60)).save(tmp_path / "b.pgm")
+    write_tiff(tmp_path / "a.tif", np.zeros((1, 40, 60), np.uint8), transform=Affine(2, 0, 500_000, 0, -2, 5_900_000))
+    for name, expected in (("a.tif", (2, 0, 500_000, 0, -2, 5_900_000)), ("b.pgm", None)):
+        with open_image(Location(tmp_path, name), Source(id="s"), RULES) as image:
+            assert image.affine == expected
+    (tmp_path / "b.pmw").write_text("3\n0\n0\n-3\n101.5\n198.5\n")  # of the first pixel's centre
+    with open_image(Location(tmp_path, "b.pgm"), Source(id="s"), RULES) as image:
+        assert image.affine == (3, 0, 100, 0, -3, 200)
+
+
 @settings(max_examples=25, deadline=None)
 @given(left=st.integers(0, 59), top=st.integers(0, 39), width=st.integers(1, 60), height=st.integers(1, 40))
 def test_windows_are_cuts_of_the_whole(
