@@ -76,8 +76,9 @@ def sections(preset: Preset, told: list[dict[str, Any]], stem: Path) -> Iterator
             continue
         yield f"### {preset.words[0].upper()}{preset.words[1:]}: {amount:,.0f} {UNITS[budget]}"
         yield accuracies(cells, "wall_seconds" if preset.resident else "cpu_seconds")
-        yield "Difference to MAE of the same seeds, percentage points:"
-        yield differences(cells)
+        for other in (each for each in ("mae", "selective") if cells.get(each)):
+            yield f"Difference to {ARMS[other].words} of the same seeds, percentage points:"
+            yield differences(cells, other)
         yield from pictures(cells, preset, budget, stem)
         fallen = [each for arm in cells.values() for each in arm if "failed" in each]
         if fallen:
@@ -125,17 +126,17 @@ def accuracy(cells: list[dict[str, Any]], dataset: str, protocol: str) -> str:
     return f"{found.mean:.1f} ± {found.half:.1f}" if cells[0]["arm"] == "histogram" else str(found)
 
 
-def differences(cells: Cells) -> str:
-    """Arms against MAE, on the seeds that both have."""
+def differences(cells: Cells, base: str) -> str:
+    """Arms against another one, on the seeds that both have."""
     rows = []
     for arm in in_order(cells):
         if arm == "histogram":  # nothing of it is drawn, so no seed pairs it
             continue
         pairs = [
-            (one, other) for one in cells[arm] for other in cells["mae"]
+            (one, other) for one in cells[arm] for other in cells[base]
             if one["seed"] == other["seed"] and one["answers"] and other["answers"]
         ]  # fmt: skip
-        if arm == "mae" or not pairs:
+        if arm == base or not pairs:
             continue
         rows.append([ARMS[arm].words, str(len(pairs)), *(gap(pairs, *column) for column in columns(cells))])
     return table(["arm", "seeds", *titles(cells)], rows)

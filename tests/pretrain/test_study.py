@@ -52,7 +52,7 @@ def test_only_seeds_that_both_were_asked_alike_are_compared(page, tmp_path):
         each["answers"]["A"]["fine-tuned"] = each["answers"]["A"]["linear"]
     cells = [cell("mae", 1, [0, 0, 0, 0]), tuned, cell("random", 1, [0, 0, 0, 0]), other]
     told = {"mae": cells[:2], "random": cells[2:]}
-    row = page.differences(told).splitlines()[2]
+    row = page.differences(told, "mae").splitlines()[2]
     assert row.split(" | ")[2].startswith("+50.0 ±") and row.split(" | ")[3] == "+100.0 ± 0.0 (one seed) |"
 
 
@@ -89,9 +89,11 @@ def test_the_page_pairs_seeds_reports_what_diverged_and_keeps_the_words(page, tm
     page.write_page(tmp_path, out)
     text = out.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    beside_mae, _, beside_selective = text.partition("Difference to SelectiveMAE as in the paper")
+    rows = {line.split(" | ")[0].strip("| "): line for line in beside_mae.splitlines() if line.startswith("| ")}
     assert "| 1, 2 | 0.0005 | 3 | 24 | 5 | 37.5 ±" in rows["MAE, mask 0.75"]
     assert "+50.0 ±" in rows["SelectiveMAE as in the paper"]  # seed 2 against seed 2: 75 - 25 %
+    assert "| MAE, mask 0.75 | 1 | -50.0 ±" in beside_selective
     assert "seed 1: step 7: the loss is nan" in text
 
 
