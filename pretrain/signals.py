@@ -98,16 +98,19 @@ def ignore_in_worker() -> None:
 def telling_of_killed_readers() -> Iterator[None]:
     """Say it in a line when a reading process was killed: torch raises that from a signal, amid whatever runs.
 
+    A batch that is just being handed over ends then before torch knows of its reader's end.
+
     Raises:
         WorkError: one was.
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        told = str(error).partition("\n")[0] or "amid a batch"
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise WorkError(
-            f"a reading process was ended from outside ({str(error).splitlines()[0]}); where memory ran out, set "
+            f"a reading process was ended from outside ({told}); where memory ran out, set "
             "data.workers or data.prefetch lower; --resume goes on from the last checkpoint"
         ) from None
 

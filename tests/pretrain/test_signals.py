@@ -5,6 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+from torch.utils.data import DataLoader
+
+from pretrain.data.stream import loader_options
+from pretrain.errors import WorkError
+from pretrain.signals import telling_of_killed_readers
+
 LEFT = """
 import torch
 from torch.utils.data import DataLoader
@@ -17,3 +24,23 @@ next(left)
 
 def test_reading_processes_that_are_left_do_not_hold_the_end_up() -> None:
     subprocess.run([sys.executable, "-c", LEFT], timeout=120, check=True)
+
+
+def cut_off() -> None:
+    """What multiprocessing says of a peer that is gone before it has handed its memory over."""
+    raise EOFError
+
+
+class HalfSent:
+    """A batch of a reader that is killed while it hands it over."""
+
+    def __reduce__(self) -> tuple[object, tuple[()]]:
+        return cut_off, ()
+
+
+def test_a_reader_that_is_gone_amid_a_batch_is_told_of_in_a_line() -> None:
+    told = pytest.raises(
+        WorkError, match=r"a reading process was ended from outside \(amid a batch\).*--resume goes on"
+    )
+    with told, telling_of_killed_readers():
+        next(iter(DataLoader([HalfSent()], batch_size=None, **loader_options(1))))
