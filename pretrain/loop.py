@@ -122,6 +122,10 @@ class Training(ABC, Generic[B]):
     def state(self, done: int) -> checkpoint.TrainState:
         """What a checkpoint after so many steps says of itself."""
 
+    def ready(self) -> None:
+        """Told before the first step, when signals are heeded already."""
+        return
+
     def enter(self, step: int) -> None:
         """Told before each step."""
         return
@@ -178,6 +182,7 @@ def go_on(training: Training[B], start: int, observer: Observer | None = None) -
         stop = stack.enter_context(asked_to_stop())
         stack.enter_context(_collecting_garbage_at_log_steps())
         display = stack.enter_context(_display(training, start, observer))
+        training.ready()
         for step in range(start, pace.total_steps):
             try:
                 norm = _step(training, stream, step, meter)
