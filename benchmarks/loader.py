@@ -2,7 +2,7 @@
 
     python benchmarks/loader.py --folder /dev/shm/bench [--rounds 5] [--batches 12] [--workers 0 1 2] [--out F.json]
 
-Images are textures of 256, 512 and 1024 px whose JPEGs have about 23, 88 and 330 KB, and a mixture of four of 256 px to
+Images are textures of 256, 512 and 1024 px whose JPEGs have about 24, 71 and 380 KB, and a mixture of four of 256 px to
 one of 512. Every contender gives batches of 64 crops. The released path is that of MAE and SelectiveMAE: files, Pillow,
 torchvision's RandomResizedCrop, flip, tensor, normalise. Ours leaves flip and normalising to the device, on uint8.
 Rounds are interleaved. Without workers the processor time of the process counts, which other load disturbs least;

@@ -48,7 +48,8 @@ class Resizer(NamedTuple):
     def resize(self, cut: npt.NDArray[np.uint8], out: Tensor) -> bool:
         """Resize (H, W, 3), of which only rows may lie apart, into (3, S, S) uint8; says whether it can."""
         height, width, size = *cut.shape[:2], out.shape[-1]
-        if cut.strides[1:] != (3, 1) or size % 4 or not out.is_contiguous():
+        apart = cut.strides[0] >= 3 * width  # the last row ends last in memory, behind which nothing is read
+        if cut.shape[2] != 3 or cut.strides[1:] != (3, 1) or not apart or size % 4 or not out.is_contiguous():
             return False
         columns, rows = _axis(width, size, _ACROSS), _axis(height, size, _DOWN)
         if columns is None or rows is None:

@@ -33,11 +33,12 @@ int decode_part(const unsigned char *data, unsigned long size, unsigned whole, u
     failure.base.error_exit = give_up;
     failure.base.emit_message = count;
     failure.base.output_message = say_nothing;
-    jpeg_create_decompress(&jpeg);
+    jpeg.mem = NULL;
     if (setjmp(failure.back)) {
         jpeg_destroy_decompress(&jpeg);
         return 1;
     }
+    jpeg_create_decompress(&jpeg);  /* which gives up as well: of another version, or where there is no memory */
     jpeg_mem_src(&jpeg, (unsigned char *)data, size);
     jpeg_read_header(&jpeg, TRUE);
     jpeg.out_color_space = JCS_RGB;

@@ -28,7 +28,7 @@ class PartDecoder(NamedTuple):
     function: Any
 
     def decode(self, data: bytes, whole: tuple[int, int], part: Box) -> npt.NDArray[np.uint8] | None:
-        """Pixels of a part, (H, W, 3); null where the file is damaged down to the part's last row.
+        """Pixels of a part, (H, W, 3); null where damage shows down to the part's last row.
 
         Args:
             data: a JPEG of grey, YCbCr or RGB.

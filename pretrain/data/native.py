@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from curation.base.compiled import kept_in
+from curation.base.files import sync
 
 
 def library(source: Path, *links: str) -> ctypes.CDLL | None:
@@ -26,14 +28,26 @@ def library(source: Path, *links: str) -> ctypes.CDLL | None:
         return None
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     built = folder / f"{source.stem}-{digest}-{sysconfig.get_platform()}.so"
+    with suppress(OSError):  # not there yet, damaged, or of a machine with other libraries
+        return ctypes.CDLL(str(built))
+    with suppress(OSError):
+        _compile(source, links, built)
+        return ctypes.CDLL(str(built))
+    return None
+
+
+def _compile(source: Path, links: tuple[str, ...], built: Path) -> None:
+    """Have the compiler, where there is one, write a library, which is seen whole or not at all.
+
+    Raises:
+        OSError: the compiler cannot be run or leaves nothing, or there is no room for what it makes.
+    """
     compiler = shutil.which(os.environ.get("CC", "cc"))
-    if not built.exists() and compiler is not None:
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            made = Path(aside) / built.name
-            line = [compiler, "-O3", "-shared", "-fPIC", "-o", str(made), str(source), *links]
-            if subprocess.run(line, capture_output=True).returncode == 0:
-                os.replace(made, built)
-    try:
-        return ctypes.CDLL(str(built)) if built.exists() else None
-    except OSError:
-        return None
+    if compiler is None:
+        return
+    with tempfile.TemporaryDirectory(dir=built.parent) as aside:
+        made = Path(aside) / built.name
+        line = [compiler, "-O3", "-shared", "-fPIC", "-o", str(made), str(source), *links]
+        if subprocess.run(line, capture_output=True).returncode == 0:
+            sync(made)  # one that a power cut shortened would end whoever loads it
+            os.replace(made, built)

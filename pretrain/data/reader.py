@@ -129,7 +129,8 @@ class ShardReader:
             OSError: a shard cannot be read; names it.
         """
         count, crops = request.noise.shape[:2]
-        images = _room(count, crops, 3, self.rule.size, self.rule.size)
+        shape = count, crops, 3, self.rule.size, self.rule.size
+        images = torch.empty(shape, dtype=torch.uint8) if self.rule.packed else _room(*shape)
         gsd = torch.full((count, crops), float("nan"))
         weight = torch.ones(count)
         unreadable, spent, packed = [], [0.0, 0.0, 0.0], dict[int, PackedImage]()
@@ -232,7 +233,10 @@ class ShardReader:
 
 
 def _room(*shape: int) -> Tensor:
-    """An empty uint8 tensor; of a worker in shared memory, into which it would be copied on its way to the process."""
+    """An empty uint8 tensor; of a worker in shared memory, into which it would be copied on its way to the process.
+
+    All of that is taken at once: it is not for what stays empty.
+    """
     empty = torch.empty(0, dtype=torch.uint8)
     if get_worker_info() is not None:
         empty.set_(torch.UntypedStorage._new_shared(math.prod(shape)))  # type: ignore[no-untyped-call]

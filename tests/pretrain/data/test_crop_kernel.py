@@ -61,6 +61,16 @@ def test_other_sizes_and_tiny_images_are_left_to_torch(compiled: Resizer, size: 
     assert torch.equal(crop_and_resize(NOISE[:, ::2], Box(0, 0, 90, 80), size), by_torch(NOISE[:80, :180:2], size))
 
 
+def test_rows_that_lie_otherwise_are_left_to_torch(compiled: Resizer) -> None:
+    """Upwards, over each other, or of one colour: what ends last in memory is not the last row."""
+    out, image = torch.empty(3, 32, 32, dtype=torch.uint8), NOISE[:90, :80].copy()
+    once = np.lib.stride_tricks.as_strided(image, (90, 80, 3), (0, 3, 1))
+    for cut in (image[::-1], once, image[:, :, :1]):
+        assert not compiled.resize(cut, out)
+    for cut in (image[::-1], once):
+        assert torch.equal(crop_and_resize(cut, Box(0, 0, 80, 90), 32), by_torch(cut, 32))
+
+
 def test_without_the_compiled_one_pixels_are_the_same(compiled: Resizer, monkeypatch: pytest.MonkeyPatch) -> None:
     with_it = crop_and_resize(NOISE, Box(10, 20, 300, 333), 224)
     monkeypatch.setattr(augment, "resizer", lambda: None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from textures import texture
 
-from pretrain.data import reader
+from pretrain.data import jpeg_part, reader
 from pretrain.data.augment import NOISE_SIZE, Box, CropRule, around
 from pretrain.data.jpeg_part import PartDecoder, part_decoder
 from pretrain.errors import UnreadableImage
@@ -62,6 +63,18 @@ def test_what_is_damaged_or_not_there_is_no_part(decoder: PartDecoder) -> None:
             hurt[place] = rng.integers(256)
         refused += decoder.decode(bytes(hurt), (128, 128), Box(40, 100, 50, 28)) is None
     assert refused > 30
+
+
+def test_a_library_of_another_version_is_none(
+    decoder: PartDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so where the decoder is made, before anything is read."""
+    text, made = jpeg_part.SOURCE.read_text(), "jpeg_create_decompress(&jpeg)"
+    assert text.count(made) == 1
+    other = tmp_path / "other_version.c"
+    other.write_text(text.replace(made, "jpeg_CreateDecompress(&jpeg, 1, sizeof jpeg)"))
+    monkeypatch.setattr(jpeg_part, "SOURCE", other)
+    assert part_decoder.__wrapped__() is None
 
 
 def crops(data: bytes, count: int, seed: int) -> list[np.ndarray]:

@@ -22,7 +22,7 @@ from pretrain.data import reader, unpack
 from pretrain.data.augment import NOISE_SIZE, CropRule
 from pretrain.data.corpus import Corpus, SampleRule, open_corpus
 from pretrain.data.reader import Batch, packed_for
-from pretrain.data.stream import StreamPlan, batches
+from pretrain.data.stream import StreamPlan, batches, requests
 from pretrain.data.unpack import refuse_decoder
 from pretrain.errors import InputError
 from pretrain.train import train
@@ -79,6 +79,19 @@ def test_batches_are_those_of_the_other_decoders(make_shards: MakeShards, worker
                 device.sample_id - torch.tensor([0, 6, 11])[torch.bucketize(device.sample_id, torch.tensor([5, 10]))]
             )
             assert apart(device, exact)[places % 2 == 1].sum() == 0
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_worker_takes_shared_memory_only_for_what_it_decodes(
+    tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, new = [], torch.UntypedStorage._new_shared
+    monkeypatch.setattr(reader, "get_worker_info", lambda: "a worker's")
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", lambda size: taken.append(size) or new(size))
+    corpus = shards_of([(jpeg((64, 48)), (64, 48))] * 4, tmp_path)
+    (request,) = requests(corpus, StreamPlan(seed=1, global_batch=4, micro_batch=4), 0, 1)
+    reader.ShardReader(corpus.paths, RULE._replace(packed=packed)).serve(request)
+    assert taken == ([] if packed else [4 * 3 * 32 * 32])
 
 
 def test_crops_of_all_kinds_of_jpegs_are_those_of_pillow(tmp_path: Path) -> None:
