@@ -101,7 +101,7 @@ def test_when_a_process_is_killed_the_others_end_within_a_minute(
     assert "--resume goes on from the last checkpoint" in said(out, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_when_a_process_does_not_answer_the_others_end(make_shards: MakeShards, tmp_path: Path) -> None:
     out, shards = tmp_path / "team" / "run", make_shards([12])
     patience = {"timeout_minutes": 0.5, "data": {"retry_seconds": 5}}
