@@ -39,10 +39,9 @@ class _Objective(Strict):
         return self
 
 
-class MaeObjective(_Objective):
-    """Masked autoencoder (He et al. 2022): the baseline."""
+class _RebuiltPatches(_Objective):
+    """What the objectives share that rebuild hidden patches."""
 
-    name: Literal["mae"]
     norm_pix: bool = True
     """Whether each target patch is normalised by its own mean and deviation."""
     hog_weight: float = Field(0.0, ge=0)
@@ -50,10 +49,16 @@ class MaeObjective(_Objective):
     normalised (MaskFeat, Wei et al. 2022, section 3.2). Not in the paper."""
 
 
+class MaeObjective(_RebuiltPatches):
+    """Masked autoencoder (He et al. 2022): the baseline."""
+
+    name: Literal["mae"]
+
+
 Selection = Literal["hog_sample", "hog_topk", "half_hog", "uniform"]
 
 
-class SelectiveMaeObjective(_Objective):
+class SelectiveMaeObjective(_RebuiltPatches):
     """SelectiveMAE: 15 % visible, 25 % reconstructed, both chosen."""
 
     name: Literal["selective_mae"]
@@ -63,11 +68,6 @@ class SelectiveMaeObjective(_Objective):
     decoder_reads: Literal["last", "mixture"] = "last"
     """What the decoder attends to: the encoder's output, or for each of its blocks a learned mixture of the outputs of
     all encoder blocks and of what goes into the first (CrossMAE, section 3.3). Not in the paper."""
-    norm_pix: bool = True
-    """Whether each target patch is normalised by its own mean and deviation."""
-    hog_weight: float = Field(0.0, ge=0)
-    """Weight of a second loss beside the pixels': each target patch's histograms of oriented gradients, every cell
-    normalised (MaskFeat, Wei et al. 2022, section 3.2). Not in the paper."""
     seeds: Selection = "hog_sample"
     added: Literal["psts", "psts_content", "uniform"] = "psts"
     """How the visible tokens beside the seeds are chosen: by similarity of embedding and position (the paper), by

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from pretrain.config import EncoderConfig, MaeObjective
 from pretrain.errors import InputError
 from pretrain.models.encoder import encode, initialise, run_blocks
-from pretrain.models.hog import GRADIENTS
 from pretrain.models.objective import Objective, share_of
 from pretrain.models.output import Output
 from pretrain.models.positions import sincos_2d
@@ -23,15 +22,14 @@ class MAE(Objective):
     decoder_pos: Tensor
 
     def __init__(self, config: MaeObjective, encoder: EncoderConfig) -> None:
-        super().__init__(encoder, norm_pix=config.norm_pix)
+        super().__init__(encoder, norm_pix=config.norm_pix, hog_weight=config.hog_weight)
         self.visible = visible_count(self.num_patches, config.mask_ratio)
         width = config.decoder_dim
         self.decoder_embed = nn.Linear(self.encoder.embed_dim, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.decoder_blocks = self_attention_blocks(config.decoder_depth, width, config.decoder_heads)
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
-        self.hog_weight = config.hog_weight
-        self.decoder_pred = nn.Linear(width, self.pixels + (GRADIENTS if config.hog_weight else 0))
+        self.decoder_pred = nn.Linear(width, self.outputs)
         if self.patch_size % 2 and config.hog_weight:
             raise InputError(
                 f"encoder: HOG cells are half a patch, so {self.patch_size} px patches have none; "
@@ -59,11 +57,7 @@ class MAE(Objective):
         visible, masked = order[:, : self.visible], order[:, self.visible :]
         patches = self.patchify(images)
         latent = encode(self.encoder, self.embed(patches, visible))
-        output = self.decode(latent, visible, masked)
-        prediction = output[:, :, : self.pixels]
-        loss = self.pixel_loss(prediction, patches, masked)
-        if self.hog_weight:
-            loss = loss + self.hog_weight * self.hog_loss(output[:, :, self.pixels :], images, masked)
+        prediction, loss = self.judged(self.decode(latent, visible, masked), images, patches, masked)
         return Output(loss, prediction, visible, masked)
 
     def decode(self, latent: Tensor, visible: Tensor, masked: Tensor) -> Tensor:

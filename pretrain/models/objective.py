@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pretrain.config import EncoderConfig
 from pretrain.errors import InputError
 from pretrain.models.encoder import build_encoder, embed_patches, patch_positions
-from pretrain.models.hog import hog_features
+from pretrain.models.hog import GRADIENTS, hog_features
 from pretrain.models.output import Output
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -23,6 +23,7 @@ class Objective(nn.Module):
     Attributes:
         encoder: the timm VisionTransformer that is pretrained and exported.
         pixels: numbers that a predicted patch has.
+        outputs: numbers that a decoder gives for a patch: its pixels and, with ``hog_weight``, its gradients.
         crop_size: side in pixels of the square uint8 images that ``forward`` takes.
         crop_ratio: least and greatest aspect ratio of the random crop.
         noise_size: columns of the uniform noise that ``forward`` takes.
@@ -36,7 +37,7 @@ class Objective(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: EncoderConfig, *, norm_pix: bool) -> None:
+    def __init__(self, encoder: EncoderConfig, *, norm_pix: bool, hog_weight: float = 0.0) -> None:
         super().__init__()
         self.encoder = build_encoder(encoder)
         patch = self.encoder.patch_embed
@@ -51,6 +52,8 @@ class Objective(nn.Module):
         self.pixels: int = 3 * self.patch_size**2
         self.noise_size: int = self.num_patches
         self.norm_pix = norm_pix
+        self.hog_weight = hog_weight
+        self.outputs = self.pixels + (GRADIENTS if hog_weight else 0)
         self.grad_checkpointing = False
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN))
         self.register_buffer("std", torch.tensor(IMAGENET_STD))
@@ -126,6 +129,16 @@ class Objective(nn.Module):
         if weights is None:
             return errors.mean(dim=(1, 2))
         return (errors.mean(dim=2) * weights).sum(dim=1) / weights.sum(dim=1)
+
+    def judged(
+        self, output: Tensor, images: Tensor, patches: Tensor, ids: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted pixels (B, T, p*p*3) and the loss per sample (B,) of a decoder's ``outputs`` for chosen patches."""
+        prediction = output[:, :, : self.pixels]
+        loss = self.pixel_loss(prediction, patches, ids, weights)
+        if self.hog_weight:
+            loss = loss + self.hog_weight * self.hog_loss(output[:, :, self.pixels :], images, ids)
+        return prediction, loss
 
     def hog_loss(self, prediction: Tensor, images: Tensor, ids: Tensor) -> Tensor:
         """Mean squared error per sample (B,) of the chosen patches' predicted gradients (B, T, 108), float32."""

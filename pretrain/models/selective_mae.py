@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from pretrain.config import EncoderConfig, SelectiveMaeObjective
 from pretrain.errors import InputError
 from pretrain.models.encoder import embed_patches, encode, encode_layers, initialise, patch_positions
-from pretrain.models.hog import GRADIENTS, richness
+from pretrain.models.hog import richness
 from pretrain.models.mae import visible_count
 from pretrain.models.objective import Objective, share_of
 from pretrain.models.output import Output
@@ -25,7 +25,7 @@ class SelectiveMAE(Objective):
     parts = ("select", "embed", "pixel_loss", "hog_loss")
 
     def __init__(self, config: SelectiveMaeObjective, encoder: EncoderConfig) -> None:
-        super().__init__(encoder, norm_pix=config.norm_pix)
+        super().__init__(encoder, norm_pix=config.norm_pix, hog_weight=config.hog_weight)
         self.config = config
         self.uniform = config.seeds == config.targets == "uniform"
         self.counts = token_counts(self.num_patches, config)
@@ -38,8 +38,7 @@ class SelectiveMAE(Objective):
         layers = len(self.encoder.blocks) + 1
         mixes = config.decoder_reads == "mixture"
         self.mixture = LayerMixture(layers, self.encoder.embed_dim, config.decoder_depth) if mixes else None
-        outputs = self.pixels + (GRADIENTS if config.hog_weight else 0)
-        self.decoder = CrossAttentionDecoder(self.encoder.embed_dim, config, self.grid, outputs)
+        self.decoder = CrossAttentionDecoder(self.encoder.embed_dim, config, self.grid, self.outputs)
         if self.patch_size % 2 and not (self.uniform and not config.hog_weight):
             raise InputError(
                 f"encoder: HOG cells are half a patch, so {self.patch_size} px patches cannot be scored; "
@@ -69,10 +68,8 @@ class SelectiveMAE(Objective):
         tokens = self.embed(patches, visible)
         latent = self.mixture(encode_layers(self.encoder, tokens)) if self.mixture else encode(self.encoder, tokens)
         output = self.decoder(latent, target, recompute=self.grad_checkpointing)
-        prediction = output[:, :, : self.pixels]
-        loss = self.pixel_loss(prediction, patches, target, self._target_weights(images, noise, visible, target))
-        if self.config.hog_weight:
-            loss = loss + self.config.hog_weight * self.hog_loss(output[:, :, self.pixels :], images, target)
+        weights = self._target_weights(images, noise, visible, target)
+        prediction, loss = self.judged(output, images, patches, target, weights)
         return Output(loss, prediction, visible, target)
 
     @torch.no_grad()
