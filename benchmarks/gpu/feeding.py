@@ -14,12 +14,11 @@ from benchmarks.gpu.size import Size
 from benchmarks.gpu.smoke import run_config
 from benchmarks.gpu.textures import shards
 from pretrain.bench.step import DECODERS
-from pretrain.bench.throughput import data_bench, train_bench
+from pretrain.bench.throughput import data_bench, model_and_plan, train_bench
 from pretrain.config import TrainConfig
 from pretrain.data.reader import ShardReader
 from pretrain.data.stream import batches, requests
-from pretrain.layout import corpus_of, crop_rule, stream_plan
-from pretrain.models import build_objective
+from pretrain.layout import corpus_of, crop_rule
 
 
 def data_cells(size: Size, work: Path) -> list[Cell]:
@@ -86,11 +85,10 @@ def time_of_a_worker(size: Size, work: Path) -> Result:
 
 def _serving(config: TrainConfig) -> float:
     """Seconds per image of four steps, after one that does not count."""
-    with torch.device("meta"):
-        model = build_objective(config.objective, config.encoder)
+    model, plan = model_and_plan(config)
     corpus = corpus_of(config, model)
     reader = ShardReader(corpus.paths, crop_rule(config, model), corpus.names)
-    first, *asked = requests(corpus, stream_plan(config), 0, 5)
+    first, *asked = requests(corpus, plan, 0, 5)
     reader.serve(first)
     began = time.process_time()
     images = sum(len(reader.serve(request).sample_id) for request in asked)
@@ -99,10 +97,8 @@ def _serving(config: TrainConfig) -> float:
 
 def _crops(config: TrainConfig, size: Size) -> torch.Tensor:
     """Of one step, (B, 3, S, S) int32."""
-    with torch.device("meta"):
-        model = build_objective(config.objective, config.encoder)
-    corpus, plan, rule = corpus_of(config, model), stream_plan(config), crop_rule(config, model)
-    found = batches(corpus, plan, rule, 0, 1, device=torch.device(size.device))
+    model, plan = model_and_plan(config)
+    found = batches(corpus_of(config, model), plan, crop_rule(config, model), 0, 1, device=torch.device(size.device))
     return torch.cat([batch.images.cpu().int() for batch in found])
 
 

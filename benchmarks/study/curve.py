@@ -12,15 +12,13 @@ import numpy as np
 import torch
 
 from benchmarks.study.arms import ARMS
-from pretrain.checkpoint import TrainState
 from pretrain.config import TrainConfig
 from pretrain.distributed import Team
 from pretrain.errors import InputError
-from pretrain.evaluate.encoders import from_card
 from pretrain.evaluate.features import Work
 from pretrain.evaluate.labelled import Divided
 from pretrain.evaluate.protocols import AnyProtocol, ask
-from pretrain.export import card_of
+from pretrain.evaluate.watch import running
 from pretrain.models import Objective
 
 QUARTERS = 4
@@ -44,19 +42,18 @@ class Quarters:
         """Protocol to accuracy over the test images of all sets; nothing at the end."""
         if done // self.every >= QUARTERS:
             return {}
-        start = time.process_time()
-        card, work = card_of(model, self.config, TrainState(done, 0, "", {})), Work()
+        start, work = time.process_time(), Work()
         try:
             with torch.random.fork_rng():
-                right = {name: self._right(model, card, how, work) for name, how in self.protocols.items()}
+                right = {name: self._right(model, done, how, work) for name, how in self.protocols.items()}
         except InputError:  # features that are not finite: the run is about to say so
             return {}
         self.cpu_seconds += time.process_time() - start
         return {name: round(float(share), 5) for name, share in right.items()}
 
-    def _right(self, model: Objective, card: Any, how: AnyProtocol, work: Work) -> np.floating[Any]:
+    def _right(self, model: Objective, done: int, how: AnyProtocol, work: Work) -> np.floating[Any]:
         """Over the test images of all sets."""
-        encoder = from_card("running", model.encoder, card, how.pool)
+        encoder = running(model, self.config, done, how.pool)
         return np.concatenate([np.array(ask(encoder, data, how, work).right) for data in self.sets.values()]).mean()
 
 

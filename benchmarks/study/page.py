@@ -104,13 +104,8 @@ def accuracies(cells: Cells, seconds: str) -> str:
         spent = [""] * 4
         if arm not in FREE and whole:
             told = whole[0]
-            clock = spread([cell[seconds] for cell in whole])
-            spent = [
-                spread([cell["rate"] for cell in whole], "{:g}".format),
-                f"{told['epochs']}",
-                f"{told['images']:,}",
-                clock,
-            ]
+            rates, clocks = ([cell[name] for cell in whole] for name in ("rate", seconds))
+            spent = [spread(rates, "{:g}".format), f"{told['epochs']}", f"{told['images']:,}", spread(clocks)]
         values = [accuracy(whole, *column) for column in columns(cells)]
         rows.append([ARMS[arm].words, ", ".join(str(each["seed"]) for each in whole), *spent, *values])
     clock = seconds.partition("_")[0].replace("cpu", "CPU")

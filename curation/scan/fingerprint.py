@@ -148,10 +148,12 @@ class RowReducer:
 
     def reduced(self) -> Reduced:
         """The whole image, reduced."""
-        picture = Image.fromarray(self._boxes)
+        from curation.scan import lanczos
+
         bottom, right = (size / factor for size, factor in zip(self._shape, self._factors, strict=True))
+        greys = lanczos.by_pillow(Image.fromarray(self._boxes), SMALL, LARGE, (right, bottom))
         mean, std = _mean_and_std(self._count, self._total, self._squares)
-        return Reduced(_all_by_pillow(picture, (right, bottom)), self._hasher.digest(), mean, std)
+        return Reduced(greys, self._hasher.digest(), mean, std)
 
 
 def _mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:
@@ -164,17 +166,8 @@ def _reductions(grey: Bytes) -> Bytes:
 
     order = lanczos.pass_order()
     if order == "unknown":
-        return _all_by_pillow(Image.fromarray(grey), (grey.shape[1], grey.shape[0]))
+        return lanczos.by_pillow(Image.fromarray(grey), SMALL, LARGE, (grey.shape[1], grey.shape[0]))
     return lanczos.reductions(grey, SMALL, LARGE, order == "by_size")
-
-
-def _all_by_pillow(picture: Image.Image, corner: tuple[float, float]) -> Bytes:
-    """:attr:`Reduced.greys` of a grey picture from its upper left to ``corner``, its right and lower edge."""
-    transposed = picture.transpose(Image.Transpose.TRANSPOSE)
-    images = ((picture, SMALL, corner), (transposed, SMALL, corner[::-1]), (picture, LARGE, corner))
-    lanczos = Image.Resampling.LANCZOS
-    made = [image.resize((size, size), lanczos, (0.0, 0.0, *edge)) for image, size, edge in images]
-    return np.concatenate([np.asarray(image).reshape(-1) for image in made])
 
 
 def fingerprint(rgb: Sequence[Bytes], valid: Sequence[npt.NDArray[np.bool_] | None] | None = None) -> Fingerprints:

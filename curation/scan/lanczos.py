@@ -299,6 +299,15 @@ def reductions(grey: Bytes, small: int, large: int, by_size: bool) -> Bytes:
     return out
 
 
+def by_pillow(picture: Image.Image, small: int, large: int, corner: tuple[float, float]) -> Bytes:
+    """What :func:`reductions` gives, of a grey picture from its upper left to ``corner``, its right and lower edge."""
+    transposed = picture.transpose(Image.Transpose.TRANSPOSE)
+    images = ((picture, small, corner), (transposed, small, corner[::-1]), (picture, large, corner))
+    lanczos = Image.Resampling.LANCZOS
+    made = [image.resize((size, size), lanczos, (0.0, 0.0, *edge)) for image, size, edge in images]
+    return np.concatenate([np.asarray(image).reshape(-1) for image in made])
+
+
 def height_first(height: int, width: int, out: int) -> bool:
     """Whether Pillow 13 reduces the height first: where it shrinks, by more than twice what the width loses."""
     return height > out and height - out > 2 * (width - out)
@@ -328,9 +337,7 @@ def pass_order() -> Literal["by_size", "width_first", "unknown"]:
         for rgb in (hard, soft):
             picture = Image.fromarray(rgb).convert("L")
             grey = luma(rgb)
-            images = ((picture, 32), (picture.transpose(Image.Transpose.TRANSPOSE), 32), (picture, 64))
-            resized = [image.resize((size, size), Image.Resampling.LANCZOS) for image, size in images]
-            expected = np.concatenate([np.asarray(image).reshape(-1) for image in resized])
+            expected = by_pillow(picture, 32, 64, picture.size)
             for order in tuple(orders):
                 if not np.array_equal(reductions(grey, 32, 64, order == "by_size"), expected):
                     orders.discard(order)

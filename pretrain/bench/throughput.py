@@ -111,7 +111,7 @@ def train_bench(config: TrainConfig, steps: int = 60, seconds: float = 120) -> d
 def _train_bench(config: TrainConfig, team: Team, steps: int, seconds: float) -> dict[str, Any]:
     device, workers = team.device, team.workers if config.data.workers is None else config.data.workers
     config = settled(config, device)
-    model, plan = _model_and_plan(config)
+    model, plan = model_and_plan(config)
     corpus = corpus_of(config, model)
     per_epoch = max(1, plan.steps_per_epoch(corpus))
     long = max(config.epochs, -(-(steps + WARM_UP + 2) // per_epoch))
@@ -135,7 +135,8 @@ def _train_bench(config: TrainConfig, team: Team, steps: int, seconds: float) ->
     }  # fmt: skip
 
 
-def _model_and_plan(config: TrainConfig) -> tuple[Objective, StreamPlan]:
+def model_and_plan(config: TrainConfig) -> tuple[Objective, StreamPlan]:
+    """A run's model without weights, and which samples its only process sees when."""
     with torch.device("meta"):
         model = build_objective(config.objective, config.encoder)
     return model, stream_plan(config)
@@ -171,7 +172,7 @@ def data_bench(
     if device is None:
         device = distributed.device_of(config.device)
         refuse_decoder(config.data.decode, device)
-    model, plan = _model_and_plan(config)
+    model, plan = model_and_plan(config)
     corpus = corpus_of(config, model)
     rule = crop_rule(config, model)
     rows = []

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from curation.base.arrays import Ints
 from pretrain.data.native import library
+from pretrain.data.resize import bicubic
 
 SOURCE = Path(__file__).with_suffix(".c")
 _ACROSS, _DOWN = 4, 2
@@ -96,9 +97,8 @@ def _weights(length: int, size: int) -> tuple[Ints, npt.NDArray[np.float64]]:
     first = np.maximum(centre - 2 * stretch + 0.5, 0).astype(np.int64)
     count = np.minimum((centre + 2 * stretch + 0.5).astype(np.int64), length) - first
     places = np.arange(count.max())
-    x = np.abs((places + first[:, None] - centre[:, None] + 0.5) / stretch)
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    weights = np.where(x < 1, near, np.where(x < 2, far, 0)) * (places < count[:, None])
+    x = (places + first[:, None] - centre[:, None] + 0.5) / stretch
+    weights = bicubic(torch.from_numpy(x)).numpy() * (places < count[:, None])
     return first, weights / weights.sum(1, keepdims=True)
 
 

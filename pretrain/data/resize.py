@@ -49,13 +49,13 @@ def resize_weights(sides: Tensor, longest: int, size: int) -> Tensor:
     places, outputs = (torch.arange(count, dtype=torch.float64, device=sides.device) for count in (longest, size))
     scale = side / size
     centre = (outputs[None, :, None] + 0.5) * scale
-    weights = _bicubic((places + 0.5 - centre) / scale.clamp(min=1)) * (places < side)
+    weights = bicubic((places + 0.5 - centre) / scale.clamp(min=1)) * (places < side)
     fine = (weights / weights.sum(2, keepdim=True) * UNIT * _FINER).round().long()
     running = (fine.cumsum(2) + _FINER // 2) // _FINER  # rounded so, errors do not add up
     return running.diff(dim=2, prepend=torch.zeros_like(running[:, :, :1])).float()
 
 
-def _bicubic(x: Tensor) -> Tensor:
+def bicubic(x: Tensor) -> Tensor:
     """Keys' kernel with a = -1/2 (Cubic convolution interpolation, 1981), as Pillow's and torch's antialiased one."""
     x = x.abs()
     near = (1.5 * x - 2.5) * x * x + 1

@@ -14,7 +14,7 @@ from pretrain.checkpoint import TrainState
 from pretrain.config import TrainConfig
 from pretrain.distributed import Team
 from pretrain.errors import InputError
-from pretrain.evaluate.encoders import VitEncoder, from_card
+from pretrain.evaluate.encoders import Pool, VitEncoder, from_card
 from pretrain.evaluate.features import Work, extract
 from pretrain.evaluate.knn import knn_scores
 from pretrain.evaluate.labelled import DataSet, Divided, open_dataset
@@ -37,8 +37,7 @@ def neighbours(config: TrainConfig) -> Watch | None:
         raise InputError(f"knn.k: {asked.k} is more than the {len(data.train)} images to train on in {asked.data}")
 
     def watch(model: Objective, team: Team, done: int) -> dict[str, Any]:
-        card = card_of(model, config, TrainState(done, 0, "", {}))
-        encoder = from_card(f"step {done}", model.encoder, card, "mean")
+        encoder = running(model, config, done, "mean")
         with torch.compiler.set_stance("force_eager"):  # images of other sizes are not worth kernels of their own
             values, readable = _features(encoder, data, team)
         train, test = (rows[readable[rows]] for rows in (data.train, data.test))
@@ -48,6 +47,11 @@ def neighbours(config: TrainConfig) -> Watch | None:
         return {f"knn_{asked.k}": round(float(right), 4), "knn_images": len(test)}
 
     return watch
+
+
+def running(model: Objective, config: TrainConfig, done: int, pool: Pool) -> VitEncoder:
+    """The encoder of a model that is being trained, as it is after so many steps."""
+    return from_card(f"step {done}", model.encoder, card_of(model, config, TrainState(done, 0, "", {})), pool)
 
 
 def _features(encoder: VitEncoder, data: Divided, team: Team) -> tuple[Tensor, Flags]:
