@@ -19,7 +19,7 @@ from curation.base.errors import NO_ROOM
 from curation.base.files import UNFINISHED
 
 SPARED = 0.02
-"""Share of the disk that stays free for what is no spool."""
+"""Share of the disk that stays free for what is no spool; of a disk with less free than twice that, half stays free."""
 LOOKS = 500
 """Files that a process adds between two looks at what all processes have added."""
 
@@ -84,7 +84,7 @@ class Spool:
         """What the disk still takes."""
         there = next(folder for folder in (self.folder, *self.folder.parents) if folder.is_dir())
         disk = shutil.disk_usage(there)
-        return max(disk.free - int(SPARED * disk.total), 0)
+        return disk.free - min(int(SPARED * disk.total), disk.free // 2)
 
     def clear(self) -> None:
         """Remove everything."""

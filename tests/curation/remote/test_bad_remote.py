@@ -205,6 +205,18 @@ def test_a_spool_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
     assert spool.get("ab2") is None
 
 
+def test_a_spool_takes_half_of_the_little_that_a_large_disk_has_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from curation.remote.spool import Spool
+
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(total=1_000_000, free=1_000))
+    spool = Spool(tmp_path, 1 << 30)
+    assert [spool.put(f"ab{number}", bytes(200)) for number in range(3)] == [True, True, False]  # 2 % were 20,000
+
+
 def test_no_more_requests_are_in_flight_than_allowed(server: RangeServer, tmp_path: Path) -> None:
     server.latency = 0.02
     names = [f"/{number}.tif" for number in range(24)]
