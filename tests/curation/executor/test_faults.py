@@ -76,6 +76,7 @@ def test_all_processes_end_with_the_executor_stopped_ones_too(tmp_path: Path) ->
     assert faults.gone(processes)
 
 
+@pytest.mark.soak
 def test_a_scheduler_that_is_paused_ends_the_run_with_what_to_look_at(tmp_path: Path) -> None:
     with cluster(tmp_path) as (address, running):
         with (

@@ -18,9 +18,8 @@ from pretrain.models import build_objective
 
 
 @pytest.mark.slow
-def test_one_round_of_a_tiny_model_beside_a_batch_that_no_memory_holds(caplog):
-    rows = step_bench(encoders=["vit_tiny_patch16_224"], batches=[10**9, 2], precisions=["fp32"], repeats=1)
-    assert caplog.text.count("batch 1000000000, ") == caplog.text.count("left out") == 3
+def test_one_round_of_a_tiny_model():
+    rows = step_bench(encoders=["vit_tiny_patch16_224"], batches=[2], precisions=["fp32"], repeats=1)
     assert [row["label"] for row in rows] == ["MAE", "SelectiveMAE, 12 blocks", "SelectiveMAE, 8 blocks"]
     assert rows[0]["speedup"] == 1 and rows[0]["selection"] == 0
     for row in rows:
@@ -42,11 +41,12 @@ def test_a_row_without_its_baseline_has_no_ratio():
     assert _row(contender, steps, summary, [{"seconds": 4.0}, {"seconds": 4.0}])["speedup"] == 1.5
 
 
-def test_what_cannot_be_timed_is_named():
+def test_what_cannot_be_timed_is_named(caplog):
     with pytest.raises(InputError, match="no model 'vit_enormous'"):
         step_bench(encoders=["vit_enormous"])
-    with pytest.raises(WorkError, match="nothing could be timed"):
+    with pytest.raises(WorkError, match="nothing could be timed"):  # no memory holds such a batch
         step_bench(encoders=["vit_tiny_patch16_224"], batches=[10**9], precisions=["fp32"])
+    assert caplog.text.count("batch 1000000000, ") == caplog.text.count("left out") == 3
 
 
 CONFIGS = [
