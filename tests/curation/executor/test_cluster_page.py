@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -141,12 +142,28 @@ def test_the_dashboard_is_where_the_page_says(page: str, machine: Path) -> None:
     assert re.search(r"^.*http://127\.0\.0\.1:\d+/status", told), told
 
 
+def typed_on_each_node(page: str) -> str:
+    (line,) = re.findall(r"^    (torchrun .*)$", page, re.MULTILINE)
+    return line
+
+
+def training_pod(page: str) -> str:
+    """What each pod runs, where the name of the first is this machine's."""
+    service, work = yaml.safe_load_all(scripts(page)["train-on-kubernetes.yaml"])
+    spec = work["spec"]["template"]["spec"]
+    assert service["spec"]["selector"] == {"job-name": work["metadata"]["name"]}
+    command = " ".join(spec["containers"][0]["command"])
+    meeting = f"{work['metadata']['name']}-0.{service['metadata']['name']}:29500"
+    assert spec["subdomain"] == service["metadata"]["name"] and command.count(meeting) == 1
+    return command.replace(meeting, "127.0.0.1:29500")
+
+
 @pytest.mark.soak
-def test_training_on_two_nodes(page: str, machine: Path) -> None:
-    """The line that is typed on each node, typed twice; then the script of one node, which has nothing left to do."""
+@pytest.mark.parametrize("node", [typed_on_each_node, training_pod])
+def test_training_on_two_nodes(page: str, machine: Path, node: Callable[[str], str]) -> None:
+    """What a node runs, run twice; then the script of one node, which has nothing left to do."""
     small = {"selective_mae_vit_b": "small.yaml", "--nproc-per-node 8": "--nproc-per-node 1"}
     assert main(["run", "mine.yaml", "--out", "corpus", "--workers", "1"]) == 0
-    (line,) = re.findall(r"^    (torchrun .*)$", page, re.MULTILINE)
-    told = job(f"{line} &\n{line}\nwait $!\n", machine, HOST="127.0.0.1", **small)
+    told = job(f"{node(page)} &\n{node(page)}\nwait $!\n", machine, HOST="127.0.0.1", **small)
     assert told.endswith("the job ended with 0\n"), told
     assert "nothing to do" in job(scripts(page)["train.sh"], machine, **small)
