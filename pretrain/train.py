@@ -323,7 +323,8 @@ def _prepare(
     refuse_small_cache(corpus, plan.window, feeds)
     workers = team.workers if config.data.workers is None else config.data.workers
     image_bytes = corpus.image_bytes() if config.data.decode == "gpu" else 0
-    refuse_little_shared_memory(plan, model.crop_size, workers * team.local_world, config.data.prefetch, image_bytes)
+    prefetch = config.data.prefetch
+    refuse_little_shared_memory(plan, model.crop_size, workers, prefetch, image_bytes, team.local_world)
     stepped = model.compiled(config.compile)
     optimizer = build_optimizer(model, config.optim, team if config.shard_optimizer else None)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)

@@ -29,6 +29,7 @@ from pretrain.data.augment import Box, CropRule, around, crop_and_resize, crop_b
 from pretrain.data.corpus import MISSING, SampleRows, digest_of_image
 from pretrain.data.jpeg_part import part_decoder
 from pretrain.data.packed import Packed, PackedImage, pack
+from pretrain.data.ring import Filled, Ring
 from pretrain.errors import UnreadableImage
 
 MAX_PIXELS = 1 << 26
@@ -49,6 +50,8 @@ class Request(NamedTuple):
     rows: SampleRows
     noise: npt.NDArray[np.float32]
     """(B, K, augment.NOISE_SIZE): of K crops of each image."""
+    part: int | None = None
+    """Of the shared memory that goes round; none where all of it is in use, or for this process itself."""
 
 
 class Spent(NamedTuple):
@@ -88,10 +91,10 @@ class Batch(NamedTuple):
         moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in self._fields[:6]}
         return self._replace(**moved)
 
-    def to_send(self) -> Batch:
-        """For its way to another process, which opens a connection for every tensor: images are worth that, alone."""
+    def to_send(self, **instead: Any) -> Batch:
+        """For its way to another process, which opens a connection for every tensor that is sent as it is."""
         columns: dict[str, Any] = {name: getattr(self, name).numpy() for name in self._fields[1:6]}
-        return self._replace(**columns)
+        return self._replace(**columns, **instead)
 
     def received(self, pin: bool) -> Batch:
         """With all its tensors again, for a GPU in pinned memory."""
@@ -102,8 +105,10 @@ class Batch(NamedTuple):
 class ShardReader:
     """Serves requests. Its only state is open files; ``pread`` keeps no position, so forked workers may share them."""
 
-    def __init__(self, paths: list[Path], rule: CropRule, names: list[str] | None = None) -> None:
-        self.paths, self.rule = paths, rule
+    def __init__(
+        self, paths: list[Path], rule: CropRule, names: list[str] | None = None, ring: Ring | None = None
+    ) -> None:
+        self.paths, self.rule, self.ring = paths, rule, ring
         self.names = names or [path.name for path in paths]
         self.missing: set[int] = set()
         """Shards whose samples count as unreadable."""
@@ -118,9 +123,12 @@ class ShardReader:
         the user wrapped in torch's own, and a worker that waited could not be ended.
         """
         try:
-            return self.serve(request).to_send()
+            served = self.serve(request)
         except OSError:
             return request
+        if self.ring is None or request.part is None:
+            return served.to_send()
+        return served.to_send(images=Filled(self.ring.number, request.part, tuple(served.images.shape)))
 
     def serve(self, request: Request) -> Batch:
         """Read, decode and crop.
@@ -130,7 +138,7 @@ class ShardReader:
         """
         count, crops = request.noise.shape[:2]
         shape = count, crops, 3, self.rule.size, self.rule.size
-        images = torch.empty(shape, dtype=torch.uint8) if self.rule.packed else _room(*shape)
+        images = torch.empty(shape, dtype=torch.uint8) if self.rule.packed else self._room(request.part, shape)
         gsd = torch.full((count, crops), float("nan"))
         weight = torch.ones(count)
         unreadable, spent, packed = [], [0.0, 0.0, 0.0], dict[int, PackedImage]()
@@ -149,6 +157,18 @@ class ShardReader:
         images = images[[row not in packed for row in range(count)]] if packed else images
         images, gsd = images.flatten(0, 1), gsd.flatten()
         return Batch(images, gsd, ids, epoch, weight, crop, position, unreadable, times, left)
+
+    def _room(self, part: int | None, shape: tuple[int, ...]) -> Tensor:
+        """An empty uint8 tensor; of a worker in shared memory, into which it would be copied on its way to the process.
+
+        All of that is taken at once: it is not for what stays empty.
+        """
+        if self.ring is not None and part is not None:
+            return self.ring.part(part, shape)
+        empty = torch.empty(0, dtype=torch.uint8)
+        if get_worker_info() is not None:
+            empty.set_(torch.UntypedStorage._new_shared(math.prod(shape)))  # type: ignore[no-untyped-call]
+        return empty.resize_(shape)
 
     def _sample(
         self, request: Request, row: int, images: Tensor, gsd: Tensor, spent: list[float]
@@ -230,17 +250,6 @@ class ShardReader:
         if shard in self._open:
             with suppress(OSError):
                 os.close(self._open.pop(shard))
-
-
-def _room(*shape: int) -> Tensor:
-    """An empty uint8 tensor; of a worker in shared memory, into which it would be copied on its way to the process.
-
-    All of that is taken at once: it is not for what stays empty.
-    """
-    empty = torch.empty(0, dtype=torch.uint8)
-    if get_worker_info() is not None:
-        empty.set_(torch.UntypedStorage._new_shared(math.prod(shape)))  # type: ignore[no-untyped-call]
-    return empty.resize_(*shape)
 
 
 class Opened(NamedTuple):

@@ -6,6 +6,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from pretrain.data.ring import parts_of
 from pretrain.data.stream import StreamPlan
 from pretrain.errors import InputError
 
@@ -15,28 +16,29 @@ _MEGABYTE = 1 << 20
 
 
 def refuse_little_shared_memory(
-    plan: StreamPlan, size: int, workers: int, prefetch: int, image_bytes: float = 0
+    plan: StreamPlan, size: int, workers: int, prefetch: int, image_bytes: float = 0, processes: int = 1
 ) -> None:
     """Check that what all workers of the machine may have ready fits into its shared memory.
 
     Args:
         plan: gives the greatest batch of a worker.
         size: side of a crop, pixels.
-        workers: of all processes of this machine.
+        workers: of each process of this machine.
         prefetch: batches that each prepares ahead.
         image_bytes: of a file, where they travel as they are.
+        processes: of this machine.
 
     Raises:
         InputError: it does not.
     """
-    images = -(-len(plan.rows) // plan.micro_batches)
-    need = int(workers * (prefetch + 1) * images * max(plan.crops * 3 * size**2, image_bytes))
+    batch = plan.largest * max(plan.crops * 3 * size**2, image_bytes)
+    need = int(processes * parts_of(workers, prefetch) * batch)
     with suppress(OSError):
         there = shutil.disk_usage(_FOLDER)
         if need > there.free:
             raise InputError(
-                f"{_FOLDER}: has {there.free // _MEGABYTE} MB free, and {workers} workers may have "
-                f"{need // _MEGABYTE + 1} MB of images ready; start the container with "
+                f"{_FOLDER}: has {there.free // _MEGABYTE} MB free, and {workers * processes} workers may have "
+                f"{-(-need // _MEGABYTE)} MB of images ready; start the container with "
                 f"`docker run --shm-size={2 * need // _MEGABYTE + 64}m` (or --ipc=host), or set data.workers and "
                 "data.prefetch lower, or max_batch_per_gpu"
             )

@@ -31,6 +31,7 @@ from pretrain.data.order import (
 )
 from pretrain.data.places import Access
 from pretrain.data.reader import Batch, Request, ShardReader
+from pretrain.data.ring import Ring, parts_of
 from pretrain.data.supply import ShardCounts, Supply, supplied
 from pretrain.data.unpack import Unpacker
 from pretrain.errors import WorkError
@@ -76,6 +77,11 @@ class StreamPlan:
     def micro_batches(self) -> int:
         """Micro-batches per step on this rank."""
         return -(-len(self.rows) // max(self.micro_batch // self.crops, 1))
+
+    @property
+    def largest(self) -> int:
+        """Images of the greatest micro-batch of this rank."""
+        return -(-len(self.rows) // self.micro_batches)
 
     def groups_of(self, local_world: int) -> int:
         """How many groups the processes of this rank's machine read."""
@@ -248,10 +254,12 @@ def batches(
     options = loader_options(workers) | {"pin_memory": pin, "collate_fn": _as_is}
     if workers:
         options["prefetch_factor"] = prefetch
-    reader: Any = ShardReader(corpus.paths, rule, corpus.names)
+    size = 3 * rule.size**2 * plan.crops * plan.largest
+    ring = Ring(parts_of(workers, prefetch), size) if workers and not rule.packed else None
+    reader: Any = ShardReader(corpus.paths, rule, corpus.names, ring)
     unpack = Unpacker(device)
     with telling_of_killed_readers(), supplied(corpus, counts) as supply:
-        feed: Any = _Sampler(corpus, plan, start, stop, supply)
+        feed: Any = _Sampler(corpus, plan, start, stop, supply, ring)
         for served in DataLoader(reader, batch_sampler=feed, **options):
             whole = _patient(reader, served, corpus.access) if isinstance(served, Request) else served.received(pin)
             yield unpack(whole)
@@ -260,6 +268,9 @@ def batches(
 
 def _patient(reader: ShardReader, request: Request, access: Access) -> Batch:
     """Serve a request whose shard went away; where shards may be missing, without it in the end."""
+    if reader.ring is not None and request.part is not None:
+        reader.ring.free.append(request.part)
+        request = request._replace(part=None)
     while True:
         try:
             return patiently(partial(reader.serve, request), access.retry_seconds)
@@ -272,11 +283,14 @@ def _patient(reader: ShardReader, request: Request, access: Access) -> Batch:
 class _Sampler:
     """Requests, in the place where torch's loader expects lists of indices."""
 
-    def __init__(self, corpus: Corpus, plan: StreamPlan, start: int, stop: int, supply: Supply) -> None:
-        self.corpus, self.plan, self.start, self.stop, self.supply = corpus, plan, start, stop, supply
+    def __init__(
+        self, corpus: Corpus, plan: StreamPlan, start: int, stop: int, supply: Supply, ring: Ring | None
+    ) -> None:
+        self.corpus, self.plan, self.start, self.stop, self.supply, self.ring = corpus, plan, start, stop, supply, ring
 
     def __iter__(self) -> Iterator[Request]:
-        return requests(self.corpus, self.plan, self.start, self.stop, self.supply)
+        for request in requests(self.corpus, self.plan, self.start, self.stop, self.supply):
+            yield request if self.ring is None else request._replace(part=self.ring.lend())
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.plan.micro_batches
