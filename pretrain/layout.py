@@ -65,8 +65,7 @@ def check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
             f"data.retry_seconds: {config.data.retry_seconds:g} is not less than timeout_minutes="
             f"{config.timeout_minutes:g}, after which the other processes give this one up; raise timeout_minutes"
         )
-    if plan.mix:
-        refuse_twice(corpus)
+    refuse_twice(corpus, bool(plan.mix))
     for name, shards_of in corpus.folders.items() if plan.mix else ():
         if sum(corpus.sizes[shards_of.start : shards_of.stop]) < plan.groups:
             raise InputError(f"data.mix: {name} has no sample for each group; leave it out of data.shards and data.mix")

@@ -156,7 +156,8 @@ def open_corpus(places: Sequence[str | Path], rule: SampleRule, access: Access =
     """Open folders of shards, here or elsewhere, and count what can be used.
 
     Raises:
-        InputError: a folder, index or tar is absent; no sample can be used; or samples lack a GSD that is needed.
+        InputError: a folder, index or tar is absent; one is given twice; no sample can be used; or samples lack a GSD
+            that is needed.
     """
     corpus = Corpus([], [], [], [], {}, rule, [], [], {}, access)
     missing: dict[str, int] = {}
@@ -172,6 +173,8 @@ def open_corpus(places: Sequence[str | Path], rule: SampleRule, access: Access =
 
 def _add_folder(corpus: Corpus, place: str | Path, missing: dict[str, int]) -> None:
     """Add the shards of a folder; in ``missing`` are counted the samples without the GSD that is needed."""
+    if str(place) in corpus.folders:
+        raise InputError(f"data.shards: {place} is given twice, so that its samples would come twice; give it once")
     folder = localised(place, corpus.access)
     index, paths = open_index(folder)
     wants, first = wanted(place, folder, paths), len(corpus.paths)
@@ -284,8 +287,8 @@ def _refuse_missing_gsd(missing: dict[str, int]) -> None:
         )
 
 
-def refuse_twice(corpus: Corpus) -> None:
-    """Check that no folder is mixed with itself: its samples would come again before all others of it.
+def refuse_twice(corpus: Corpus, mixed: bool) -> None:
+    """Check that no folder is taken with itself: its samples would come again before all others of it.
 
     Raises:
         InputError: two names, such as ``a/`` and ``./a``, a link, or URLs of equal checksums, are of one folder.
@@ -294,10 +297,8 @@ def refuse_twice(corpus: Corpus) -> None:
     for name, shards in corpus.folders.items():
         for index, _, _ in corpus.groups[shards.start : shards.stop][:1]:
             if (first := names.setdefault(index.resolve(), name)) != name:
-                raise InputError(
-                    f"data.shards: {first} and {name} are the same shards; give them once, with the sum of their "
-                    "weights in data.mix"
-                )
+                weight = ", with the sum of their weights in data.mix" if mixed else ""
+                raise InputError(f"data.shards: {first} and {name} are the same shards; give them once{weight}")
 
 
 def content_fingerprint(places: Sequence[str | Path], access: Access = HERE) -> str:

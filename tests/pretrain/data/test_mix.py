@@ -139,6 +139,10 @@ def test_what_cannot_be_mixed_is_named(make_shards: MakeShards, tmp_path) -> Non
     for other in (f"{folder}/", str(tmp_path / "." / "link"), os.path.relpath(folder)):
         with pytest.raises(InputError, match=r"data.shards: .*shards and .* are the same shards; give them once, with"):
             train(config(folder, data={"shards": [str(folder), other], "mix": [1, 2]}), tmp_path / "run", Quiet())
+        with pytest.raises(InputError, match=r"data.shards: .*shards and .* are the same shards; give them once$"):
+            train(config(folder, data={"shards": [str(folder), other]}), tmp_path / "run", Quiet())
+    with pytest.raises(InputError, match=r"data.shards: .*shards is given twice, .*; give it once"):
+        train(config(folder, data={"shards": [str(folder)] * 2}), tmp_path / "run", Quiet())
     small = make_shards([2], side=(3, 3), name="small")
     with pytest.raises(InputError, match=r"data.mix: .*small has no sample"):
         train(config(folder, data={"shards": [str(folder), str(small)], "mix": [1, 1]}), tmp_path / "run", Quiet())
