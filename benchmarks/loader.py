@@ -1,12 +1,13 @@
 """From shards to batches of 224 px against the released path and other loaders, per processor second.
 
     python benchmarks/loader.py --folder /dev/shm/bench [--rounds 5] [--batches 12] [--workers 0 1 2] [--out F.json]
+    python benchmarks/loader.py --folder /dev/shm/bench --workers 1 2 --only "ours, exact" "ours, without a loader"
 
 Images are textures of 256, 512 and 1024 px whose JPEGs have about 24, 71 and 380 KB, and a mixture of four of 256 px to
 one of 512. Every contender gives batches of 64 crops. The released path is that of MAE and SelectiveMAE: files, Pillow,
 torchvision's RandomResizedCrop, flip, tensor, normalise. Ours leaves flip and normalising to the device, on uint8.
 Rounds are interleaved. Without workers the processor time of the process counts, which other load disturbs least;
-with workers, wall time after the first batches.
+with workers, wall time after the first batches. What has no workers then runs in as many processes at once.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ KINDS = {"256 px": [256], "512 px": [512], "80/20 mix": [256] * 4 + [512], "1024
 KILOBYTES = {256: 23, 512: 88, 1024: 330}
 WARM = 8
 """Batches of a process before those that count."""
+LEAST_S = 1.0
+"""That a contender is measured."""
 RULE = CropRule(SIDE, AREA, RATIO, 4.0)
 
 
@@ -122,31 +125,41 @@ OURS: dict[str, Loader] = {
 IN_THIS_PROCESS = ("ours, without a loader", "ours, exact, JPEGs whole")
 
 
-def rates(folder: Path, workers: int, rounds: int, count: int) -> dict[str, list[float]]:
+def rates(folder: Path, workers: int, rounds: int, count: int, only: list[str]) -> dict[str, list[float]]:
     """Images per second of each contender and round: of the processor without workers, else of the clock."""
-    names = [name for name in installed()[0] | OURS if workers == 0 or name not in IN_THIS_PROCESS]
+    names = [name for name in installed()[0] | OURS if not only or name in only]
     found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            answer, say = multiprocessing.Pipe(duplex=False)
-            process = multiprocessing.get_context("fork").Process(target=rate, args=(name, folder, workers, count, say))
-            process.start()
-            say.close()
-            found[name].append(answer.recv())
-            process.join()
+            found[name].append(measured(name, folder, workers, count))
+    return found
+
+
+def measured(name: str, folder: Path, workers: int, count: int) -> float:
+    """One contender, in a process of its own: threads of some go on when nobody asks for batches any more."""
+    running = []
+    for _ in range(max(workers, 1) if name in IN_THIS_PROCESS else 1):
+        answer, say = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(target=rate, args=(name, folder, workers, count, say))
+        process.start()
+        say.close()
+        running.append((process, answer))
+    found = sum(answer.recv() for _, answer in running)
+    for process, _ in running:
+        process.join()
     return found
 
 
 def rate(name: str, folder: Path, workers: int, count: int, say: Connection) -> None:
-    """One contender, in a process of its own: threads of some go on when nobody asks for batches any more."""
     clock = time.process_time if workers == 0 else time.perf_counter
     stream = (installed()[0] | OURS)[name](folder, workers)
     for _ in range(WARM * max(workers, 1)):  # weights of resizing, and what was prepared while the workers started
         next(stream)
-    start = clock()
-    for _ in range(count):
+    start, done = clock(), 0
+    while done < count or clock() - start < LEAST_S:
         next(stream)
-    say.send(count * BATCH / (clock() - start))
+        done += 1
+    say.send(done * BATCH / (clock() - start))
     del stream
     os._exit(0)
 
@@ -158,6 +171,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=12)
     parser.add_argument("--workers", type=int, nargs="+", default=[0])
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--only", nargs="+", default=[], choices=[*installed()[0], *OURS])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -168,7 +182,7 @@ def main() -> None:
         folder = options.folder / kind.replace(" ", "-").replace("/", "-")
         make(folder, KINDS[kind])
         for workers in options.workers:
-            found = rates(folder, workers, options.rounds, options.batches)
+            found = rates(folder, workers, options.rounds, options.batches, options.only)
             base = next(iter(found.values()))
             for name, each in found.items():
                 ratio = statistics.median(own / other for own, other in zip(each, base, strict=True))

@@ -19,7 +19,7 @@ import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
@@ -27,6 +27,8 @@ BATCH, SIDE = 64, 224
 AREA, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+_EPOCHS = 10**6
+"""In one: workers that start anew for every few images would be measured otherwise."""
 Loader = Callable[[Path, int], Iterator[Any]]
 """Given the folder of shards and a number of workers, 0 for none."""
 
@@ -76,7 +78,11 @@ class Files(Dataset[Tensor]):
 
 
 def from_files(decode: Callable[[bytes], Any], transform: Callable[[Any], Tensor]) -> Loader:
-    return lambda folder, workers: loaded(Files(folder, decode, transform), workers, shuffle=True)
+    def load(folder: Path, workers: int) -> Iterator[Any]:
+        files = Files(folder, decode, transform)
+        return loaded(files, workers, sampler=RandomSampler(files, num_samples=_EPOCHS * len(files)))
+
+    return load
 
 
 def from_webdataset(folder: Path, workers: int) -> Iterator[Any]:
