@@ -156,7 +156,7 @@ def rate(name: str, folder: Path, workers: int, count: int, say: Connection) -> 
     for _ in range(WARM * max(workers, 1)):  # weights of resizing, and what was prepared while the workers started
         next(stream)
     start, done = clock(), 0
-    while done < count or clock() - start < LEAST_S:
+    while done < count or clock() - start < LEAST_S or done % max(workers, 1):  # workers come in step
         next(stream)
         done += 1
     say.send(done * BATCH / (clock() - start))

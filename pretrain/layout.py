@@ -10,7 +10,9 @@ from pretrain.config import TrainConfig
 from pretrain.data.augment import CropRule
 from pretrain.data.corpus import Corpus, SampleRule, describe, describe_mix, open_corpus, refuse_twice
 from pretrain.data.places import access_of
+from pretrain.data.shared_memory import refuse_little_shared_memory
 from pretrain.data.stream import StreamPlan
+from pretrain.data.supply import refuse_small_cache
 from pretrain.errors import InputError
 from pretrain.models import Objective
 
@@ -76,6 +78,27 @@ def check_sizes(config: TrainConfig, corpus: Corpus, plan: StreamPlan) -> None:
         raise InputError(
             f"global_batch: {config.global_batch} is more than the {corpus.samples} samples of the data; set it lower"
         )
+
+
+def check_machine(
+    config: TrainConfig, corpus: Corpus, plan: StreamPlan, size: int, workers: int, processes: int = 1
+) -> None:
+    """Refuse a config whose shards or batches do not fit the machine.
+
+    Args:
+        config: of the run.
+        corpus: its shards.
+        plan: of one of its processes.
+        size: side of a crop, pixels.
+        workers: of each process.
+        processes: of this machine.
+
+    Raises:
+        InputError: names the field.
+    """
+    refuse_small_cache(corpus, plan.window, plan.groups_of(processes) * max(len(plan.mix), 1))
+    image_bytes = corpus.image_bytes() if config.data.decode == "gpu" else 0
+    refuse_little_shared_memory(plan, size, workers, config.data.prefetch, image_bytes, processes)
 
 
 def announce(

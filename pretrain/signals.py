@@ -106,9 +106,10 @@ def telling_of_killed_readers() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, EOFError, ConnectionError) as error:
-        told = str(error).partition("\n")[0] or "amid a batch"
+        lines = str(error).splitlines() or ["amid a batch"]
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
+        told = lines[-1 if lines[0].startswith("Caught") else 0]  # torch's, with a worker's own error at its end
         raise WorkError(
             f"a reading process was ended from outside ({told}); where memory ran out, set "
             "data.workers or data.prefetch lower; --resume goes on from the last checkpoint"

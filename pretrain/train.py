@@ -21,15 +21,14 @@ from pretrain.data.corpus import Corpus, content_fingerprint
 from pretrain.data.noise import Purpose, torch_uniform
 from pretrain.data.places import absolute, access_of
 from pretrain.data.reader import Batch
-from pretrain.data.shared_memory import refuse_little_shared_memory
 from pretrain.data.stream import StreamPlan, batches
-from pretrain.data.supply import ShardCounts, refuse_small_cache
+from pretrain.data.supply import ShardCounts
 from pretrain.data.unpack import refuse_decoder
 from pretrain.device import Mover, computing, mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
 from pretrain.health import Nonfinite, Unreadable, way_back
-from pretrain.layout import announce, check_sizes, corpus_of, crop_rule, stream_plan
+from pretrain.layout import announce, check_machine, check_sizes, corpus_of, crop_rule, stream_plan
 from pretrain.log import Log
 from pretrain.loop import Losses, Pace, Training, TrainResult, Worth, go_on, restore
 from pretrain.models import Objective, build_objective
@@ -319,12 +318,8 @@ def _prepare(
     corpus = corpus_of(config, model)
     plan = stream_plan(config, team.rank, team.world)
     check_sizes(config, corpus, plan)
-    feeds = plan.groups_of(team.local_world) * max(len(plan.mix), 1)
-    refuse_small_cache(corpus, plan.window, feeds)
     workers = team.workers if config.data.workers is None else config.data.workers
-    image_bytes = corpus.image_bytes() if config.data.decode == "gpu" else 0
-    prefetch = config.data.prefetch
-    refuse_little_shared_memory(plan, model.crop_size, workers, prefetch, image_bytes, team.local_world)
+    check_machine(config, corpus, plan, model.crop_size, workers, team.local_world)
     stepped = model.compiled(config.compile)
     optimizer = build_optimizer(model, config.optim, team if config.shard_optimizer else None)
     unreadable = Unreadable(config.data.max_unreadable, corpus.samples, observer.say)

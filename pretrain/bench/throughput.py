@@ -28,7 +28,7 @@ from pretrain.data.unpack import refuse_decoder
 from pretrain.device import mover, settled
 from pretrain.distributed import Team
 from pretrain.errors import InputError
-from pretrain.layout import corpus_of, crop_rule, stream_plan
+from pretrain.layout import check_machine, check_sizes, corpus_of, crop_rule, stream_plan
 from pretrain.models import Objective, build_objective
 from pretrain.train import train
 
@@ -174,6 +174,8 @@ def data_bench(
         refuse_decoder(config.data.decode, device)
     model, plan = model_and_plan(config)
     corpus = corpus_of(config, model)
+    check_sizes(config, corpus, plan)
+    check_machine(config, corpus, plan, model.crop_size, max(workers))
     rule = crop_rule(config, model)
     rows = []
     for count in workers:

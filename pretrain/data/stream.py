@@ -81,7 +81,7 @@ class StreamPlan:
     @property
     def largest(self) -> int:
         """Images of the greatest micro-batch of this rank."""
-        return -(-len(self.rows) // self.micro_batches)
+        return -(-len(self.rows) // max(self.micro_batches, 1))
 
     def groups_of(self, local_world: int) -> int:
         """How many groups the processes of this rank's machine read."""

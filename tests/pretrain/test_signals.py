@@ -44,3 +44,21 @@ def test_a_reader_that_is_gone_amid_a_batch_is_told_of_in_a_line() -> None:
     )
     with told, telling_of_killed_readers():
         next(iter(DataLoader([HalfSent()], batch_size=None, **loader_options(1))))
+
+
+class NoRoom:
+    """Samples whose reader finds no shared memory."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, row: int) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+
+def test_the_error_of_a_reader_is_told_with_its_own_words() -> None:
+    told = pytest.raises(
+        WorkError, match=r"\(RuntimeError: unable to .*: No space left on device \(28\)\); where memory"
+    )
+    with told, telling_of_killed_readers():
+        next(iter(DataLoader(NoRoom(), batch_size=None, **loader_options(1))))  # type: ignore[arg-type]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,6 +13,7 @@ from small_run import config, settings
 from pretrain.bench.arithmetic import multiply_adds
 from pretrain.bench.throughput import PARTS, data_bench, format_data, format_train, train_bench
 from pretrain.cli import main
+from pretrain.errors import InputError
 from pretrain.models import build_objective
 
 
@@ -43,6 +46,15 @@ def test_the_loader_alone(make_shards):
     told = format_data(row | {"parts": True} for row in rows)
     assert len(told.splitlines()) == 4
     assert format_data(row | {"parts": False} for row in rows).startswith(f"{told}\n\nJPEGs are decoded whole")
+
+
+def test_what_a_run_would_refuse_is_refused_here(make_shards, monkeypatch):
+    few = make_shards([3], name="few")
+    with pytest.raises(InputError, match="global_batch: 4 is more than the 3 samples of the data"):
+        data_bench(config(few), [1], 0.1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match="has 0 MB free, and 3 workers may have"):
+        data_bench(config(make_shards([9, 7])), [1, 3], 0.1)
 
 
 def test_from_the_command_line(make_shards, tmp_path, capsys):
