@@ -196,7 +196,7 @@ def data_bench(
         stream.close()
         row = {"workers": count, "images_per_second": images / took, "images": images, "seconds": took}
         shares = dict(zip(_SPENT, (spent / max(spent.sum(), 1e-9)).tolist(), strict=True))
-        parts = config.data.decode == "exact" and part_decoder() is not None
+        parts = config.data.decode != "gpu" and part_decoder() is not None
         rows.append(row | shares | {"cache_hits": counts.hits, "waited": counts.waited, "parts": parts})
     return rows
 

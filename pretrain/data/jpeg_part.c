@@ -1,4 +1,4 @@
-/* A part of a JPEG, decoded without the rest: pixel for pixel what libjpeg-turbo makes of the whole.
+/* A part of a JPEG, whole or reduced, decoded without the rest: pixel for pixel what libjpeg-turbo makes of the whole.
 
    Rows above the part are entropy-decoded and no more, rows below it not at all, columns beside it neither transformed
    nor coloured. Colours are smoothed with those beside them, so a sample more is decoded on each side and cut off. */
@@ -23,10 +23,11 @@ static void say_nothing(j_common_ptr jpeg) { (void)jpeg; }
 
 /* 0, or 1 where the file is damaged, is none, or has no such part.
 
-   whole: of the image, as the caller read it. out: height x whole x 3 bytes at least. columns: becomes the width of what is
+   eighths: of its sides at which the image is decoded; fewer than 8 without smoothing of colours. whole: width of the image at
+   these, as the caller read it. out: height x whole x 3 bytes at least. columns: becomes the width of what is
    written there, and of that the part begins at place. */
 int decode_part(const unsigned char *data, unsigned long size, unsigned whole, unsigned left, unsigned top, unsigned width,
-                unsigned height, unsigned char *out, unsigned *columns, unsigned *place) {
+                unsigned height, unsigned eighths, unsigned char *out, unsigned *columns, unsigned *place) {
     struct jpeg_decompress_struct jpeg;
     struct failure failure;
     jpeg.err = jpeg_std_error(&failure.base);
@@ -43,7 +44,9 @@ int decode_part(const unsigned char *data, unsigned long size, unsigned whole, u
     jpeg_read_header(&jpeg, TRUE);
     jpeg.out_color_space = JCS_RGB;
     jpeg.dct_method = JDCT_ISLOW;
-    jpeg.do_fancy_upsampling = TRUE;
+    jpeg.do_fancy_upsampling = eighths == 8;
+    jpeg.scale_num = eighths;
+    jpeg.scale_denom = 8;
     jpeg_start_decompress(&jpeg);
     if (!width || !height || left >= jpeg.output_width || width > jpeg.output_width - left ||
         top >= jpeg.output_height || height > jpeg.output_height - top || whole != jpeg.output_width)

@@ -19,6 +19,8 @@ from pretrain.data.augment import Box
 from pretrain.data.native import library
 
 SOURCE = Path(__file__).with_suffix(".c")
+REDUCED = (4, 3, 2, 1)
+"""Eighths of their sides at which images are decoded fast."""
 _SUBSAMPLINGS = ("444", "422", "420", "440", "Gray")
 
 
@@ -27,17 +29,18 @@ class PartDecoder(NamedTuple):
 
     function: Any
 
-    def decode(self, data: bytes, whole: tuple[int, int], part: Box) -> npt.NDArray[np.uint8] | None:
+    def decode(self, data: bytes, whole: tuple[int, int], part: Box, eighths: int = 8) -> npt.NDArray[np.uint8] | None:
         """Pixels of a part, (H, W, 3); null where damage shows down to the part's last row.
 
         Args:
             data: a JPEG of grey, YCbCr or RGB.
-            whole: height and width of the image, as its header says.
+            whole: height and width of the image, as its header says, and reduced.
             part: within it.
+            eighths: to which its sides are reduced, as by a fast decoder.
         """
         out = np.empty((part.height * whole[1], 3), np.uint8)
         columns, left = ctypes.c_uint(), ctypes.c_uint()
-        place = whole[1], part.left, part.top, part.width, part.height
+        place = whole[1], part.left, part.top, part.width, part.height, eighths
         if self.function(data, len(data), *place, out.ctypes.data, ctypes.byref(columns), ctypes.byref(left)):
             return None
         rows = out[: part.height * columns.value].reshape(part.height, columns.value, 3)
@@ -51,23 +54,35 @@ def part_decoder() -> PartDecoder | None:
     if compiled is None:
         return None
     function, number = compiled.decode_part, ctypes.POINTER(ctypes.c_uint)
-    words = [ctypes.c_uint] * 5
+    words = [ctypes.c_uint] * 6
     function.argtypes = [ctypes.c_char_p, ctypes.c_ulong, *words, ctypes.c_void_p, number, number]
     decoder = PartDecoder(function)
     return decoder if _is_exact(decoder) else None
 
 
 def _is_exact(decoder: PartDecoder) -> bool:
-    """Whether parts at the edges and within are those of the whole, for every subsampling."""
+    """Whether parts at the edges and within are those of the whole, for every subsampling and size."""
     rgb = np.random.default_rng(0).integers(0, 256, (83, 101, 3), np.uint8)
     for subsampling in _SUBSAMPLINGS:
         space = {"colorspace": "GRAY"} if subsampling == "Gray" else {}
         pixels = rgb[:, :, :1] if space else rgb
         data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), 90, **space, colorsubsampling=subsampling)
-        whole = simplejpeg.decode_jpeg(data)
-        for part in (Box(0, 0, 101, 83), Box(33, 17, 41, 29), Box(48, 40, 53, 43), Box(0, 64, 17, 1)):
-            cut = whole[part.top : part.top + part.height, part.left : part.left + part.width]
-            found = decoder.decode(data, (83, 101), part)
-            if found is None or not np.array_equal(found, cut):
+        for eighths in (8, *REDUCED):
+            height, width = (-(-side * eighths // 8) for side in rgb.shape[:2])
+            least: dict[str, Any] = {"min_height": height, "min_width": width, "min_factor": 2, "fastupsample": True}
+            whole = simplejpeg.decode_jpeg(data, **least if eighths < 8 else {})
+            if not all(_is_equal(decoder, data, whole, eighths, part) for part in _parts(height, width)):
                 return False
     return True
+
+
+def _parts(height: int, width: int) -> list[Box]:
+    half = Box(width // 3, height // 5, width // 3, height // 3)
+    corner = Box(width // 2, height // 2, width - width // 2, height - height // 2)
+    return [Box(0, 0, width, height), half, corner, Box(0, height - 1, max(width // 6, 1), 1)]
+
+
+def _is_equal(decoder: PartDecoder, data: bytes, whole: npt.NDArray[np.uint8], eighths: int, part: Box) -> bool:
+    found = decoder.decode(data, whole.shape[:2], part, eighths)
+    cut = whole[part.top : part.top + part.height, part.left : part.left + part.width]
+    return found is not None and np.array_equal(found, cut)

@@ -299,15 +299,17 @@ def open_for(data: bytes, rule: CropRule, noise: npt.NDArray[np.float32]) -> Ope
     height, width, colours = header
     boxes = [crop_box(width, height, rule, numbers) for numbers in noise]
     share = max(rule.size / min(box.width, box.height) for box in boxes)
-    if rule.fast and share <= _REDUCED:
-        rgb = decode(data, share=share)
-        return Opened(rgb, boxes, rgb.shape[1] / width, rgb.shape[0] / height)
-    part = around(boxes)
-    if part.width * part.height <= PART * width * height and colours in _COLOURS:
-        found = _decode_part(data, (height, width), part)
+    reduced = share if rule.fast and share <= _REDUCED else None
+    high, wide = (height, width) if reduced is None else _reduced(data, height, width, reduced)
+    across, down = wide / width, high / height
+    part = around([box.on(across, down) for box in boxes])
+    small = part.width * part.height <= PART * wide * high and width * height <= MAX_PIXELS
+    if small and colours in _COLOURS:
+        found = _decode_part(data, (high, wide), part, round(8 * max(across, down)))
         if found is not None:
-            return Opened(found, boxes, left=part.left, top=part.top)
-    return Opened(decode(data), boxes)
+            return Opened(found, boxes, across, down, part.left, part.top)
+    rgb = decode(data, share=reduced)
+    return Opened(rgb, boxes, rgb.shape[1] / width, rgb.shape[0] / height)  # CMYK is not reduced
 
 
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -358,20 +360,28 @@ def _decode_jpeg(data: bytes, share: float | None) -> npt.NDArray[np.uint8]:
     _check_size(width, height)
     if colours not in _COLOURS:
         return _decode_any(data, SHARD_FORMATS)
-    faster: dict[str, Any] = {}
-    if share is not None:  # shares other than those of min_factor 2 have no vector code
-        least = {"min_height": math.ceil(height * share), "min_width": math.ceil(width * share)}
-        faster = {**least, "min_factor": 2, "fastupsample": True}
+    faster: dict[str, Any] = {} if share is None else {**_least(height, width, share), "fastupsample": True}
     rgb: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", **faster)
     return rgb
 
 
-def _decode_part(data: bytes, whole: tuple[int, int], part: Box) -> npt.NDArray[np.uint8] | None:
+def _least(height: int, width: int, share: float) -> dict[str, int]:
+    """What is asked of a reduced image; shares other than those of a factor of 2 or more have no vector code."""
+    return {"min_height": math.ceil(height * share), "min_width": math.ceil(width * share), "min_factor": 2}
+
+
+def _reduced(data: bytes, height: int, width: int, share: float) -> tuple[int, int]:
+    """Height and width at which a JPEG is decoded fast."""
+    found: tuple[int, int] = simplejpeg.decode_jpeg_header(data, **_least(height, width, share))[:2]
+    return found
+
+
+def _decode_part(data: bytes, whole: tuple[int, int], part: Box, eighths: int) -> npt.NDArray[np.uint8] | None:
     """Pixels of a part of a JPEG; null where it must be decoded whole. One that was cut short must, and is refused."""
     decoder = part_decoder()
-    if decoder is None or math.prod(whole) > MAX_PIXELS or not data.endswith(_JPEG_END):
+    if decoder is None or not data.endswith(_JPEG_END):
         return None
-    return decoder.decode(data, whole, part)
+    return decoder.decode(data, whole, part, eighths)
 
 
 def _decode_any(data: bytes, formats: tuple[str, ...]) -> npt.NDArray[np.uint8]:

@@ -28,7 +28,7 @@ def test_two_crops_come_of_one_decoding(make_shards: MakeShards, monkeypatch: py
     monkeypatch.setattr("pretrain.data.reader.part_decoder", lambda: None)  # which decodes without decode()
     corpus = open_corpus([make_shards([6, 6])], SampleRule(8))
     decoded: list[int] = []
-    monkeypatch.setattr("pretrain.data.reader.decode", lambda data: decoded.append(1) or decode(data))
+    monkeypatch.setattr("pretrain.data.reader.decode", lambda data, **how: decoded.append(1) or decode(data, **how))
     one = list(batches(corpus, StreamPlan(5, 6, 6, 2), RULE, 0, 2))
     assert len(decoded) == 12
     two = list(batches(corpus, StreamPlan(5, 12, 4, 2, crops=2), RULE, 0, 2))

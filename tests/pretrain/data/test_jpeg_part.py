@@ -50,6 +50,30 @@ def test_a_part_has_the_pixels_that_pillow_decodes(decoder: PartDecoder, subsamp
         assert np.array_equal(found, whole[top : top + part.height, left : left + part.width])
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0", None], ids=str)
+def test_a_part_of_a_reduced_image_has_the_pixels_of_pillows_draft(
+    decoder: PartDecoder, subsampling: str | None
+) -> None:
+    """At a half, a quarter and an eighth, and with colours that need no interpolation there."""
+    rng = np.random.default_rng(1)
+    for number in range(60):
+        eighths = (4, 2, 1)[number % 3]
+        width, height = map(int, rng.integers(64, 300, 2))
+        picture = texture(number, max(width, height)).crop((0, 0, width, height))
+        data = jpeg(picture, subsampling=subsampling) if subsampling else jpeg(picture.convert("L"))
+        reference = Image.open(io.BytesIO(data))
+        reference.draft(None, (width * eighths // 8, height * eighths // 8))
+        whole = np.asarray(reference.convert("RGB"))
+        assert whole.shape[:2] == (-(-height * eighths // 8), -(-width * eighths // 8))
+        left, top = int(rng.integers(whole.shape[1])), int(rng.integers(whole.shape[0]))
+        part = Box(
+            left, top, *(int(rng.integers(1, side + 1)) for side in (whole.shape[1] - left, whole.shape[0] - top))
+        )
+        found = decoder.decode(data, whole.shape[:2], part, eighths)
+        assert found is not None
+        assert np.array_equal(found, whole[top : top + part.height, left : left + part.width])
+
+
 def test_what_is_damaged_or_not_there_is_no_part(decoder: PartDecoder) -> None:
     data = jpeg(texture(1, 128), quality=90)
     assert decoder.decode(data, (128, 128), Box(100, 100, 28, 29)) is None
@@ -77,24 +101,34 @@ def test_a_library_of_another_version_is_none(
     assert part_decoder.__wrapped__() is None
 
 
-def crops(data: bytes, count: int, seed: int) -> list[np.ndarray]:
+def crops(data: bytes, count: int, seed: int, fast: bool = False) -> list[np.ndarray]:
     noise = np.random.default_rng(seed).random((count, NOISE_SIZE), np.float32)
-    opened = reader.open_for(data, RULE, noise)
+    opened = reader.open_for(data, RULE._replace(fast=fast), noise)
     return [opened.crop(box, RULE.size).numpy() for box in opened.boxes]
 
 
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("count", [1, 2])
-def test_crops_are_those_of_the_whole_image(decoder: PartDecoder, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_are_those_of_the_whole_image(
+    decoder: PartDecoder, count: int, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = []
     monkeypatch.setattr(
-        PartDecoder, "decode", lambda self, *given, by=PartDecoder.decode: taken.append(1) or by(self, *given)
+        PartDecoder, "decode", lambda self, *given, by=PartDecoder.decode: taken.append(given[3]) or by(self, *given)
     )
-    files = [jpeg(texture(seed, 120 + seed), quality=85) for seed in range(20)]
-    parts = [crops(data, count, seed) for seed, data in enumerate(files)]
-    assert len(taken) > 8
+    files = [jpeg(texture(seed, 120 + 20 * seed), quality=85) for seed in range(20)]
+    parts = [crops(data, count, seed, fast) for seed, data in enumerate(files)]
+    assert len(taken) > 8 and set(taken) <= ({8, 4, 3, 2, 1} if fast else {8})
+    assert not fast or {4, 3, 2} <= set(taken)
     monkeypatch.setattr(reader, "part_decoder", lambda: None)
     for seed, data in enumerate(files):
-        assert all(map(np.array_equal, parts[seed], crops(data, count, seed)))
+        assert all(map(np.array_equal, parts[seed], crops(data, count, seed, fast)))
+
+
+def test_colours_of_print_are_not_reduced(decoder: PartDecoder) -> None:
+    data = jpeg(texture(2, 400).convert("CMYK"), quality=90)
+    for seed in range(8):
+        assert all(map(np.array_equal, crops(data, 1, seed, fast=True), crops(data, 1, seed)))
 
 
 def test_a_file_that_was_cut_short_is_refused_wherever_its_crop_lies(decoder: PartDecoder) -> None:
