@@ -237,7 +237,7 @@ def format_data(rows: Iterable[dict[str, float]]) -> str:
     if rows and not rows[0]["parts"]:
         lines += [
             "",
-            "JPEGs are decoded whole: data.decode is not exact, or a C compiler or libjpeg-turbo's header is absent.",
+            "JPEGs are decoded whole: data.decode is gpu, or a C compiler or libjpeg-turbo's header is absent.",
         ]
     return "\n".join(lines)
 
