@@ -81,9 +81,10 @@ class Fingerprints:
 
 def get_ready() -> None:
     """Load the compiled loops, or compile them in a new installation: no image is to blame for that time."""
-    from curation.scan import lanczos
+    from curation.scan import lanczos, lanczos_kernel
 
     lanczos.pass_order()
+    lanczos_kernel.kernel()
 
 
 def content_hash(rgb: Bytes) -> bytes:
@@ -105,10 +106,11 @@ def reduce(rgb: Bytes, valid: npt.NDArray[np.bool_] | None = None, grey: Bytes |
     """
     from curation.scan import lanczos
 
-    if grey is None:
+    if grey is None and valid is not None:
         grey = lanczos.luma(rgb)
-    mean, std = _mean_and_std(*lanczos.moments(grey, valid))
-    return Reduced(_reductions(grey), content_hash(rgb), mean, std)
+    greys, moments = _reductions(rgb if grey is None else grey)
+    mean, std = _mean_and_std(*(moments if grey is None else lanczos.moments(grey, valid)))
+    return Reduced(greys, content_hash(rgb), mean, std)
 
 
 class RowReducer:
@@ -161,13 +163,21 @@ def _mean_and_std(count: int, total: int, squares: int) -> tuple[float, float]:
     return mean, math.sqrt(max(squares / max(count, 1) - mean * mean, 0.0))
 
 
-def _reductions(grey: Bytes) -> Bytes:
-    from curation.scan import lanczos
+def _reductions(pixels: Bytes) -> tuple[Bytes, tuple[int, int, int]]:
+    """Reductions of RGB ``(H, W, 3)`` or its luma ``(H, W)``; the luma's count, sum and sum of squares."""
+    from curation.scan import lanczos, lanczos_kernel
 
-    order = lanczos.pass_order()
+    order, kernel = lanczos.pass_order(), lanczos_kernel.kernel()
+    if order != "unknown" and kernel is not None:
+        made = kernel.reduce(pixels, SMALL, LARGE, order == "by_size")
+        if made is not None:
+            return made.greys, (pixels.shape[0] * pixels.shape[1], made.total, made.squares)
+    grey = lanczos.luma(pixels) if pixels.ndim == 3 else pixels
     if order == "unknown":
-        return lanczos.by_pillow(Image.fromarray(grey), SMALL, LARGE, (grey.shape[1], grey.shape[0]))
-    return lanczos.reductions(grey, SMALL, LARGE, order == "by_size")
+        greys = lanczos.by_pillow(Image.fromarray(grey), SMALL, LARGE, (grey.shape[1], grey.shape[0]))
+    else:
+        greys = lanczos.reductions(grey, SMALL, LARGE, order == "by_size")
+    return greys, lanczos.moments(grey)
 
 
 def fingerprint(rgb: Sequence[Bytes], valid: Sequence[npt.NDArray[np.bool_] | None] | None = None) -> Fingerprints:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from curation.base.arrays import Ints
-from pretrain.data.native import library
+from curation.base.native import library
 from pretrain.data.resize import bicubic
 
 SOURCE = Path(__file__).with_suffix(".c")

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from curation.base.native import library
 from pretrain.data.augment import Box
-from pretrain.data.native import library
 
 SOURCE = Path(__file__).with_suffix(".c")
 REDUCED = (4, 3, 2, 1)

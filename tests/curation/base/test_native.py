@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.data import native
-from pretrain.data.native import library
+from curation.base import native
+from curation.base.native import library
 
 SOURCE = "int answer(void) { return 42; }\n"
 

@@ -1,4 +1,4 @@
-"""C of this package, compiled by the machine's own compiler where there is one, and kept for the next process."""
+"""C of these packages, compiled by the machine's own compiler where there is one, and kept for the next process."""
 
 from __future__ import annotations
 
