@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +60,7 @@ class Decoded:
         return self.rgb[rows, columns], None if self.valid is None else self.valid[rows, columns]
 
 
-@dataclass(frozen=True)
-class JpegHeader:
+class JpegHeader(NamedTuple):
     """What a JPEG's markers say before its first scan."""
 
     width: int
@@ -116,14 +116,14 @@ def _orientation(tiff: bytes) -> int:
     return 1
 
 
-def decode(data: bytes, image_format: str, max_pixels: int) -> Decoded:
-    """Decode a whole image.
+def decode(data: bytes, image_format: str, max_pixels: int, header: JpegHeader | None = None) -> Decoded:
+    """Decode a whole image; ``header`` is that of a JPEG, where it is at hand.
 
     Raises:
         UnreadableImage: damaged, truncated, or more than ``max_pixels``, which is checked before decoding.
     """
     if image_format == "JPEG":
-        header = jpeg_header(data)
+        header = header or jpeg_header(data)
         _bounded(header.width, header.height, max_pixels)
         if header.components in (1, 3) and header.precision == 8:
             return _jpeg(data, header)

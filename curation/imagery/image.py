@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ from curation.base.arrays import Bytes, Mask, Pixels
 from curation.base.errors import UnreadableImage
 from curation.catalogue import Window
 from curation.imagery import stretch as stretching
-from curation.imagery.decode import Decoded, decode, jpeg_header
+from curation.imagery.decode import Decoded, JpegHeader, decode, jpeg_header
 from curation.imagery.gdal_windows import Raster, open_raster
 from curation.imagery.georeference import Affine, Bounds, Georeference, gsd_of_plane
 from curation.imagery.location import Location
@@ -141,7 +140,7 @@ class Image:
         if self.location is None or (isinstance(self.pixels, Decoded) and self.pixels.turned):
             return Sidecar()
         linked = self.source.linked(self.location.root)
-        return beside(self.location.path(self.location.file), self.location.root, *([] if linked is None else [linked]))
+        return beside(self.location.name(self.location.file), self.location.root, *([] if linked is None else [linked]))
 
     @property
     def crs(self) -> str | None:
@@ -265,15 +264,15 @@ def raw_bytes(location: Location) -> bytes:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_FILE:
                 raise UnreadableImage(f"{location.file}: more than {MAX_FILE} bytes")
-            return _read(file, size)
+            return _read(file.fileno(), size)
     except OSError as error:
         raise UnreadableImage(f"{location.file}: {error.strerror or error}") from None
 
 
-def _read(file: FileIO, size: int) -> bytes:
+def _read(handle: int, size: int) -> bytes:
     """So many bytes, or what there is; a buffered file would copy them once more."""
-    data = file.read(size)
-    while len(data) < size and (more := file.read(size - len(data))):
+    data = os.read(handle, size)
+    while len(data) < size and (more := os.read(handle, size - len(data))):
         data += more
     return data
 
@@ -292,44 +291,45 @@ def open_image(
     Raises:
         UnreadableImage: it cannot be opened or decoded, or exceeds a limit.
     """
-    with ExitStack() as stack:
-        image = _open(stack, location, source, rules, stretch)
-        image._held = stack.pop_all()
-        return image
-
-
-def _open(
-    stack: ExitStack, location: Location, source: Source, rules: ExcludeRules, stretch: Sequence[float] | None
-) -> Image:
     if location.band_files is not None:
         paths = [location.path(file) for file in location.band_files]
         size = sum(_size(path) for path in paths)
-        return Image(open_raster(stack, source, paths, rules.max_pixels), source, size, None, stretch, location)
+        raster, held = _by_window(source, paths, rules, None)
+        return Image(raster, source, size, None, stretch, location, held)
     if location.access is not None:
         member = location.remote_member(MAX_FILE)
-        image = _from_memory(stack, member.data, source, rules, stretch)
+        image = _from_memory(member.data, source, rules, stretch)
         return replace(image, file_bytes=member.size, raw_sha256=image.raw_sha256 if member.as_stored else None)
     if location.member is not None:
-        return _from_memory(stack, raw_bytes(location), source, rules, stretch)
-    path = location.path(location.file)
+        return _from_memory(raw_bytes(location), source, rules, stretch)
+    size, data = _file(location, rules)
+    if data is not None:
+        return _from_memory(data, source, rules, stretch, location)
+    raster, held = _by_window(source, [location.path(location.file)], rules, size)
+    return Image(raster, source, size, None, stretch, location, held)
+
+
+def _file(location: Location, rules: ExcludeRules) -> tuple[int, bytes | None]:
+    """Size of a file, and its bytes; null where it is read by windows."""
+    name = location.name(location.file)
     try:
-        with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
+        handle = os.open(name, os.O_RDONLY)
+        try:
+            size = os.fstat(handle).st_size
             if size > rules.max_bytes:
                 raise UnreadableImage(f"{size} bytes, more than max_bytes={rules.max_bytes}")
-            head = _read(file, min(size, BEGINNING))
+            head = _read(handle, min(size, BEGINNING))
             kind = sniff(head)
-            by_window = kind in BY_WINDOW or _deep_png(kind, head) or size > MAX_FILE
-            data = None if by_window else head if size == len(head) else head + _read(file, size - len(head))
+            if kind in BY_WINDOW or _deep_png(kind, head) or size > MAX_FILE:
+                return size, None
+            return size, head if size == len(head) else head + _read(handle, size - len(head))
+        finally:
+            os.close(handle)
     except OSError as error:
         raise UnreadableImage(f"{location.file}: {error.strerror or error}") from None
-    if data is not None:
-        return _from_memory(stack, data, source, rules, stretch, location)
-    return Image(_by_window(stack, source, path, size, rules), source, size, None, stretch, location)
 
 
 def _from_memory(
-    stack: ExitStack,
     data: bytes,
     source: Source,
     rules: ExcludeRules,
@@ -338,23 +338,25 @@ def _from_memory(
 ) -> Image:
     kind = sniff(data[:32])
     digest = hashlib.sha256(data).digest()
-    by_window = kind in BY_WINDOW or _deep_png(kind, data) or _is_huge(kind, data)
-    pixels: Decoded | Raster
-    if by_window:
+    header = jpeg_header(data) if kind == "JPEG" else None
+    if kind in BY_WINDOW or _deep_png(kind, data) or _is_huge(kind, data, header):
         place = data if location is None else location.path(location.file)
-        pixels = _by_window(stack, source, place, len(data), rules)
-    else:
-        pixels = decode(data, kind, rules.max_pixels)
-    return Image(pixels, source, len(data), digest, stretch, location)
+        raster, held = _by_window(source, [place], rules, len(data))
+        return Image(raster, source, len(data), digest, stretch, location, held)
+    return Image(decode(data, kind, rules.max_pixels, header), source, len(data), digest, stretch, location)
 
 
-def _by_window(stack: ExitStack, source: Source, place: Path | bytes, size: int, rules: ExcludeRules) -> Raster:
-    raster = open_raster(stack, source, [place], rules.max_pixels)
-    if raster.width * raster.height > max(size * SPARSEST, LARGEST_DECODED):
-        raise UnreadableImage(
-            f"{raster.format}: declares {raster.width} x {raster.height} pixels, more than {size} bytes can hold"
-        )
-    return raster
+def _by_window(
+    source: Source, places: Sequence[Path | bytes], rules: ExcludeRules, size: int | None
+) -> tuple[Raster, ExitStack]:
+    """An open raster of ``size`` bytes, where they bound its pixels, and what closes it."""
+    with ExitStack() as stack:
+        raster = open_raster(stack, source, places, rules.max_pixels)
+        if size is not None and raster.width * raster.height > max(size * SPARSEST, LARGEST_DECODED):
+            raise UnreadableImage(
+                f"{raster.format}: declares {raster.width} x {raster.height} pixels, more than {size} bytes can hold"
+            )
+        return raster, stack.pop_all()
 
 
 def _size(path: Path) -> int:
@@ -369,7 +371,7 @@ def _deep_png(kind: str, head: bytes) -> bool:
     return kind == "PNG" and len(head) > 24 and head[24] == 16
 
 
-def _is_huge(kind: str, data: bytes) -> bool:
+def _is_huge(kind: str, data: bytes, header: JpegHeader | None) -> bool:
     """Whether a JPEG or PNG is better read by windows.
 
     Raises:
@@ -377,8 +379,7 @@ def _is_huge(kind: str, data: bytes) -> bool:
     """
     if kind == "PNG":
         pixels = int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
-    elif kind == "JPEG":
-        header = jpeg_header(data)
+    elif header is not None:
         pixels = header.width * header.height if header.orientation == 1 else 0
     else:
         return False

@@ -32,7 +32,7 @@ class Sidecar(NamedTuple):
     affine: Affine | None = None
 
 
-def beside(path: Path, *roots: Path) -> Sidecar:
+def beside(path: Path | str, *roots: Path) -> Sidecar:
     """Read what lies beside an image; what cannot be read or makes no sense says nothing.
 
     Args:
@@ -41,12 +41,12 @@ def beside(path: Path, *roots: Path) -> Sidecar:
     """
     found = Sidecar()
     try:
-        folder = path.parent
-        kinds = kinds_in(str(folder), folder.stat().st_mtime_ns)
+        folder = os.path.dirname(path)
+        kinds = kinds_in(folder, os.stat(folder).st_mtime_ns)
     except OSError:  # a folder may let its files be read and not be listed
         return found
     for kind in sorted(kinds, key=lambda kind: (kind.lower() != ".aux.xml", kind)):  # GDAL asks .aux.xml first, too
-        told = _read(path, kind, roots)
+        told = _read(Path(path), kind, roots)
         found = Sidecar(found.crs or told.crs, found.affine or told.affine)
     return found
 
