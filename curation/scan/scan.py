@@ -27,7 +27,7 @@ from curation.scan import parts as scan_parts
 from curation.scan.admission import Reason
 from curation.scan.fingerprint import Reduced, extra_hashes, get_ready, reduce
 from curation.scan.parts import Part, PartSummary, ScanJob, scene_of
-from curation.scan.tile_rows import TileRows
+from curation.scan.tile_rows import Row, TileRows
 from curation.sources.recipe import ResolvedSource
 
 # ------------------------------------------------------------------------------------------------ scanning
@@ -70,10 +70,10 @@ def _scanned(images: Sequence[Mapping[str, Any]], part: Part, rows: Mapping[str,
     for listed in _at_hand(images, part.job.source):
         what = part.lost.get(rows[listed["image"]])
         if what is not None:
-            collected.add(_image_row(listed, part.job, Reason("crashed", what)), None)
+            collected.add(_image_row(listed, part.job, Reason("crashed", what)))
             continue
-        for line, reduced in _scan_image(listed, part.job, limits.get(listed["image"])):
-            collected.add(line, reduced)
+        for row in _scan_image(listed, part.job, limits.get(listed["image"])):
+            collected.add(row)
     return collected
 
 
@@ -117,25 +117,23 @@ def _scene_limits(images: Sequence[Mapping[str, Any]], job: ScanJob) -> dict[str
     return limits
 
 
-def _scan_image(
-    listed: Mapping[str, Any], job: ScanJob, limits: tuple[float, ...] | None
-) -> list[tuple[dict[str, Any], Reduced | None]]:
-    """Rows of one raw image: its own first, then its tiles, with the reductions of those that were read."""
+def _scan_image(listed: Mapping[str, Any], job: ScanJob, limits: tuple[float, ...] | None) -> list[Row]:
+    """Rows of one raw image: its own first, then its tiles."""
     source = job.source.source
     reason = admission.by_licence(source, job.exclude) or admission.by_split(listed["split"], job.exclude)
     if reason is not None:
-        return [(_image_row(listed, job, reason), None)]
+        return [_image_row(listed, job, reason)]
     facts: dict[str, Any] = {}
     try:
         with _opened(listed, job, limits) as image:
             facts = _facts(image)
             reason = admission.by_type(image.dtype) or _by_area(image)
             if reason is not None:
-                return [(_image_row(listed, job, reason, facts), None)]
+                return [_image_row(listed, job, reason, facts)]
             with watchdog.deadline(_seconds(image)):
                 return _scan_pixels(image, listed, job, facts)
     except UnreadableImage as error:
-        return [(_image_row(listed, job, Reason("unreadable", str(error)), facts), None)]
+        return [_image_row(listed, job, Reason("unreadable", str(error)), facts)]
 
 
 def _opened(listed: Mapping[str, Any], job: ScanJob, limits: tuple[float, ...] | None = None) -> Image:
@@ -151,9 +149,7 @@ def _seconds(image: Image) -> float:
     return watchdog.seconds(image.width * image.height, image.file_bytes, slow)
 
 
-def _scan_pixels(
-    image: Image, listed: Mapping[str, Any], job: ScanJob, facts: dict[str, Any]
-) -> list[tuple[dict[str, Any], Reduced | None]]:
+def _scan_pixels(image: Image, listed: Mapping[str, Any], job: ScanJob, facts: dict[str, Any]) -> list[Row]:
     source = job.source.source
     patches = block_walk.patches(image)
     found = measurements.together(measurements.measure(patch.rgb, patch.valid) for patch in patches)
@@ -164,7 +160,7 @@ def _scan_pixels(
     if not windows:
         reason = Reason("too_small", f"slice: {image.width} x {image.height} pixels give no tile")
     facts["stretch"] = None if image.stretch is None else list(image.stretch)
-    tiles: list[tuple[dict[str, Any], Reduced | None]] = []
+    tiles: list[Row] = []
     ground = dict(zip(windows, image.ground(windows), strict=True)) if image.georeference is not None else {}
     walk = block_walk.BlockWalk(image, windows, whole)
     for patch in walk:
@@ -172,12 +168,11 @@ def _scan_pixels(
         reduced = walk.reduced() if is_all else reduce(patch.rgb, patch.valid, patch.grey)
         fill = found.fill if is_all else measurements.fill(patch.rgb, patch.valid)
         placed = facts | _ground(ground[patch.window]) if ground else facts
-        line = _tile_row(patch.window, block_walk.valid_share([patch], fill), image, listed, job, placed)
+        own = _tile_columns(patch.window, block_walk.valid_share([patch], fill), image, listed, job)
         if job.fingerprint.extra:
-            line["extra"] = extra_hashes(patch.rgb, job.fingerprint.extra)
-        tiles.append((line, reduced))
-    row = _image_row(listed, job, reason, facts | _measured(image, found))
-    return [(row, walk.reduced()), *tiles]
+            own["extra"] = extra_hashes(patch.rgb, job.fingerprint.extra)
+        tiles.append(Row(own, placed, reduced))
+    return [_image_row(listed, job, reason, facts, _measured(image, found), walk.reduced()), *tiles]
 
 
 def _by_area(image: Image) -> Reason | None:
@@ -190,7 +185,7 @@ def _by_area(image: Image) -> Reason | None:
 
 
 def _facts(image: Image) -> dict[str, Any]:
-    """Columns that an image and its tiles share."""
+    """Columns that an image and its tiles share; the limits of its stretch come later."""
     return {
         "image_width": image.width,
         "image_height": image.height,
@@ -234,10 +229,15 @@ def _ground(place: Ground) -> dict[str, Any]:
 
 
 def _image_row(
-    listed: Mapping[str, Any], job: ScanJob, reason: Reason | None, facts: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    return {
-        **(facts or {"file_bytes": listed["bytes"]}),
+    listed: Mapping[str, Any],
+    job: ScanJob,
+    reason: Reason | None,
+    facts: Mapping[str, Any] | None = None,
+    measured: Mapping[str, Any] | None = None,
+    reduced: Reduced | None = None,
+) -> Row:
+    own = {
+        **(measured or {}),
         "kind": "image",
         "tile_id": tile_id(job.source.id, listed["image"], None),
         "source": job.source.id,
@@ -246,19 +246,14 @@ def _image_row(
         "verdict": None if reason is None else reason.verdict,
         "detail": None if reason is None else reason.detail,
     }
+    return Row(own, facts or {"file_bytes": listed["bytes"]}, reduced)
 
 
-def _tile_row(
-    window: Window,
-    valid_share: float,
-    image: Image,
-    listed: Mapping[str, Any],
-    job: ScanJob,
-    facts: Mapping[str, Any],
+def _tile_columns(
+    window: Window, valid_share: float, image: Image, listed: Mapping[str, Any], job: ScanJob
 ) -> dict[str, Any]:
     is_all = window == Window(0, 0, image.width, image.height)
     return {
-        **facts,
         "kind": "tile",
         "tile_id": tile_id(job.source.id, listed["image"], window),
         "source": job.source.id,
