@@ -42,7 +42,7 @@ def beside(path: Path | str, *roots: Path) -> Sidecar:
     found = Sidecar()
     try:
         folder = os.path.dirname(path)
-        kinds = kinds_in(folder, os.stat(folder).st_mtime_ns)
+        kinds = kinds_in(folder, os.stat(folder).st_mtime_ns)  # noqa: PTH116 (a path is dear)
     except OSError:  # a folder may let its files be read and not be listed
         return found
     for kind in sorted(kinds, key=lambda kind: (kind.lower() != ".aux.xml", kind)):  # GDAL asks .aux.xml first, too

@@ -81,10 +81,11 @@ class Fingerprints:
 
 def get_ready() -> None:
     """Load the compiled loops, or compile them in a new installation: no image is to blame for that time."""
-    from curation.scan import lanczos, lanczos_kernel
+    from curation.scan import lanczos, lanczos_kernel, measure_kernel
 
     lanczos.pass_order()
     lanczos_kernel.kernel()
+    measure_kernel.kernel()
 
 
 def content_hash(rgb: Bytes) -> bytes:

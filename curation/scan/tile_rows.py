@@ -90,7 +90,9 @@ class TileRows:
         for names, shared in ((FACTS, self._facts), (MEASUREMENTS["image"], self._images)):
             places = pa.array(shared.places, pa.int32())
             columns |= {name: _column(shared.kept, schema.field(name)).take(places) for name in names}
-        ordered = [columns[name] if name in columns else _column(self.rows, schema.field(name)) for name in schema.names]
+        ordered = [
+            columns[name] if name in columns else _column(self.rows, schema.field(name)) for name in schema.names
+        ]
         return pa.table(ordered, schema=schema)
 
     def _fingerprints(self, schema: pa.Schema) -> dict[str, pa.Array]:
