@@ -16,11 +16,12 @@ import numpy.typing as npt
 from curation.base.arrays import Floats, Ints, Words
 from curation.base.compiled import compiled
 
-IMAGE_SECONDS = 3e-4
-BYTES_PER_SECOND = 25e6
-"""What the scan of an image takes on one core, about: so much, and the time of its bytes. It sizes parts, no more."""
-SHORTEST, LONGEST = 0.25, 2.0
-"""Seconds of work that parts aim at: a listing's share of one in :data:`PIECES`, within these."""
+IMAGE_SECONDS = 2e-4
+BYTES_PER_SECOND = 55e6
+"""What the scan of a JPEG takes on one core, about: so much, and the time of its bytes. It sizes parts, no more."""
+SHORTEST, LONGEST = 0.5, 2.0
+"""Seconds of work that parts aim at: a listing's share of one in :data:`PIECES`, within these. Putting a part on disk
+takes some hundredths."""
 PIECES = 32
 
 
