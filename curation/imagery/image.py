@@ -11,7 +11,6 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from curation.base.arrays import Bytes, Mask, Pixels
 from curation.base.errors import UnreadableImage
+from curation.base.lazy import lazy
 from curation.catalogue import Window
 from curation.imagery import stretch as stretching
 from curation.imagery.decode import Decoded, JpegHeader, decode, jpeg_header
@@ -115,7 +115,7 @@ class Image:
         """Share of half transparent pixels; 0 of images that are read by windows."""
         return self.pixels.soft_alpha if isinstance(self.pixels, Decoded) else 0.0
 
-    @cached_property
+    @lazy
     def area(self) -> Window:
         """The image without the border that the manifest trims."""
         left, top, right, bottom = self.source.trim
@@ -128,14 +128,14 @@ class Image:
         untouched = source.bands in (None, (1, 2, 3)) and source.stretch is None and source.nodata is None
         return self.pixels.plain and untouched and source.trim == (0, 0, 0, 0)
 
-    @cached_property
+    @lazy
     def georeference(self) -> Georeference | None:
         """Place on the ground, where the file has a CRS and a transform."""
         if self.crs is None or self.affine is None:
             return None
         return Georeference(self.crs, self.affine)
 
-    @cached_property
+    @lazy
     def _sidecar(self) -> Sidecar:
         if self.location is None or (isinstance(self.pixels, Decoded) and self.pixels.turned):
             return Sidecar()
@@ -163,7 +163,7 @@ class Image:
         found = zip(self.georeference.gsd(windows), self.georeference.bounds(windows), strict=True)
         return [Ground(*(own if gsd is None else (gsd, "file")), box) for gsd, box in found]
 
-    @cached_property
+    @lazy
     def stretch(self) -> tuple[float, ...] | None:
         """Low and high of red, green, blue that become 0 and 255; null where 8-bit pixels stay as they are."""
         how = self.source.stretch

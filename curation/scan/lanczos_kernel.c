@@ -10,11 +10,11 @@
 
 enum { LANES = 16, SPLIT = 15, PRECISION = 22 };
 
-/* Output i is made of pairs first[i], first[i] + 1, ... of samples 2 j and 2 j + 1; beyond the last, weights are 0. */
+/* Output i is made of pairs[i] pairs of samples 2 j and 2 j + 1, from j = first[i] on. */
 struct axis {
-    const int32_t *first;
-    const int16_t *weights;  /* (out, pairs, 4): low parts of two weights, their high parts */
-    int32_t pairs, out;
+    const int32_t *first, *pairs;
+    const int16_t *weights;  /* of all outputs, four a pair: low parts of two weights, their high parts */
+    int32_t out;
 };
 
 #ifdef __x86_64__
@@ -84,7 +84,7 @@ AVX2 static void reduce_strip(const __m256i *strip, const struct axis *axis, uin
     for (int i = 0; i < axis->out; i++, out += pitch) {
         const __m256i *at = strip + 2l * axis->first[i];
         __m256i low[2] = {half, half}, high[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-        for (int pair = 0; pair < axis->pairs; pair++, at += 2, weights += 4) {
+        for (int pair = 0; pair < axis->pairs[i]; pair++, at += 2, weights += 4) {
             __m256i fine = pair_of(weights), coarse = pair_of(weights + 2);
             for (int k = 0; k < 2; k++) {
                 low[k] = _mm256_add_epi32(low[k], _mm256_madd_epi16(at[k], fine));

@@ -28,7 +28,7 @@ class _Axis(ctypes.Structure):
     """How one axis is reduced; arrays are those of the C file."""
 
     _fields_ = (
-        ("first", ctypes.c_void_p), ("weights", ctypes.c_void_p), ("pairs", ctypes.c_int32), ("out", ctypes.c_int32),
+        ("first", ctypes.c_void_p), ("pairs", ctypes.c_void_p), ("weights", ctypes.c_void_p), ("out", ctypes.c_int32),
     )  # fmt: skip
 
 
@@ -96,18 +96,19 @@ def _plan(height: int, width: int, small: int, large: int, by_size: bool) -> tup
 
 @lru_cache(maxsize=256)
 def _axis(size: int, out: int) -> _Axis:
-    """Weights of pairs of samples; the last pair of an odd number is half empty."""
+    """Weights of pairs of samples, without those that are zero at either end; the last of an odd number is half one."""
     first, table = lanczos.weights(size, out)
-    every = (size + 1) // 2
-    pairs = min(table.shape[1] // 2 + 1, every)
-    start = np.minimum(first // 2, every - pairs)
-    weights = np.zeros((out, 2 * pairs), np.int32)
-    np.put_along_axis(weights, np.arange(table.shape[1]) + (first - 2 * start)[:, None], table, 1)
+    taps = np.arange(table.shape[1])
+    ends = [np.where(table != 0, first[:, None] + taps, none) for none in (size, -1)]
+    start, stop = ends[0].min(1) // 2, ends[1].max(1) // 2 + 1
+    every = np.zeros((out, (size + 1) // 2 * 2), np.int32)
+    np.put_along_axis(every, first[:, None] + taps, table, 1)
+    weights = np.concatenate([row[2 * low : 2 * high] for row, low, high in zip(every, start, stop, strict=True)])
     half = 1 << (_SPLIT - 1)
     low = ((weights + half) & (2 * half - 1)) - half
-    parts = np.stack([low, (weights - low) >> _SPLIT], 1).reshape(out, 2, pairs, 2).swapaxes(1, 2)
-    held = start.astype(np.int32), parts.astype(np.int16, order="C")
-    axis = _Axis(*(array.ctypes.data for array in held), pairs, out)
+    parts = np.stack([low.reshape(-1, 2), ((weights - low) >> _SPLIT).reshape(-1, 2)], 1).astype(np.int16)
+    held = start.astype(np.int32), (stop - start).astype(np.int32), parts
+    axis = _Axis(*(array.ctypes.data for array in held), out)
     axis.held = held
     return axis
 

@@ -74,6 +74,8 @@ def _told(cells: Totals) -> float:
     blocks, light, squares, within, freedom = 0, 0.0, 0.0, 0.0, 0
     for cell in range(cells.shape[1]):
         count, total, square = cells[0, cell], cells[1, cell], cells[2, cell]
+        if count == 0:  # as most are
+            continue
         blocks, light, squares = blocks + count, light + total, squares + square
         if count >= FEWEST:
             within += square - total * total / count
