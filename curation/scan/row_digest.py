@@ -34,8 +34,12 @@ def _hash_slices(data: Bytes, bounds: Ints, seed: int, out: Words) -> None:
         state = np.uint64(seed) ^ (np.uint64(stop - at) * first)
         while at < stop:
             word = np.uint64(0)
-            for byte in range(min(8, stop - at)):
-                word |= np.uint64(data[at + byte]) << np.uint64(8 * byte)
+            if at + 8 <= stop:  # one load, to a compiler that sees all eight
+                for byte in range(8):
+                    word |= np.uint64(data[np.uint64(at + byte)]) << np.uint64(8 * byte)
+            else:
+                for byte in range(stop - at):
+                    word |= np.uint64(data[at + byte]) << np.uint64(8 * byte)
             state = (state ^ word) * factor
             state ^= state >> np.uint64(29)
             at += 8
