@@ -7,18 +7,21 @@ measured between blocks of :data:`BLOCK` pixels. Measurements of several patches
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-from curation.base.arrays import Bytes, Mask
+from curation.base.arrays import Bytes, Floats, Mask
 from curation.base.compiled import compiled
+from curation.catalogue import STATISTICS
 from curation.scan.measure_kernel import kernel
 from curation.scan.measure_loops import BLOCK, NEAR, Totals, by_loops, nothing
+
+Value = Any
+"""A number of one image, or an array ``(N,)`` of those of many."""
 
 ROWS = 40
 BANDS = 16
@@ -30,33 +33,33 @@ FEWEST = 4
 class Sums(NamedTuple):
     """Sums over sampled pixels and blocks, in the order in which the loops add them up."""
 
-    counted: int = 0
+    counted: Value = 0
     """Pixels that are valid, as their right and lower neighbours are."""
-    black: int = 0
-    white: int = 0
+    black: Value = 0
+    white: Value = 0
     """... that equal their neighbours and are next to black, to white."""
-    flat: int = 0
+    flat: Value = 0
     """... that equal their neighbours."""
-    coloured: int = 0
-    rg: int = 0
-    yb: int = 0
+    coloured: Value = 0
+    rg: Value = 0
+    yb: Value = 0
     """Opponent colours, red - green and (red + green) / 2 - blue, ..."""
-    rg_squared: int = 0
-    yb_squared: int = 0
+    rg_squared: Value = 0
+    yb_squared: Value = 0
     """... and their squares."""
-    red_red: int = 0
-    green_green: int = 0
-    blue_blue: int = 0
-    red_green: int = 0
-    green_blue: int = 0
-    red_blue: int = 0
+    red_red: Value = 0
+    green_green: Value = 0
+    blue_blue: Value = 0
+    red_green: Value = 0
+    green_blue: Value = 0
+    red_blue: Value = 0
     """Products of the channels' differences between neighbours along a row."""
-    gentle: int = 0
-    light_steps: int = 0
-    colour_steps: int = 0
+    gentle: Value = 0
+    light_steps: Value = 0
+    colour_steps: Value = 0
     """Squared differences of luma, of the opponent colours, between neighbouring blocks."""
-    fine_steps: int = 0
-    fine_turns: int = 0
+    fine_steps: Value = 0
+    fine_turns: Value = 0
     """Of luma between pairs of half blocks: squared differences, products of two successive ones."""
 
 
@@ -88,56 +91,69 @@ def _told(cells: Totals) -> float:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Sums over sampled pixels; the properties are what rules compare with their thresholds."""
+    """Sums over sampled pixels; the properties are what rules compare with their thresholds.
+
+    Of one image, or of N at once: then sums and properties are arrays ``(N,)``.
+    """
 
     sums: Sums
-    cells: Totals
-    """Of the blocks of each colour, number, sum of luma and sum of its squares."""
+    told: Value
+    """Share of the variance of light between blocks that their hue tells, 0 to 1; the correlation ratio.
+
+    On the ground sun and shade fall on one colour; where colours stand for numbers, each has one brightness.
+    """
+    cells: Totals | None = None
+    """Of the blocks of each colour, number, sum of luma and sum of its squares; of one image."""
+
+    def without_cells(self) -> Statistics:
+        """What the properties need, at a hundredth of the memory."""
+        return Statistics(self.sums, self.told)
 
     @property
-    def pixels(self) -> int:
+    def pixels(self) -> Value:
         """Sampled pixels that are valid, as their neighbours are."""
         return self.sums.counted
 
     @property
-    def fill(self) -> float:
+    def fill(self) -> Value:
         """Share of flat areas of pure black or white: collars without a nodata tag, saturation."""
-        return (self.sums.black + self.sums.white) / max(self.pixels, 1)
+        return (self.sums.black + self.sums.white) / np.maximum(self.pixels, 1)
 
     @property
-    def flat(self) -> float:
+    def flat(self) -> Value:
         """Share of pixels equal to their right and lower neighbours, collars of black left aside."""
-        return (self.sums.flat - self.sums.black) / max(self.pixels - self.sums.black, 1)
+        return (self.sums.flat - self.sums.black) / np.maximum(self.pixels - self.sums.black, 1)
 
     @property
-    def gentle(self) -> float:
+    def gentle(self) -> Value:
         """Of the pixels that differ from a neighbour, the share that differs by no more than a gentle step."""
-        return self.sums.gentle / max(self.pixels - self.sums.flat, 1)
+        return self.sums.gentle / np.maximum(self.pixels - self.sums.flat, 1)
 
     @property
-    def coloured(self) -> float:
+    def coloured(self) -> Value:
         """Share of pixels whose channels differ."""
-        return self.sums.coloured / max(self.pixels, 1)
+        return self.sums.coloured / np.maximum(self.pixels, 1)
 
     @property
-    def colour_spread(self) -> float:
+    def colour_spread(self) -> Value:
         """Standard deviation of the opponent colours red-green and yellow-blue, in grey levels.
 
         The first term of the colourfulness of Hasler and Suesstrunk (2003); without their second, since a colour cast
         is no sign of a map.
         """
-        count = max(self.pixels, 1)
+        count = np.maximum(self.pixels, 1)
         rg, yb = self.sums.rg / count, self.sums.yb / count
         variance = self.sums.rg_squared / count - rg * rg + self.sums.yb_squared / count - yb * yb
-        return math.sqrt(max(variance, 0.0))
+        return np.sqrt(np.maximum(variance, 0.0))
 
     @property
-    def edge(self) -> float:
+    def edge(self) -> Value:
         """Root mean square difference of neighbours along a row, in grey levels, of the channel that has most."""
-        return math.sqrt(max(self.sums.red_red, self.sums.green_green, self.sums.blue_blue) / max(self.pixels, 1))
+        most = np.maximum(np.maximum(self.sums.red_red, self.sums.green_green), self.sums.blue_blue)
+        return np.sqrt(most / np.maximum(self.pixels, 1))
 
     @property
-    def agreement(self) -> float:
+    def agreement(self) -> Value:
         """How well the channels' fine detail agrees, -1 to 1.
 
         Of every channel, the correlation of its differences between neighbours with those of the channel most like
@@ -146,35 +162,41 @@ class Statistics:
         sums = self.sums
         rr, gg, bb = sums.red_red, sums.green_green, sums.blue_blue
         rg, gb, rb = (
-            product / math.sqrt(first * second) if first > 0 and second > 0 else 0.0
-            for product, first, second in ((sums.red_green, rr, gg), (sums.green_blue, gg, bb), (sums.red_blue, rr, bb))
+            _correlation(*three)
+            for three in ((sums.red_green, rr, gg), (sums.green_blue, gg, bb), (sums.red_blue, rr, bb))
         )
-        return min(max(rg, rb), max(rg, gb), max(gb, rb))
+        return np.minimum(np.minimum(np.maximum(rg, rb), np.maximum(rg, gb)), np.maximum(gb, rb))
 
     @property
-    def colour_steps(self) -> float:
+    def colour_steps(self) -> Value:
         """Root mean square step of colour between neighbouring blocks, as a multiple of that of light; 0 and above.
 
         Light falls on everything: in visible light what lies side by side differs in brightness first, in colour
         second. Not so where channels are different quantities, or colours stand for numbers.
         """
-        return math.sqrt(self.sums.colour_steps / max(self.sums.light_steps, 1))
+        return np.sqrt(self.sums.colour_steps / np.maximum(self.sums.light_steps, 1))
 
     @property
-    def grain(self) -> float:
+    def grain(self) -> Value:
         """Correlation of successive steps of light along a row of half blocks, -1 to 1.
 
         Below zero in noise (-0.5 where it is white), above in what has shapes.
         """
-        return self.sums.fine_turns / max(self.sums.fine_steps, 1)
+        return self.sums.fine_turns / np.maximum(self.sums.fine_steps, 1)
 
-    @property
-    def told(self) -> float:
-        """Share of the variance of light between blocks that their hue tells, 0 to 1; the correlation ratio.
 
-        On the ground sun and shade fall on one colour; where colours stand for numbers, each has one brightness.
-        """
-        return float(_told(self.cells))
+def _correlation(product: Value, first: Value, second: Value) -> Value:
+    """Of two series from the sums of their products and of their squares; 0 where one does not vary."""
+    both = np.sqrt(first * 1.0 * second)
+    return np.where(both > 0.0, product / np.where(both > 0.0, both, 1.0), 0.0)
+
+
+def columns(found: Sequence[Statistics | None]) -> dict[str, Floats]:
+    """The columns :data:`curation.catalogue.STATISTICS` ``(N,)`` of N images; of null, anything."""
+    every = [one or Statistics(Sums(), 0.0) for one in found]
+    sums = Sums(*np.array([one.sums for one in every], np.float64).reshape(-1, len(Sums._fields)).T)
+    many = Statistics(sums, np.array([one.told for one in every], np.float64))
+    return {name: getattr(many, name).astype(np.float32) for name in STATISTICS}
 
 
 def measure(rgb: Bytes, valid: Mask | None = None) -> Statistics:
@@ -184,7 +206,7 @@ def measure(rgb: Bytes, valid: Mask | None = None) -> Statistics:
     steps = max(rgb.shape[0] // ROWS, 1), max(rgb.shape[0] // BLOCK // BANDS, 1)
     if by_c is None or not by_c.measure(rgb, *steps, sums, cells):
         by_loops(rgb, valid, *steps, sums, cells)
-    return Statistics(Sums(*sums.tolist()), cells)
+    return Statistics(Sums(*sums.tolist()), _told(cells), cells)
 
 
 @compiled(
@@ -234,4 +256,5 @@ def together(parts: Iterable[Statistics]) -> Statistics:
     if len(found) == 1:
         return found[0]
     sums = Sums(*(sum(values) for values in zip(*(part.sums for part in found), strict=True)))
-    return Statistics(sums, np.sum([part.cells for part in found], axis=0))
+    cells = np.sum([part.cells for part in found if part.cells is not None], axis=0)
+    return Statistics(sums, _told(cells), cells)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from curation.base import watchdog
 from curation.base.errors import UnreadableImage
-from curation.catalogue import STATISTICS, Window, read_table, tile_id
+from curation.catalogue import Window, read_table, tile_id
 from curation.imagery.image import MAX_FILE, Ground, Image, open_image
 from curation.imagery.location import Location
 from curation.imagery.stretch import EIGHT_BIT
@@ -154,7 +154,8 @@ def _scan_pixels(image: Image, listed: Mapping[str, Any], job: ScanJob, facts: d
     patches = block_walk.patches(image)
     found = measurements.together(measurements.measure(patch.rgb, patch.valid) for patch in patches)
     whole = patches[0] if len(patches) == 1 and patches[0].window == image.area else None
-    share = block_walk.valid_share(patches, found.fill)
+    whole_fill = float(found.fill)
+    share = block_walk.valid_share(patches, whole_fill)
     windows = slicing.windows(image.area, job.source.slice, job.seed, source.id, listed["image"], share)
     reason = None
     if not windows:
@@ -166,7 +167,7 @@ def _scan_pixels(image: Image, listed: Mapping[str, Any], job: ScanJob, facts: d
     for patch in walk:
         is_all = patch.window == image.area
         reduced = walk.reduced() if is_all else reduce(patch.rgb, patch.valid, patch.grey)
-        fill = found.fill if is_all else measurements.fill(patch.rgb, patch.valid)
+        fill = whole_fill if is_all else measurements.fill(patch.rgb, patch.valid)
         placed = facts | _ground(ground[patch.window]) if ground else facts
         own = _tile_columns(patch.window, block_walk.valid_share([patch], fill), image, listed, job)
         if job.fingerprint.extra:
@@ -210,8 +211,7 @@ def _measured(image: Image, found: measurements.Statistics) -> dict[str, Any]:
     }
     if found.pixels == 0:
         return shape
-    content = {name: getattr(found, name) for name in STATISTICS}
-    return shape | content | _range(image) | {"soft_alpha": image.soft_alpha}
+    return shape | _range(image) | {"soft_alpha": image.soft_alpha, "statistics": found.without_cells()}
 
 
 def _range(image: Image) -> dict[str, float]:

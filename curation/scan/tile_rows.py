@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.catalogue import MEASUREMENTS, schema_of
+from curation.catalogue import MEASUREMENTS, STATISTICS, schema_of
 from curation.scan.fingerprint import Fingerprints, Reduced, finish
+from curation.scan.measurements import columns as measured
 
 BATCH = 64
 """Fingerprints that are finished together: their float images take 3 MB."""
@@ -27,10 +28,14 @@ FACTS = (
 """Columns that an image and its tiles share, or tiles of one place."""
 
 
+_MEASURED = tuple(name for name in MEASUREMENTS["image"] if name not in STATISTICS)
+
+
 class Row(NamedTuple):
     """One row: columns by name, absent ones null."""
 
     own: Mapping[str, Any]
+    """Those of an image may hold its :class:`curation.scan.measurements.Statistics` as ``statistics``."""
     facts: Mapping[str, Any]
     """Those of :data:`FACTS`; one object for all rows that share them."""
     reduced: Reduced | None = None
@@ -86,14 +91,20 @@ class TileRows:
         """The rows as a table of the scan."""
         self._finish()
         schema = schema_of("tiles")
-        columns = self._fingerprints(schema)
-        for names, shared in ((FACTS, self._facts), (MEASUREMENTS["image"], self._images)):
+        columns = self._fingerprints(schema) | self._statistics()
+        for names, shared in ((FACTS, self._facts), (_MEASURED, self._images)):
             places = pa.array(shared.places, pa.int32())
             columns |= {name: _column(shared.kept, schema.field(name)).take(places) for name in names}
         ordered = [
             columns[name] if name in columns else _column(self.rows, schema.field(name)) for name in schema.names
         ]
         return pa.table(ordered, schema=schema)
+
+    def _statistics(self) -> dict[str, pa.Array]:
+        found = [row.get("statistics") for row in self._images.kept]
+        unknown = np.array([one is None for one in found], bool)
+        places = pa.array(self._images.places, pa.int32())
+        return {name: pa.array(values, mask=unknown).take(places) for name, values in measured(found).items()}
 
     def _fingerprints(self, schema: pa.Schema) -> dict[str, pa.Array]:
         places = pa.array(self._prints.places, pa.int32())
