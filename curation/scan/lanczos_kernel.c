@@ -21,6 +21,7 @@ struct axis {
 #include <immintrin.h>
 
 #define AVX2 __attribute__((target("avx2")))
+#define AVX512 __attribute__((target("avx512f,avx512vnni")))
 
 /* A strip: of every pair of samples along an axis, those of 16 lines as 16-bit integers, in two registers. */
 
@@ -78,7 +79,7 @@ AVX2 static inline __m256i rounded(__m256i low, __m256i high) {
 }
 
 /* Reduce a strip along its axis to lines of a column each: 16 bytes in every row of out. */
-AVX2 static void reduce_strip(const __m256i *strip, const struct axis *axis, uint8_t *out, long pitch) {
+AVX2 static void reduce_by_avx2(const __m256i *strip, const struct axis *axis, uint8_t *out, long pitch) {
     const __m256i half = _mm256_set1_epi32(1 << (PRECISION - 1));
     const int16_t *weights = axis->weights;
     for (int i = 0; i < axis->out; i++, out += pitch) {
@@ -97,6 +98,34 @@ AVX2 static void reduce_strip(const __m256i *strip, const struct axis *axis, uin
         _mm_storeu_si128((__m128i *)out, line);
     }
 }
+
+/* The same with AVX-512: products are added as they are made, of four pairs apart, since each waits for the one before. */
+AVX512 static void reduce_by_avx512(const __m256i *strip, const struct axis *axis, uint8_t *out, long pitch) {
+    const __m512i zero = _mm512_setzero_si512(), half = _mm512_set1_epi32(1 << (PRECISION - 1));
+    const int16_t *weights = axis->weights;
+    for (int i = 0; i < axis->out; i++, out += pitch) {
+        const __m512i *at = (const __m512i *)strip + axis->first[i];
+        __m512i low[4] = {half, zero, zero, zero}, high[4] = {zero, zero, zero, zero};
+        for (int left = axis->pairs[i]; left > 0;) {
+            int some = left < 4 ? 1 : 4;
+            for (int k = 0; k < some; k++, weights += 4) {
+                int32_t fine, coarse;
+                memcpy(&fine, weights, 4), memcpy(&coarse, weights + 2, 4);
+                low[k] = _mm512_dpwssd_epi32(low[k], at[k], _mm512_set1_epi32(fine));
+                high[k] = _mm512_dpwssd_epi32(high[k], at[k], _mm512_set1_epi32(coarse));
+            }
+            left -= some, at += some;
+        }
+        for (int k = 1; k < 4; k++) {
+            low[0] = _mm512_add_epi32(low[0], low[k]);
+            high[0] = _mm512_add_epi32(high[0], high[k]);
+        }
+        __m512i sum = _mm512_srai_epi32(_mm512_add_epi32(low[0], _mm512_slli_epi32(high[0], SPLIT)), PRECISION);
+        _mm_storeu_si128((__m128i *)out, _mm512_cvtusepi32_epi8(_mm512_max_epi32(sum, zero)));
+    }
+}
+
+typedef void reducer(const __m256i *strip, const struct axis *axis, uint8_t *out, long pitch);
 
 /* Eight pixels' luma, in 32 bits: 38470 is twice 19235, since it is no signed 16-bit number. Reads 28 bytes. */
 AVX2 static inline __m256i luma_of_eight(const uint8_t *rgb) {
@@ -147,6 +176,7 @@ static long filled(long size) { return (size + LANES - 1) / LANES * LANES; }
    out: those three, one after the other. sums: of luma and of its squares. */
 AVX2 int reduce(const uint8_t *pixels, int channels, long height, long width, const struct axis *const *axes,
                 int across_first, uint8_t *out, int64_t *sums) {
+    reducer *reduce_strip = __builtin_cpu_supports("avx512vnni") ? reduce_by_avx512 : reduce_by_avx2;
     long pitch = filled(width), tall = filled(height), longest = pitch > tall ? pitch : tall, large = axes[2]->out;
     uint8_t *grey = malloc(tall * pitch), *once = malloc(3 * large * longest), *made = malloc(large * large);
     __m256i *strip = aligned_alloc(64, 32 * longest);
