@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-from functools import cache
 
 SECONDS = 10.0
 """What every image is given."""
@@ -24,12 +23,6 @@ _SWITCH = "RSCORPUS_WATCHDOG"
 def arm() -> None:
     """Let :func:`deadline` end this process from now on."""
     os.environ[_SWITCH] = "1"
-    _armed.cache_clear()
-
-
-@cache
-def _armed() -> bool:
-    return os.environ.get(_SWITCH) == "1"
 
 
 def seconds(pixels: int, file_bytes: int, slow: bool) -> float:
@@ -41,7 +34,7 @@ class deadline:
     """End this process, if it is armed, when the block takes longer than ``limit`` seconds."""
 
     def __init__(self, limit: float) -> None:
-        self._limit = limit if _armed() else 0.0
+        self._limit = limit if os.environ.get(_SWITCH) == "1" else 0.0
 
     def __enter__(self) -> None:
         if self._limit:
