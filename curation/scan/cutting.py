@@ -19,9 +19,9 @@ from curation.base.compiled import compiled
 IMAGE_SECONDS = 2e-4
 BYTES_PER_SECOND = 55e6
 """What the scan of a JPEG takes on one core, about: so much, and the time of its bytes. It sizes parts, no more."""
-SHORTEST, LONGEST = 0.5, 2.0
+SHORTEST, LONGEST = 0.125, 1.0
 """Seconds of work that parts aim at: a listing's share of one in :data:`PIECES`, within these. Putting a part on disk
-takes some hundredths."""
+takes a hundredth."""
 PIECES = 32
 
 
