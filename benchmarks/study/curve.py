@@ -58,7 +58,7 @@ class Quarters:
 
 
 def draw(cells: dict[str, list[dict[str, Any]]], cost: dict[str, float], protocol: str, out: Path) -> bool:
-    """Mean over the seeds against images and against seconds as measured; False where no cell was asked on its way.
+    """Mean over the seeds against images and against seconds as measured; False where no two arms were asked so.
 
     Args:
         cells: arm to its cells of one preset and budget.
@@ -67,7 +67,7 @@ def draw(cells: dict[str, list[dict[str, Any]]], cost: dict[str, float], protoco
         out: ``.svg``.
     """
     lines = {arm: line for arm in DRAWN if len(line := points(cells, arm, protocol)) > 1}
-    if not lines:
+    if len(lines) < 2:
         return False
     from matplotlib import rc_context
     from matplotlib.figure import Figure
