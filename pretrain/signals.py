@@ -126,6 +126,7 @@ def kill_left_at_exit() -> None:
 
 
 def _kill_left() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise amid what else ends
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from curation.base.progress import Progress
@@ -183,22 +184,30 @@ def data_bench(
         stream = batches(corpus, plan, rule, 0, 10**6, count, config.data.prefetch, device, counts)
         for _ in range(count * config.data.prefetch + 1):  # what was prepared while the processes started
             next(stream)
-        start, images, spent, move = time.perf_counter(), 0, np.zeros(len(_SPENT)), mover(device)
-        while time.perf_counter() - start < seconds:
-            batch = next(stream)
-            images += len(batch.images)
-            began = time.perf_counter()
-            move(batch[:6])
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            spent += (*batch.spent, time.perf_counter() - began)
-        took = time.perf_counter() - start
+        images, spent, took = _drawn(stream, seconds, device)
         stream.close()
         row = {"workers": count, "images_per_second": images / took, "images": images, "seconds": took}
         shares = dict(zip(_SPENT, (spent / max(spent.sum(), 1e-9)).tolist(), strict=True))
         parts = config.data.decode != "gpu" and part_decoder() is not None
         rows.append(row | shares | {"cache_hits": counts.hits, "waited": counts.waited, "parts": parts})
     return rows
+
+
+def _drawn(stream: Iterator[Batch], seconds: float, device: torch.device) -> tuple[int, npt.NDArray[np.float64], float]:
+    """How many images came in about so many seconds, what they cost, and how long it took.
+
+    No batch is left held: with it the memory of its stream would stay beside that of the next one.
+    """
+    start, images, spent, move = time.perf_counter(), 0, np.zeros(len(_SPENT)), mover(device)
+    while time.perf_counter() - start < seconds:
+        batch = next(stream)
+        images += len(batch.images)
+        began = time.perf_counter()
+        move(batch[:6])
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        spent += (*batch.spent, time.perf_counter() - began)
+    return images, spent, time.perf_counter() - start
 
 
 def device_name(device: torch.device) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from small_run import config, settings
 from pretrain.bench.arithmetic import multiply_adds
 from pretrain.bench.throughput import PARTS, data_bench, format_data, format_train, train_bench
 from pretrain.cli import main
+from pretrain.data.ring import Ring
 from pretrain.errors import InputError
 from pretrain.models import build_objective
 
@@ -46,6 +48,19 @@ def test_the_loader_alone(make_shards):
     told = format_data(row | {"parts": True} for row in rows)
     assert len(told.splitlines()) == 4
     assert format_data(row | {"parts": False} for row in rows).startswith(f"{told}\n\nJPEGs are decoded whole")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux tells what a process has mapped")
+def test_the_memory_of_one_number_of_workers_is_given_back_before_the_next(make_shards, monkeypatch):
+    shared = []
+
+    def told(parts, size):
+        shared.append(Path("/proc/self/maps").read_text().count("/torch_"))
+        return Ring(parts, size)
+
+    monkeypatch.setattr("pretrain.data.stream.Ring", told)
+    data_bench(config(make_shards([9, 7])), [1, 1], seconds=0.05)
+    assert shared[1] <= shared[0]
 
 
 def test_what_a_run_would_refuse_is_refused_here(make_shards, monkeypatch):
