@@ -63,7 +63,7 @@ class Ring:
     def taken(self, part: int, shape: tuple[int, ...]) -> Tensor:
         """What a part holds; the part is free again when the last tensor is gone that shares its memory.
 
-        Of this process, that is: one that was forked meanwhile copies what it keeps.
+        Of this process, that is: for one that is forked meanwhile, this one holds it on, or hands over a clone.
         """
         held = self.part(part, shape).numpy()
         weakref.finalize(held, self.free.append, part).atexit = False

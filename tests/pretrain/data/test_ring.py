@@ -40,6 +40,20 @@ def test_what_is_held_is_never_filled_again(make_shards: MakeShards) -> None:
         assert torch.equal(row, expected[number].images[1, :, ::2].transpose(0, 1)), number
 
 
+def test_what_is_held_outlives_its_stream_beside_others(make_shards: MakeShards) -> None:
+    """Two streams at once, of which one is closed amid its batches, and a third after it."""
+    corpus = open_corpus([make_shards([8, 8])], SampleRule(8))
+    expected = [batch.images for batch in batches(corpus, PLAN, RULE, 0, 12)]
+    closed, other = (batches(corpus, PLAN, RULE, 0, 12, workers=1) for _ in range(2))
+    held = [(number, next(stream).images.numpy()[1:]) for number in range(3) for stream in (closed, other)]
+    closed.close()
+    del closed
+    held += [(number, batch.images.numpy()[1:]) for number, batch in enumerate(other, 3)]
+    for number, batch in enumerate(batches(corpus, PLAN, RULE, 0, 12, workers=1)):
+        assert torch.equal(batch.images, expected[number])
+    assert all((rows == expected[number].numpy()[1:]).all() for number, rows in held)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 4)), max_size=40))
 def test_a_part_is_lent_to_one_at_a_time(steps: list[tuple[bool, int]]) -> None:
