@@ -55,11 +55,8 @@ class Kernel(NamedTuple):
         if not 0 < min(height, width) <= max(height, width) <= LONGEST:
             return None
         axes, across_first = _plan(height, width, small, large, by_size)
-        given, out, sums = (
-            np.ascontiguousarray(pixels),
-            np.empty(2 * small**2 + large**2, np.uint8),
-            np.empty(2, np.int64),
-        )
+        given, out = np.ascontiguousarray(pixels), np.empty(2 * small**2 + large**2, np.uint8)
+        sums = np.empty(2, np.int64)
         at, made, added = (array.__array_interface__["data"][0] for array in (given, out, sums))
         if self.function(at, 3 if pixels.ndim == 3 else 1, height, width, axes, across_first, made, added):
             return None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-
 import numpy as np
 import pytest
+from guarded import guarded
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -84,21 +82,7 @@ def test_without_the_compiled_ones_all_is_the_same(compiled: Kernel, monkeypatch
 
 @pytest.mark.parametrize("side", [1, 7, 8, 33, 64])
 def test_nothing_is_read_behind_the_image(compiled: Kernel, side: int) -> None:
-    """The image ends where a page ends, of which the next cannot be read: a byte more would end this process."""
-    count = -(-3 * side * side // mmap.PAGESIZE)
-    memory = mmap.mmap(-1, (count + 1) * mmap.PAGESIZE)
-    whole = np.frombuffer(memory, np.uint8)
-    protected = whole.ctypes.data + count * mmap.PAGESIZE
-    image = whole[count * mmap.PAGESIZE - 3 * side * side : count * mmap.PAGESIZE].reshape(side, side, 3)
-    image[:] = NOISE[:side, :side]
-    guard(protected, 0)
-    try:
+    with guarded(NOISE[:side, :side]) as image:
         found = nothing()
         assert compiled.measure(image, 1, 1, *found)
-    finally:
-        guard(protected, mmap.PROT_READ | mmap.PROT_WRITE)
-    assert found[0][:16].tolist() == by_numpy(image, 1)
-
-
-def guard(address: int, access: int) -> None:
-    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), access) == 0
+        assert found[0][:16].tolist() == by_numpy(image, 1)

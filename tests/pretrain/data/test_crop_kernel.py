@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-
 import numpy as np
 import pytest
 import torch
+from guarded import guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -79,20 +77,6 @@ def test_without_the_compiled_one_pixels_are_the_same(compiled: Resizer, monkeyp
 
 @pytest.mark.parametrize("side", [40, 64, 77])
 def test_nothing_is_read_behind_the_image(compiled: Resizer, side: int) -> None:
-    """The image ends where a page ends, of which the next cannot be read: a byte more would end this process."""
-    count = -(-3 * side * side // mmap.PAGESIZE)
-    memory = mmap.mmap(-1, (count + 1) * mmap.PAGESIZE)
-    whole = np.frombuffer(memory, np.uint8)
-    protected = whole.ctypes.data + count * mmap.PAGESIZE
-    image = whole[count * mmap.PAGESIZE - 3 * side * side : count * mmap.PAGESIZE].reshape(side, side, 3)
-    image[:] = NOISE[:side, :side]
-    guard(protected, 0)
-    try:
+    with guarded(NOISE[:side, :side]) as image:
         out = torch.empty(3, 64, 64, dtype=torch.uint8)
         assert compiled.resize(image, out) and torch.equal(out, by_torch(image, 64))
-    finally:
-        guard(protected, mmap.PROT_READ | mmap.PROT_WRITE)
-
-
-def guard(address: int, access: int) -> None:
-    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), access) == 0
