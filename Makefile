@@ -23,9 +23,9 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 	$(BIN)/pip install --quiet -e '.[pretrain]'
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(BIN)/python pyproject.toml
 	$(BIN)/pip install --quiet -e '.[pretrain,sources,publish,docs,dev]'
-	touch $@
+	touch $(VENV)/.installed $@
 
 install: $(VENV)/.installed  ## Install the commands into .venv.
 
