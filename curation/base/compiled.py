@@ -53,6 +53,11 @@ def named(cls: type[tuple[Any, ...]], *fields: types.Type) -> types.Type:
     return types.BaseTuple.from_types(fields, cls)
 
 
+def given(kind: types.Type, dimensions: int) -> types.Type:
+    """Numba's type of a contiguous array that a loop only reads, for explicit signatures."""
+    return types.Array(kind, dimensions, "C", readonly=True)
+
+
 @cache
 def kept_in() -> Path | None:
     """Folder of compiled code: below ``NUMBA_CACHE_DIR``, beside the source, or in the user's cache; null: nowhere."""

@@ -13,15 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.base.arrays import Bytes
-from curation.base.compiled import compiled
-
-
-def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
-    return numba.types.Array(kind, dimensions, "C", readonly=True)
+from curation.base.compiled import compiled, given
 
 
 @compiled(
-    [numba.void(_given(kind, 2), kind[::1]) for kind in (numba.u1, numba.u2)]
+    [numba.void(given(kind, 2), kind[::1]) for kind in (numba.u1, numba.u2)]
 )  # fmt: skip
 def _interleave(planes: npt.NDArray[np.unsignedinteger], out: npt.NDArray[np.unsignedinteger]) -> None:
     red, green, blue = planes[0], planes[1], planes[2]
@@ -40,7 +36,7 @@ def interleave(planes: npt.NDArray[np.generic], out: npt.NDArray[np.generic]) ->
 
 
 @compiled(
-    [numba.void(_given(kind, 2), _given(numba.u1, 2), numba.u1[:, ::1]) for kind in (numba.u1, numba.u2)],
+    [numba.void(given(kind, 2), given(numba.u1, 2), numba.u1[:, ::1]) for kind in (numba.u1, numba.u2)],
 )
 def _look_up(pixels: npt.NDArray[np.unsignedinteger], tables: Bytes, out: Bytes) -> None:
     for pixel in range(pixels.shape[0]):
@@ -57,7 +53,7 @@ def look_up(pixels: npt.NDArray[np.generic], tables: Bytes) -> Bytes:
 
 
 @compiled(
-    [numba.void(_given(kind, 2), numba.i8, numba.b1[::1]) for kind in (numba.u1, numba.u2, numba.i2)],
+    [numba.void(given(kind, 2), numba.i8, numba.b1[::1]) for kind in (numba.u1, numba.u2, numba.i2)],
 )
 def _differs(pixels: npt.NDArray[np.integer], value: int, out: npt.NDArray[np.bool_]) -> None:
     for pixel in range(pixels.shape[0]):

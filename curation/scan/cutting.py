@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.base.arrays import Floats, Ints, Words
-from curation.base.compiled import compiled
+from curation.base.compiled import compiled, given
 
 IMAGE_SECONDS = 2e-4
 BYTES_PER_SECOND = 55e6
@@ -57,7 +57,7 @@ def starts(names: Words, work: Floats) -> Ints:
 
 @compiled(
     numba.void(
-        numba.types.Array(numba.u8, 1, "C", readonly=True), numba.types.Array(numba.f4, 1, "C", readonly=True),
+        given(numba.u8, 1), given(numba.f4, 1),
         numba.f8, numba.b1[::1],
     )
 )  # fmt: skip

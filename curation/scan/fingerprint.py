@@ -107,10 +107,12 @@ def reduce(rgb: Bytes, valid: npt.NDArray[np.bool_] | None = None, grey: Bytes |
     """
     from curation.scan import lanczos
 
-    if grey is None and valid is not None:
-        grey = lanczos.luma(rgb)
-    greys, moments = _reductions(rgb if grey is None else grey)
-    mean, std = _mean_and_std(*(moments if grey is None else lanczos.moments(grey, valid)))
+    if valid is None:
+        greys, moments = _reductions(rgb if grey is None else grey)
+    else:
+        grey = lanczos.luma(rgb) if grey is None else grey
+        greys, moments = _reductions(grey)[0], lanczos.moments(grey, valid)
+    mean, std = _mean_and_std(*moments)
     return Reduced(greys, content_hash(rgb), mean, std)
 
 

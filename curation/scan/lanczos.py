@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from curation.base.arrays import Bytes, Mask, ShortInts, Words
-from curation.base.compiled import compiled
+from curation.base.compiled import compiled, given
 
 RowSums = npt.NDArray[np.uint32]
 Weights = tuple[ShortInts, ShortInts]
@@ -65,12 +65,8 @@ def weights(size: int, out: int) -> Weights:
     return first - shift.astype(np.int32), table
 
 
-def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
-    return numba.types.Array(kind, dimensions, "C", readonly=True)
-
-
 @compiled(
-    numba.void(_given(numba.u1, 2), _given(numba.i4, 1), _given(numba.i4, 2), numba.u1[:, ::1], numba.i4[::1]),
+    numba.void(given(numba.u1, 2), given(numba.i4, 1), given(numba.i4, 2), numba.u1[:, ::1], numba.i4[::1]),
 )
 def _reduce_rows(grey: Bytes, first: ShortInts, table: ShortInts, out: Bytes, total: ShortInts) -> None:
     """Reduce the height; ``out`` is ``(out, W)``; ``total`` is scratch ``(W,)``."""
@@ -124,7 +120,7 @@ def _transpose_block(grey: Words, block: int, word: int, out: Words) -> None:
     out[left + 3, block], out[left + 7, block] = _exchange(d, h, by4, odd4)
 
 
-@compiled(numba.void(_given(numba.u8, 2), numba.u8[:, ::1]))
+@compiled(numba.void(given(numba.u8, 2), numba.u8[:, ::1]))
 def _transpose_words(grey: Words, out: Words) -> None:
     """Transpose bytes, eight by eight inside 64-bit words; ``grey`` is ``(H, W / 8)``, ``out`` is ``(W, H / 8)``.
 
@@ -136,7 +132,7 @@ def _transpose_words(grey: Words, out: Words) -> None:
                 _transpose_block(grey, block, word, out)
 
 
-@compiled(numba.void(_given(numba.u1, 1), numba.u1[::1]))
+@compiled(numba.void(given(numba.u1, 1), numba.u1[::1]))
 def _luma(rgb: Bytes, out: Bytes) -> None:
     """Flat, or it is not vectorised."""
     for pixel in range(out.size):
@@ -155,7 +151,7 @@ def luma(rgb: Bytes) -> Bytes:
     return grey
 
 
-@compiled(numba.types.UniTuple(numba.i8, 2)(_given(numba.u1, 1)))
+@compiled(numba.types.UniTuple(numba.i8, 2)(given(numba.u1, 1)))
 def _sums(grey: Bytes) -> tuple[np.int64, np.int64]:
     """Sum and sum of squares. Of slices, whose indices begin at 0: else numba looks for negative ones, at ten times."""
     total, squares = np.int64(0), np.int64(0)
@@ -170,7 +166,7 @@ def _sums(grey: Bytes) -> tuple[np.int64, np.int64]:
     return total, squares
 
 
-@compiled(numba.types.UniTuple(numba.i8, 3)(_given(numba.u1, 1), _given(numba.b1, 1)))
+@compiled(numba.types.UniTuple(numba.i8, 3)(given(numba.u1, 1), given(numba.b1, 1)))
 def _sums_inside(grey: Bytes, valid: Mask) -> tuple[np.int64, np.int64, np.int64]:
     count, total, squares = np.int64(0), np.int64(0), np.int64(0)
     for start in range(0, grey.size, _CHUNK):
@@ -196,7 +192,7 @@ def moments(grey: Bytes, valid: Mask | None = None) -> tuple[int, int, int]:
 
 
 @compiled(
-    numba.void(_given(numba.u1, 2), numba.i8, numba.i8, numba.i8, numba.i8, numba.u4[::1], numba.u1[:, ::1]),
+    numba.void(given(numba.u1, 2), numba.i8, numba.i8, numba.i8, numba.i8, numba.u4[::1], numba.u1[:, ::1]),
 )
 def average(grey: Bytes, first: int, height: int, down: int, across: int, sums: RowSums, out: Bytes) -> None:
     """Rows ``first`` and on of ``height`` averaged over boxes of ``down`` x ``across``, as Pillow's ``Image.reduce``.
@@ -255,7 +251,7 @@ def _resize(grey: Bytes, transpose: Bytes, down: Weights, across: Weights, rows_
         out[:] = _transposed(out)
 
 
-_WEIGHTS = numba.types.Tuple((_given(numba.i4, 1), _given(numba.i4, 2)))
+_WEIGHTS = numba.types.Tuple((given(numba.i4, 1), given(numba.i4, 2)))
 
 
 @compiled(

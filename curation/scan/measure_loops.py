@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from curation.base.arrays import Bytes, Mask
-from curation.base.compiled import compiled
+from curation.base.compiled import compiled, given
 
 i4 = np.int32
 """Numba widens every sum to 64 bits unless told so."""
@@ -36,10 +36,6 @@ _PIXELS, _BLOCKS = 16, 4
 
 _CHUNK = 4096
 """Pixels after which 32-bit sums are carried over; the largest grows by 255 * 255 a pixel."""
-
-
-def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
-    return numba.types.Array(kind, dimensions, "C", readonly=True)
 
 
 @numba.njit(inline="always")
@@ -87,7 +83,7 @@ def _spread(line: Bytes, out: Line, count: int) -> None:
         out[column] = line[3 * column]
 
 
-@compiled(numba.void(_given(numba.u1, 2), _given(numba.b1, 2), numba.b1, numba.i8, numba.i8[::1]))
+@compiled(numba.void(given(numba.u1, 2), given(numba.b1, 2), numba.b1, numba.i8, numba.i8[::1]))
 def _measure(rgb: Bytes, valid: Mask, masked: bool, step: int, sums: Totals) -> None:
     """``rgb`` is ``(H, 3 * W)``; ``valid`` is read only when ``masked``.
 
@@ -151,9 +147,8 @@ def _steps(block: Lines, take: Line, sums: Totals, cells: Totals) -> None:
         last = luma
         total = r + g + b
         if take[at] and 48 * NEAR < total < 48 * (255 - NEAR):
-            share = CELLS / (
-                total + 480
-            )  # ten grey levels a channel, or the hue of what is almost black would be noise
+            # Ten grey levels a channel more, or the hue of what is almost black would be noise.
+            share = CELLS / (total + 480)
             cell = int(r * share) * CELLS + int(b * share)
             cells[0, cell] += 1
             cells[1, cell] += luma
@@ -163,7 +158,7 @@ def _steps(block: Lines, take: Line, sums: Totals, cells: Totals) -> None:
 
 
 @compiled(
-    numba.void(_given(numba.u1, 2), _given(numba.b1, 2), numba.b1, numba.i8, numba.i8[::1], numba.i8[:, ::1]),
+    numba.void(given(numba.u1, 2), given(numba.b1, 2), numba.b1, numba.i8, numba.i8[::1], numba.i8[:, ::1]),
 )  # fmt: skip
 def _measure_blocks(rgb: Bytes, valid: Mask, masked: bool, step: int, sums: Totals, cells: Totals) -> None:
     """``rgb`` is ``(H, 3 * W)``; every ``step``-th row of blocks is looked at."""

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from curation.base.arrays import Bytes, Floats, Mask
-from curation.base.compiled import compiled
+from curation.base.compiled import compiled, given
 from curation.catalogue import STATISTICS
 from curation.scan.measure_kernel import kernel
 from curation.scan.measure_loops import BLOCK, NEAR, Totals, by_loops, nothing
@@ -65,10 +65,6 @@ class Sums(NamedTuple):
 
 _RUN = 192
 """Values (of 64 pixels) that are looked at together."""
-
-
-def _given(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
-    return numba.types.Array(kind, dimensions, "C", readonly=True)
 
 
 @compiled(numba.f8(numba.i8[:, ::1]))
@@ -210,7 +206,7 @@ def measure(rgb: Bytes, valid: Mask | None = None) -> Statistics:
 
 
 @compiled(
-    numba.types.UniTuple(numba.i8, 2)(_given(numba.u1, 2), _given(numba.b1, 2), numba.b1, numba.i8),
+    numba.types.UniTuple(numba.i8, 2)(given(numba.u1, 2), given(numba.b1, 2), numba.b1, numba.i8),
 )  # fmt: skip
 def _fill(rgb: Bytes, valid: Mask, masked: bool, step: int) -> tuple[int, int]:
     """Sampled pixels, and those of them that are flat and black or white; most runs hold no value near either."""

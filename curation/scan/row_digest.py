@@ -14,18 +14,14 @@ import pyarrow as pa
 import xxhash
 
 from curation.base.arrays import Bytes, Ints, Words
-from curation.base.compiled import compiled
+from curation.base.compiled import compiled, given
 
 LANES = 2
 """Words of a content digest: 128 bits, so that accidents are out of the question."""
 _NULL = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _given(kind: numba.types.Type) -> numba.types.Array:
-    return numba.types.Array(kind, 1, "C", readonly=True)
-
-
-@compiled(numba.void(_given(numba.u1), _given(numba.i8), numba.u8, numba.u8[::1]))
+@compiled(numba.void(given(numba.u1, 1), given(numba.i8, 1), numba.u8, numba.u8[::1]))
 def _hash_slices(data: Bytes, bounds: Ints, seed: int, out: Words) -> None:
     """Hash ``data[bounds[i]:bounds[i + 1]]`` to ``out[i]``: eight bytes at a time, then SplitMix64's last steps."""
     factor, first, second = np.uint64(0x9FB21C651E98DF25), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
