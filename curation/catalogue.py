@@ -141,8 +141,8 @@ class Window(NamedTuple):
 
 def tile_id(source: str, image: str, window: Window | None) -> str:
     """Id of a tile, or of a raw image (``window`` null): 20 hex digits of BLAKE2b(source, path, window)."""
-    place = "" if window is None else ",".join(str(value) for value in window)
-    text = "\0".join((source, unicodedata.normalize("NFC", image), place))
+    place = "" if window is None else ",".join(map(str, window))
+    text = "\0".join((source, image if image.isascii() else unicodedata.normalize("NFC", image), place))
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 

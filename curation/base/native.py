@@ -11,6 +11,9 @@ import sysconfig
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from curation.base.compiled import kept_in
 from curation.base.files import sync
@@ -34,6 +37,11 @@ def library(source: Path, *links: str) -> ctypes.CDLL | None:
         _compile(source, links, built)
         return ctypes.CDLL(str(built))
     return None
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    """Where the values of a contiguous, writable array lie; numpy itself takes four times as long to say it."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
 
 
 def _compile(source: Path, links: tuple[str, ...], built: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +21,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "AVIF", "GIF")
 _EXIF_ORIENTATION = 0x0112
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """An image that lies decoded in memory, upright."""
 
     rgb: Bytes

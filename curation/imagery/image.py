@@ -80,12 +80,12 @@ class Image:
         if self._held is not None:
             self._held.close()
 
-    @property
+    @lazy
     def width(self) -> int:
         """Columns."""
         return self.pixels.width
 
-    @property
+    @lazy
     def height(self) -> int:
         """Rows."""
         return self.pixels.height
@@ -95,12 +95,12 @@ class Image:
         """Bands or components in the file."""
         return self.pixels.bands
 
-    @property
+    @lazy
     def dtype(self) -> str:
         """Native type."""
         return self.pixels.dtype
 
-    @property
+    @lazy
     def format(self) -> str:
         """Name of the format: JPEG, PNG, BMP, WEBP, GTiff, JP2OpenJPEG."""
         return self.pixels.format
@@ -142,13 +142,13 @@ class Image:
         linked = self.source.linked(self.location.root)
         return beside(self.location.name(self.location.file), self.location.root, *([] if linked is None else [linked]))
 
-    @property
+    @lazy
     def crs(self) -> str | None:
         """``EPSG:n`` or WKT, of the file or of what lies beside it."""
         own = self.pixels.crs if isinstance(self.pixels, Raster) else None
         return own or self._sidecar.crs
 
-    @property
+    @lazy
     def affine(self) -> Affine | None:
         """a, b, c, d, e, f; null where neither the file nor what lies beside it says so."""
         own = self.pixels.affine if isinstance(self.pixels, Raster) else None
@@ -156,9 +156,10 @@ class Image:
 
     def ground(self, windows: Sequence[Window]) -> list[Ground]:
         """Places of some windows; together, since a call of PROJ takes longer than a point."""
-        own: tuple[float | None, str] = (self.source.gsd, "none" if self.source.gsd is None else "manifest")
+        known = self.source.gsd
+        own: tuple[float | None, str] = (known, "none" if known is None else "manifest")
         if self.georeference is None:
-            plane = None if self.affine is None or self.source.gsd is not None else gsd_of_plane(self.affine)
+            plane = None if self.affine is None or known is not None else gsd_of_plane(self.affine)
             return [Ground(*(own if plane is None else (plane, "file")), None)] * len(windows)
         found = zip(self.georeference.gsd(windows), self.georeference.bounds(windows), strict=True)
         return [Ground(*(own if gsd is None else (gsd, "file")), box) for gsd, box in found]

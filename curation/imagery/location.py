@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from curation.base.errors import UnreadableImage
 from curation.containers.registry import reason_in
@@ -13,8 +12,7 @@ from curation.remote.access import RemoteImagery
 from curation.remote.reader import RemoteMember, reader
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """Where an image lies: a file below ``root``, perhaps a member of it, perhaps one file per band."""
 
     root: Path

@@ -45,6 +45,8 @@ def beside(path: Path | str, *roots: Path) -> Sidecar:
         kinds = kinds_in(folder, os.stat(folder).st_mtime_ns)  # noqa: PTH116 (a path is dear)
     except OSError:  # a folder may let its files be read and not be listed
         return found
+    if not kinds:
+        return found
     for kind in sorted(kinds, key=lambda kind: (kind.lower() != ".aux.xml", kind)):  # GDAL asks .aux.xml first, too
         told = _read(Path(path), kind, roots)
         found = Sidecar(found.crs or told.crs, found.affine or told.affine)

@@ -7,7 +7,8 @@ out as soon as their last row is there, and the whole image is fingerprinted on 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +26,7 @@ PATCH, SAMPLES, SAMPLE_ROWS = 256, 8, 32
 """Of a larger image's samples: longest side, number along an axis, rows of those that span the width."""
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(NamedTuple):
     """Pixels ``(h, w, 3)`` and valid pixels ``(h, w)`` (null: all) of a window; their luma where it is at hand."""
 
     window: Window
@@ -116,7 +116,7 @@ class BlockWalk:
             strip = Window(area.col_off, area.row_off + top, area.width, min(step, area.height - top))
             fresh = _patch(self.image, strip)
             if self.fingerprinted:
-                fresh = replace(fresh, grey=self._rows.add(fresh.rgb, fresh.valid))
+                fresh = fresh._replace(grey=self._rows.add(fresh.rgb, fresh.valid))
             first = min((window.row_off for window in waiting), default=strip.row_off + strip.height)
             held = _joined(held, fresh, first)
             bottom = area.row_off + top + strip.height

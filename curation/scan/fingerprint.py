@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,7 @@ _SAFE_MARGIN = 1e-9
 """Distance from the median, relative to the largest coefficient, below which a matrix product may err."""
 
 
-@dataclass(frozen=True)
-class Reduced:
+class Reduced(NamedTuple):
     """One tile, reduced: all that its fingerprint needs."""
 
     greys: Bytes
@@ -105,11 +104,11 @@ def reduce(rgb: Bytes, valid: npt.NDArray[np.bool_] | None = None, grey: Bytes |
 
     ``grey`` ``(H, W)`` is its luma, where that is at hand.
     """
-    from curation.scan import lanczos
-
     if valid is None:
         greys, moments = _reductions(rgb if grey is None else grey)
     else:
+        from curation.scan import lanczos
+
         grey = lanczos.luma(rgb) if grey is None else grey
         greys, moments = _reductions(grey)[0], lanczos.moments(grey, valid)
     mean, std = _mean_and_std(*moments)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curation.base.arrays import Bytes
-from curation.base.native import library
+from curation.base.native import address, library
 from curation.scan import lanczos
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -57,8 +57,8 @@ class Kernel(NamedTuple):
         axes, across_first = _plan(height, width, small, large, by_size)
         given, out = np.ascontiguousarray(pixels), np.empty(2 * small**2 + large**2, np.uint8)
         sums = np.empty(2, np.int64)
-        at, made, added = (array.__array_interface__["data"][0] for array in (given, out, sums))
-        if self.function(at, 3 if pixels.ndim == 3 else 1, height, width, axes, across_first, made, added):
+        at, channels = given.__array_interface__["data"][0], 3 if pixels.ndim == 3 else 1
+        if self.function(at, channels, height, width, axes, across_first, address(out), address(sums)):
             return None
         return Reductions(out, *sums.tolist())
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curation.base.arrays import Bytes, Ints
-from curation.base.native import library
+from curation.base.native import address, library
 from curation.scan.measure_loops import by_loops, nothing
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -40,8 +40,8 @@ class Kernel(NamedTuple):
         height, width = rgb.shape[:2]
         if not 0 < min(height, width) <= max(height, width) <= LONGEST:
             return False
-        at, added, counted = (array.__array_interface__["data"][0] for array in (rgb, sums, cells))
-        return not self.function(at, height, width, rows, bands, added, counted)
+        at = rgb.__array_interface__["data"][0]
+        return not self.function(at, height, width, rows, bands, address(sums), address(cells))
 
 
 @cache

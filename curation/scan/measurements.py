@@ -8,7 +8,6 @@ measured between blocks of :data:`BLOCK` pixels. Measurements of several patches
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numba
@@ -85,8 +84,7 @@ def _told(cells: Totals) -> float:
     return 1.0 - min(within / freedom / spread, 1.0) if spread > 0.0 else 0.0
 
 
-@dataclass(frozen=True)
-class Statistics:
+class Statistics(NamedTuple):
     """Sums over sampled pixels; the properties are what rules compare with their thresholds.
 
     Of one image, or of N at once: then sums and properties are arrays ``(N,)``.
@@ -113,7 +111,7 @@ class Statistics:
     @property
     def fill(self) -> Value:
         """Share of flat areas of pure black or white: collars without a nodata tag, saturation."""
-        return (self.sums.black + self.sums.white) / np.maximum(self.pixels, 1)
+        return (self.sums.black + self.sums.white) / (self.pixels + (self.pixels == 0))
 
     @property
     def flat(self) -> Value:

@@ -169,7 +169,8 @@ def _scan_pixels(image: Image, listed: Mapping[str, Any], job: ScanJob, facts: d
         reduced = walk.reduced() if is_all else reduce(patch.rgb, patch.valid, patch.grey)
         fill = whole_fill if is_all else measurements.fill(patch.rgb, patch.valid)
         placed = facts | _ground(ground[patch.window]) if ground else facts
-        own = _tile_columns(patch.window, block_walk.valid_share([patch], fill), image, listed, job)
+        inside = share if patch is whole else block_walk.valid_share([patch], fill)
+        own = _tile_columns(patch.window, inside, image, listed, job)
         if job.fingerprint.extra:
             own["extra"] = extra_hashes(patch.rgb, job.fingerprint.extra)
         tiles.append(Row(own, placed, reduced))
@@ -252,14 +253,18 @@ def _image_row(
 def _tile_columns(
     window: Window, valid_share: float, image: Image, listed: Mapping[str, Any], job: ScanJob
 ) -> dict[str, Any]:
-    is_all = window == Window(0, 0, image.width, image.height)
+    left, top, width, height = window
+    is_all = left == top == 0 and width == image.width and height == image.height
     return {
         "kind": "tile",
         "tile_id": tile_id(job.source.id, listed["image"], window),
         "source": job.source.id,
         "image": listed["image"],
         "split": listed["split"],
-        **window._asdict(),
+        "col_off": left,
+        "row_off": top,
+        "width": width,
+        "height": height,
         "pass_through": is_all and image.pass_through,
         "valid_share": valid_share,
     }

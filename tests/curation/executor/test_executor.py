@@ -179,10 +179,10 @@ def test_the_environment_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_nothing_is_watched_outside_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RSCORPUS_WATCHDOG", raising=False)
+    monkeypatch.setattr(watchdog, "_armed", False)
     with watchdog.deadline(60):
         assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-    monkeypatch.setenv("RSCORPUS_WATCHDOG", "1")
+    watchdog.arm()
     with watchdog.deadline(60):
         assert 59 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
