@@ -96,7 +96,7 @@ def ignore_in_worker() -> None:
 
 @contextmanager
 def telling_of_killed_readers() -> Iterator[None]:
-    """Say it in a line when a reading process was killed: torch raises that from a signal, amid whatever runs.
+    """Say it in a line when a reading process failed or was killed: torch raises the latter amid whatever runs.
 
     A batch that is just being handed over ends then before torch knows of its reader's end.
 
@@ -109,9 +109,10 @@ def telling_of_killed_readers() -> Iterator[None]:
         lines = str(error).splitlines() or ["amid a batch"]
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        told = lines[-1 if lines[0].startswith("Caught") else 0]  # torch's, with a worker's own error at its end
+        own = lines[0].startswith("Caught")  # torch's, with a worker's own error at its end
+        what = f"failed ({lines[-1]})" if own else f"was ended from outside ({lines[0]})"
         raise WorkError(
-            f"a reading process was ended from outside ({told}); where memory ran out, set "
+            f"a reading process {what}; where memory ran out, set "
             "data.workers or data.prefetch lower; --resume goes on from the last checkpoint"
         ) from None
 

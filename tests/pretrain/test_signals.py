@@ -60,7 +60,7 @@ class NoRoom:
 
 def test_the_error_of_a_reader_is_told_with_its_own_words() -> None:
     told = pytest.raises(
-        WorkError, match=r"\(RuntimeError: unable to .*: No space left on device \(28\)\); where memory"
+        WorkError, match=r"process failed \(RuntimeError: unable to .*: No space left on device \(28\)\); where memory"
     )
     with told, telling_of_killed_readers():
         next(iter(DataLoader(NoRoom(), batch_size=None, **loader_options(1))))  # type: ignore[arg-type]
