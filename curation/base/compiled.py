@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = ("curation", "pretrain")
+_NAME = "kernels-"
+_TRUSTED = (0,)
+"""Users whose folders hold no traps: root could put them elsewhere, too."""
 _KEPT = 3
 """States whose compiled code is kept, so that going back and forth between two compiles nothing."""
 
@@ -60,11 +64,18 @@ def given(kind: types.Type, dimensions: int) -> types.Type:
 
 @cache
 def kept_in() -> Path | None:
-    """Folder of compiled code: below ``NUMBA_CACHE_DIR``, beside the source, or in the user's cache; null: nowhere."""
-    name = f"kernels-{_state()}"
+    """Folder of compiled code: below ``NUMBA_CACHE_DIR``, beside the source, or in the user's cache; null: nowhere.
+
+    Never one that others may write to: what lies there is run.
+    """
+    name = f"{_NAME}{_state()}"
     for root in _roots():
         try:
-            (root / name).mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True)
+            (root / name).mkdir(mode=0o700, exist_ok=True)
+            if not _is_ours(root / name):
+                logger.warning("%s can be written by others, so compiled code is not kept there", root / name)
+                continue
             with tempfile.TemporaryFile(dir=root / name):
                 _forget_old(root)
                 return root / name
@@ -74,10 +85,16 @@ def kept_in() -> Path | None:
     return None
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether only this user, or root, can put anything there."""
+    told = folder.lstat()
+    return stat.S_ISDIR(told.st_mode) and told.st_uid in (*_TRUSTED, os.geteuid()) and not told.st_mode & 0o022
+
+
 def _forget_old(root: Path) -> None:
     """Remove all but the newest states; a process that runs one of them has it in memory."""
     with suppress(OSError):  # another process may be removing them
-        found = sorted(root.glob("kernels-*"), key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
+        found = sorted(root.glob(_NAME + 16 * "[0-9a-f]"), key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
         for folder in found[_KEPT:]:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,32 @@ import numpy.typing as npt
 
 from curation.base.compiled import kept_in
 from curation.base.files import sync
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 120.0
+"""What a compiler is given for a file."""
+
+
+def function(source: Path, name: str, arguments: Sequence[Any], *links: str, can: str | None = None) -> Any | None:
+    """One of a source file's functions; null where there is none that this processor can run.
+
+    Args:
+        source: as in :func:`library`.
+        name: of the function.
+        arguments: ctypes' types of its arguments.
+        links: as in :func:`library`.
+        can: name of a function that says whether the processor has what it takes.
+    """
+    compiled = library(source, *links)
+    try:
+        if compiled is None or (can is not None and not compiled[can]()):
+            return None
+        found = compiled[name]
+    except AttributeError:  # whatever the compiler made of the file
+        return None
+    found.argtypes = list(arguments)
+    return found
 
 
 def library(source: Path, *links: str) -> ctypes.CDLL | None:
@@ -31,7 +60,7 @@ def library(source: Path, *links: str) -> ctypes.CDLL | None:
         return None
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     built = folder / f"{source.stem}-{digest}-{sysconfig.get_platform()}.so"
-    with suppress(OSError):  # not there yet, damaged, or of a machine with other libraries
+    with suppress(OSError):  # not there yet, cut short in its header, or of a machine with other libraries
         return ctypes.CDLL(str(built))
     with suppress(OSError):
         _compile(source, links, built)
@@ -50,12 +79,16 @@ def _compile(source: Path, links: tuple[str, ...], built: Path) -> None:
     Raises:
         OSError: the compiler cannot be run or leaves nothing, or there is no room for what it makes.
     """
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if shutil.which(compiler[0]) is None:
         return
     with tempfile.TemporaryDirectory(dir=built.parent) as aside:
         made = Path(aside) / built.name
-        line = [compiler, "-O3", "-shared", "-fPIC", "-o", str(made), str(source), *links]
-        if subprocess.run(line, capture_output=True).returncode == 0:
-            sync(made)  # one that a power cut shortened would end whoever loads it
-            os.replace(made, built)
+        line = [*compiler, "-O3", "-shared", "-fPIC", "-o", str(made), str(source), *links]
+        with suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S)
+            if done.returncode == 0:
+                sync(made)  # one that a power cut shortened would end whoever loads it
+                os.replace(made, built)
+            else:
+                logger.info("%s cannot be compiled: %s", source.name, done.stderr.strip())

@@ -291,7 +291,7 @@ def reductions(grey: Bytes, small: int, large: int, by_size: bool) -> Bytes:
     )
     out = np.empty(2 * small * small + large * large, np.uint8)
     tables = (weights(size, side) for side in (small, large) for size in (height, width))
-    _reductions(grey, *tables, order, small, large, out)
+    _reductions(np.require(grey, requirements=["C", "W"]), *tables, order, small, large, out)
     return out
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curation.base.arrays import Bytes
-from curation.base.native import address, library
+from curation.base.native import address, function
 from curation.scan import lanczos
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -49,10 +49,10 @@ class Kernel(NamedTuple):
         """Reduce RGB ``(H, W, 3)`` or luma ``(H, W)``; null where a side is too long or there is no memory.
 
         ``small``, ``large`` and ``by_size`` are those of :func:`curation.scan.lanczos.reductions`; sides are multiples
-        of 16.
+        of 16, the large one no less than the small.
         """
         height, width = pixels.shape[:2]
-        if not 0 < min(height, width) <= max(height, width) <= LONGEST:
+        if not 0 < min(height, width) <= max(height, width) <= LONGEST or pixels.shape[2:] not in ((), (3,)):
             return None
         axes, across_first = _plan(height, width, small, large, by_size)
         given, out = np.ascontiguousarray(pixels), np.empty(2 * small**2 + large**2, np.uint8)
@@ -66,22 +66,20 @@ class Kernel(NamedTuple):
 @cache
 def kernel() -> Kernel | None:
     """The function of this process; null where it cannot be compiled or run, or gives other numbers."""
-    compiled = library(SOURCE)
-    if compiled is None or not compiled.can_reduce():
-        return None
-    function, address, number = compiled.reduce, ctypes.c_void_p, ctypes.c_int
-    axes = ctypes.POINTER(_Axis) * 4
-    function.argtypes = [address, number, ctypes.c_long, ctypes.c_long, axes, number, address, address]
-    found = Kernel(function)
-    return found if _is_exact(found) else None
+    place, number, axes = ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Axis) * 4
+    arguments = [place, number, ctypes.c_long, ctypes.c_long, axes, number, place, place]
+    compiled = function(SOURCE, "reduce", arguments, can="can_reduce")
+    return None if compiled is None or not _is_exact(Kernel(compiled)) else Kernel(compiled)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)  # each holds its axes, of some 50 bytes a row and column
 def _plan(height: int, width: int, small: int, large: int, by_size: bool) -> tuple[Any, int]:
     """Axes, across and down, to the small and to the large side; bits of the reductions that begin across.
 
     Of the transpose, what goes down is the image's width.
     """
+    if small % 16 or large % 16 or not 0 < small <= large:
+        raise ValueError(f"cannot reduce to {small} and {large} pixels")
     across_first = (
         not (by_size and lanczos.height_first(height, width, small)),
         by_size and lanczos.height_first(width, height, small),

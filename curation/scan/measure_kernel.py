@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curation.base.arrays import Bytes, Ints
-from curation.base.native import address, library
+from curation.base.native import address, function
 from curation.scan.measure_loops import by_loops, nothing
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -38,7 +38,7 @@ class Kernel(NamedTuple):
             cells: as in :class:`curation.scan.measurements.Statistics`.
         """
         height, width = rgb.shape[:2]
-        if not 0 < min(height, width) <= max(height, width) <= LONGEST:
+        if min(height, width, rows, bands) < 1 or max(height, width) > LONGEST:
             return False
         at = rgb.__array_interface__["data"][0]
         return not self.function(at, height, width, rows, bands, address(sums), address(cells))
@@ -47,13 +47,10 @@ class Kernel(NamedTuple):
 @cache
 def kernel() -> Kernel | None:
     """The function of this process; null where it cannot be compiled or run, or gives other sums."""
-    compiled = library(SOURCE)
-    if compiled is None or not compiled.can_measure():
-        return None
-    function, address, number = compiled.measure, ctypes.c_void_p, ctypes.c_long
-    function.argtypes = [address, number, number, number, number, address, address]
-    found = Kernel(function)
-    return found if _is_exact(found) else None
+    place, number = ctypes.c_void_p, ctypes.c_long
+    arguments = [place, number, number, number, number, place, place]
+    compiled = function(SOURCE, "measure", arguments, can="can_measure")
+    return None if compiled is None or not _is_exact(Kernel(compiled)) else Kernel(compiled)
 
 
 def _is_exact(found: Kernel) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from curation.base.arrays import Ints
-from curation.base.native import library
+from curation.base.native import function
 from pretrain.data.resize import bicubic
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -62,14 +62,10 @@ class Resizer(NamedTuple):
 @cache
 def resizer() -> Resizer | None:
     """The function of this process; null where it cannot be compiled or run, or gives other pixels."""
-    compiled = library(SOURCE)
-    if compiled is None or not compiled.can_resize():
-        return None
-    function, address = compiled.resize, ctypes.c_void_p
-    axis = ctypes.POINTER(_Axis)
-    function.argtypes = [address, ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_int, axis, axis, address]
-    found = Resizer(function)
-    return found if _is_exact(found) else None
+    place, number, axis = ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Axis)
+    arguments = [place, ctypes.c_long, number, number, number, axis, axis, place]
+    compiled = function(SOURCE, "resize", arguments, can="can_resize")
+    return None if compiled is None or not _is_exact(Resizer(compiled)) else Resizer(compiled)
 
 
 @lru_cache(4096)  # of some 7 kB: all lengths of crops of images up to 2,000 px

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from curation.base.native import library
+from curation.base.native import function
 from pretrain.data.augment import Box
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -50,14 +50,10 @@ class PartDecoder(NamedTuple):
 @cache
 def part_decoder() -> PartDecoder | None:
     """The decoder of this process; null where it cannot be compiled, or gives other pixels."""
-    compiled = library(SOURCE, "-ljpeg")
-    if compiled is None:
-        return None
-    function, number = compiled.decode_part, ctypes.POINTER(ctypes.c_uint)
-    words = [ctypes.c_uint] * 6
-    function.argtypes = [ctypes.c_char_p, ctypes.c_ulong, *words, ctypes.c_void_p, number, number]
-    decoder = PartDecoder(function)
-    return decoder if _is_exact(decoder) else None
+    words, number = [ctypes.c_uint] * 6, ctypes.POINTER(ctypes.c_uint)
+    arguments = [ctypes.c_char_p, ctypes.c_ulong, *words, ctypes.c_void_p, number, number]
+    compiled = function(SOURCE, "decode_part", arguments, "-ljpeg")
+    return None if compiled is None or not _is_exact(PartDecoder(compiled)) else PartDecoder(compiled)
 
 
 def _is_exact(decoder: PartDecoder) -> bool:

@@ -49,13 +49,36 @@ def test_a_folder_that_is_named_is_taken_first(monkeypatch, anew, tmp_path):
 
 
 def test_of_old_states_only_the_newest_are_kept(monkeypatch, anew, tmp_path):
-    for age, name in enumerate(["kernels-a", "kernels-b", "kernels-c"]):
+    """What somebody else named alike is none of them."""
+    states = [f"kernels-{letter * 16}" for letter in "abc"]
+    for age, name in enumerate([*states, "kernels-mine"]):
         (tmp_path / name / "inside").mkdir(parents=True)
         os.utime(tmp_path / name, (1_000_000 - age, 1_000_000 - age))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     current = kept_in()
     assert current is not None
-    assert {path.name for path in tmp_path.iterdir()} == {"kernels-a", "kernels-b", current.name}
+    assert {path.name for path in tmp_path.iterdir()} == {*states[:2], "kernels-mine", current.name}
+
+
+@pytest.mark.parametrize("planted", ["writable", "link", "another's"])
+def test_a_folder_that_others_can_write_to_is_not_taken(monkeypatch, caplog, anew, tmp_path, planted):
+    """Whoever knows the release could put code there that is then run."""
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    folder = shared / f"kernels-{module._state()}"
+    (tmp_path / "elsewhere").mkdir()
+    shared.mkdir()
+    if planted == "link":
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777 if planted == "writable" else 0o755)
+    if planted == "another's":
+        monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+        monkeypatch.setattr(module, "_TRUSTED", ())
+    monkeypatch.setattr(module, "_roots", lambda: iter([shared, own]))
+    found = kept_in()
+    assert found is None if planted == "another's" else found is not None and found.parent == own
+    assert f"{folder} can be written by others" in caplog.text
 
 
 def test_a_loop_of_another_file_that_changed_is_compiled_in_anew(tmp_path):

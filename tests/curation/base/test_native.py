@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from curation.base import native
-from curation.base.native import library
+from curation.base.native import function, library
 
 SOURCE = "int answer(void) { return 42; }\n"
 
@@ -66,6 +66,23 @@ def test_a_compiler_that_fails_is_none(source: Path, text: str, monkeypatch: pyt
     monkeypatch.delenv("CC")
     found = library(source)
     assert found is not None and found.answer() == 44
+
+
+@pytest.mark.parametrize("words", ["", "cc -O1", "cc -DUNUSED='1 2'"])
+def test_a_compiler_may_have_arguments(source: Path, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", words)
+    source.write_text(SOURCE.replace("42", "45"))
+    found = library(source)
+    assert found is not None and found.answer() == 45
+
+
+def test_a_function_that_is_not_there_is_none(source: Path) -> None:
+    answer = function(source, "answer", [])
+    assert answer is not None and answer() == 42
+    assert function(source, "question", []) is None
+    assert function(source, "answer", [], can="can_answer") is None
+    source.write_text(SOURCE + "int can_answer(void) { return 0; }\n")
+    assert function(source, "answer", [], can="can_answer") is None
 
 
 def test_a_folder_that_another_process_removed_is_none(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
