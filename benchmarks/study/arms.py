@@ -32,6 +32,7 @@ ARMS = {
     "untrained": Arm("untrained"),
     "mae": Arm("MAE, mask 0.75", {"name": "mae"}),
     "selective": selective("SelectiveMAE as in the paper"),
+    "selective_plain": selective("SelectiveMAE as in the paper, at the rate of what is not swept"),
     "targets_uniform": selective("the same, targets uniform", targets="uniform"),
     "random": selective("seeds, visible, targets random (CrossMAE at 0.85 / 0.25)", **RANDOM),
     "random_mask75": selective("all random, mask 0.75, targets 0.25", mask_ratio=0.75, **RANDOM),

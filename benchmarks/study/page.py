@@ -76,14 +76,25 @@ def sections(preset: Preset, told: list[dict[str, Any]], stem: Path) -> Iterator
             continue
         yield f"### {preset.words[0].upper()}{preset.words[1:]}: {amount:,.0f} {UNITS[budget]}"
         yield accuracies(cells, "wall_seconds" if preset.resident else "cpu_seconds")
-        for other in (each for each in ("mae", "selective") if cells.get(each)):
-            yield f"Difference to {ARMS[other].words} of the same seeds, percentage points:"
-            yield differences(cells, other)
+        for other, arms in compared(preset):
+            if cells.get(other) and any(cells.get(arm) for arm in arms):
+                yield f"Difference to {ARMS[other].words} of the same seeds, percentage points:"
+                yield differences({arm: cells[arm] for arm in ARMS if arm in {*arms, other}}, other)
         yield from pictures(cells, preset, budget, stem)
         fallen = [each for arm in cells.values() for each in arm if "failed" in each]
         if fallen:
             reasons = [f"{each['words']}, seed {each['seed']}: {each['failed']}" for each in fallen]
             yield f"Did not finish: {'; '.join(reasons)}."
+
+
+def compared(preset: Preset) -> Iterator[tuple[str, set[str]]]:
+    """With which arm which others are compared: with the published one at its own rate only those at theirs."""
+    yield "mae", set(ARMS)
+    if not preset.rates:
+        yield "selective", set(ARMS)
+    else:
+        yield "selective", set(preset.whole)
+        yield "selective_plain", set(ARMS) - set(preset.whole)
 
 
 def pictures(cells: Cells, preset: Preset, budget: str, stem: Path) -> Iterator[str]:
