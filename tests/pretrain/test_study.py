@@ -56,6 +56,14 @@ def test_only_seeds_that_both_were_asked_alike_are_compared(page, tmp_path):
     assert row.split(" | ")[2].startswith("+50.0 ±") and row.split(" | ")[3] == "+100.0 ± 0.0 (one seed) |"
 
 
+def test_what_was_not_swept_is_compared_with_the_published_arm_at_its_rate(page):
+    """Else a change would be credited with what the rate does."""
+    swept = dict(page.compared(page.PRESETS["pilot"]))
+    assert {"random", "mae"} <= swept["selective"] and "targets_half" in swept["selective_plain"]
+    assert not swept["selective"] & swept["selective_plain"]
+    assert "targets_half" in dict(page.compared(page.PRESETS["gpu"]))["selective"]
+
+
 def test_a_curve_begins_before_training_and_is_the_mean_of_the_seeds_that_were_asked(page):
     from benchmarks.study.curve import points
 
