@@ -79,16 +79,18 @@ def _compile(source: Path, links: tuple[str, ...], built: Path) -> None:
     Raises:
         OSError: the compiler cannot be run or leaves nothing, or there is no room for what it makes.
     """
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    if shutil.which(compiler[0]) is None:
+    compiler: list[str] = []
+    with suppress(ValueError):  # a quotation mark without its other
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    if not compiler or shutil.which(compiler[0]) is None:
         return
     with tempfile.TemporaryDirectory(dir=built.parent) as aside:
         made = Path(aside) / built.name
         line = [*compiler, "-O3", "-shared", "-fPIC", "-o", str(made), str(source), *links]
         with suppress(subprocess.TimeoutExpired):
-            done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S)
+            done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S)
             if done.returncode == 0:
                 sync(made)  # one that a power cut shortened would end whoever loads it
                 os.replace(made, built)
             else:
-                logger.info("%s cannot be compiled: %s", source.name, done.stderr.strip())
+                logger.info("%s cannot be compiled: %s", source.name, done.stderr.decode("utf-8", "replace").strip())

@@ -171,9 +171,9 @@ static long filled(long size) { return (size + LANES - 1) / LANES * LANES; }
 
 /* 0, or 1 where there is no memory.
 
-   pixels: height x width of as many channels, 1 or 3, no side longer than 16,384. axes: across and down, to the small and to
-   the large side, both multiples of 16 and this no less. across_first: bits of the image, its transpose, and the large reduction of the image.
-   out: those three, one after the other. sums: of luma and of its squares. */
+   pixels: height x width of as many channels, 1 or 3, no side longer than 16,384. axes: across and down, to the small and
+   to the large side, both multiples of 16 and this no less. across_first: bits of the image, its transpose, and the large
+   reduction of the image. out: those three, one after the other. sums: of luma and of its squares. */
 AVX2 int reduce(const uint8_t *pixels, int channels, long height, long width, const struct axis *const *axes,
                 int across_first, uint8_t *out, int64_t *sums) {
     reducer *reduce_strip = __builtin_cpu_supports("avx512vnni") ? reduce_by_avx512 : reduce_by_avx2;

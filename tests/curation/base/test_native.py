@@ -53,7 +53,12 @@ def test_what_was_cut_short_is_compiled_anew(source: Path, left: int, monkeypatc
 
 @pytest.mark.parametrize(
     "text",
-    ["no program", "#!/bin/sh\nexit 1\n", "#!/bin/sh\nexit 0\n", '#!/bin/sh\necho rubbish > "$5"\n'],
+    [
+        "no program",
+        "#!/bin/sh\nprintf '\\377' >&2; exit 1\n",
+        "#!/bin/sh\nexit 0\n",
+        '#!/bin/sh\necho rubbish > "$5"\n',
+    ],
     ids=["cannot be run", "fails", "leaves nothing", "leaves rubbish"],
 )
 def test_a_compiler_that_fails_is_none(source: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,12 +73,28 @@ def test_a_compiler_that_fails_is_none(source: Path, text: str, monkeypatch: pyt
     assert found is not None and found.answer() == 44
 
 
-@pytest.mark.parametrize("words", ["", "cc -O1", "cc -DUNUSED='1 2'"])
+@pytest.mark.parametrize("words", ["", " ", "cc -O1", "cc -DUNUSED='1 2'"])
 def test_a_compiler_may_have_arguments(source: Path, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", words)
     source.write_text(SOURCE.replace("42", "45"))
     found = library(source)
     assert found is not None and found.answer() == 45
+
+
+def test_a_compiler_whose_name_makes_no_sense_is_none(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "cc '-O1")
+    source.write_text(SOURCE.replace("42", "46"))
+    assert library(source) is None
+
+
+def test_a_compiler_that_hangs_is_none(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = source.with_name("compiler")
+    compiler.write_text("#!/bin/sh\nexec sleep 60\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setattr(native, "PATIENCE_S", 0.2)
+    source.write_text(SOURCE.replace("42", "47"))
+    assert library(source) is None
 
 
 def test_a_function_that_is_not_there_is_none(source: Path) -> None:
