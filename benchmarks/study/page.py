@@ -54,7 +54,7 @@ def estimate(right: np.ndarray) -> Estimate:
 
 def write_page(results: Path, page: Path) -> None:
     """Put the tables of all presets and budgets of which there are cells into the page."""
-    told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*-seed*.json"))]
+    told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*-seed[0-9]*.json"))]
     parts = [
         part
         for name, preset in PRESETS.items()

@@ -91,7 +91,8 @@ def test_the_page_pairs_seeds_reports_what_diverged_and_keeps_the_words(page, tm
         cell("random", 1, [0], answers={}, failed="step 7: the loss is nan"),
     ]  # fmt: skip
     for number, each in enumerate(cells):
-        (tmp_path / f"{number}-seed.json").write_text(json.dumps(each))
+        (tmp_path / f"{number}-seed1.json").write_text(json.dumps(each))
+    (tmp_path / "pilot-half-sweep-seeds_targets_uniform.json").write_text('{"0.0005": 0.7}')  # no cell
     out = tmp_path / "study.md"
     out.write_text(f"before\n\n{page.BEGIN}\nold\n{page.END}\nafter\n")
     page.write_page(tmp_path, out)
