@@ -74,6 +74,8 @@ def work(options: argparse.Namespace) -> None:
         for name in options.arms:
             if name == "histogram" and seed != seeds[0]:
                 continue  # nothing in it is drawn
+            if name == "selective_plain" and not preset.rates:
+                continue  # the same as the published arm, where no rate is swept
             try:
                 told = cell(study, name, ARMS[name], seed, options.budget)
             except Stopped as stopped:
